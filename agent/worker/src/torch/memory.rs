@@ -1,0 +1,169 @@
+//! Memory of the device that a trial runs on: live and peak bytes, the cap, and whether it was hit.
+//!
+//! On the CPU the numbers are ours: an allocator (in `shim.cpp`) counts every tensor byte and refuses above the cap.
+//! On CUDA they are the caching allocator's, and its cap is set by the environment before the process starts
+//! (`PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:F`), because libtorch reads it once.
+
+use std::sync::Once;
+
+use tch::Device;
+
+use super::{TorchError, check, ffi};
+
+/// What the executor is doing when memory peaks; packed into one word so that the allocator can note it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Index into [`Place::PHASES`].
+    phase: u8,
+    /// Block number, where a block is at work.
+    block: Option<u32>,
+}
+
+impl Place {
+    /// Every phase that a place can name.
+    pub const PHASES: [&'static str; 8] =
+        ["start", "load", "forward", "backward", "recompute", "optimizer", "evaluate", "save"];
+
+    /// A place outside any block.
+    ///
+    /// # Panics
+    /// When `phase` is not in [`Place::PHASES`]: a slip in this crate.
+    pub fn phase(phase: &str) -> Self {
+        let index = Self::PHASES.iter().position(|p| *p == phase);
+        Self { phase: index.expect("a phase of Place::PHASES") as u8, block: None }
+    }
+
+    /// The same phase, inside block number `block`.
+    pub fn block(self, block: usize) -> Self {
+        Self { block: Some(block as u32), ..self }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.phase) | self.block.map_or(0, |b| (u64::from(b) + 1) << 8)
+    }
+
+    fn unpack(word: u64) -> Self {
+        Self { phase: word as u8, block: (word >> 8).checked_sub(1).map(|b| b as u32) }
+    }
+
+    /// The phase's name.
+    pub fn phase_name(self) -> &'static str {
+        Self::PHASES[usize::from(self.phase) % Self::PHASES.len()]
+    }
+
+    /// The block's number, where one was at work.
+    pub fn block_index(self) -> Option<u32> {
+        self.block
+    }
+
+    /// Makes this the place that new peaks and refusals are attributed to; returns the previous one.
+    pub fn enter(self) -> Self {
+        // Kept here as well, because reading it back from the allocator's statistics would be a foreign call per block.
+        static CURRENT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let word = self.pack();
+        // SAFETY: stores a word.
+        unsafe { ffi::fleet_allocator_set_place(word) };
+        Self::unpack(CURRENT.swap(word, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+/// An allocator's figures, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Held by tensors now.
+    pub live: u64,
+    /// Most ever held by tensors since the last [`Memory::reset_peak`].
+    pub peak: u64,
+    /// Most ever taken from the device by the allocator, cached blocks included. On the CPU nothing is cached, and
+    /// this equals `peak`.
+    pub reserved_peak: u64,
+    /// How many allocations the cap, or the device, has refused so far.
+    pub refusals: u64,
+    /// Where `peak` was reached. CUDA's allocator cannot say.
+    pub peak_place: Option<Place>,
+}
+
+/// The allocator of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    device: Device,
+}
+
+impl Memory {
+    /// The allocator of `device`. On the CPU this installs the counting one, once per process; tensors that exist
+    /// already stay uncounted, so do it first.
+    pub fn of(device: Device) -> Self {
+        static INSTALL: Once = Once::new();
+        // SAFETY: replaces libtorch's global allocator; tensors made before keep their own deleter.
+        INSTALL.call_once(|| unsafe { ffi::fleet_allocator_install() });
+        Self { device }
+    }
+
+    /// Sets or lifts the cap on live bytes. Only the CPU's can be set from inside the process.
+    pub fn set_cpu_cap(self, bytes: Option<u64>) {
+        let bytes = bytes.and_then(|b| i64::try_from(b).ok()).unwrap_or(i64::MAX);
+        // SAFETY: stores a word.
+        unsafe { ffi::fleet_allocator_set_cap(bytes) };
+    }
+
+    /// Starts a new peak from what is live now.
+    ///
+    /// # Errors
+    /// CUDA's allocator is not there.
+    pub fn reset_peak(self) -> Result<(), TorchError> {
+        match self.device {
+            // SAFETY: both only write counters.
+            Device::Cuda(i) => check(unsafe { ffi::fleet_cuda_reset_peak(i as i64) }),
+            _ => {
+                unsafe { ffi::fleet_allocator_reset_peak() };
+                Ok(())
+            }
+        }
+    }
+
+    /// The figures now.
+    ///
+    /// # Errors
+    /// CUDA's allocator is not there.
+    pub fn stats(self) -> Result<Stats, TorchError> {
+        // Counters are never negative but for a moment between two threads' updates.
+        let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
+        match self.device {
+            Device::Cuda(i) => {
+                let mut s = ffi::CudaStats::default();
+                // SAFETY: fills the struct it is given.
+                check(unsafe { ffi::fleet_cuda_stats(i as i64, &raw mut s) })?;
+                Ok(Stats {
+                    live: bytes(s.allocated),
+                    peak: bytes(s.allocated_peak),
+                    reserved_peak: bytes(s.reserved_peak),
+                    refusals: bytes(s.ooms),
+                    peak_place: None,
+                })
+            }
+            _ => {
+                let s = Self::cpu();
+                Ok(Stats {
+                    live: bytes(s.live),
+                    peak: bytes(s.peak),
+                    reserved_peak: bytes(s.peak),
+                    refusals: bytes(s.refusals),
+                    peak_place: Some(Place::unpack(s.peak_place)),
+                })
+            }
+        }
+    }
+
+    /// The latest refusal of the CPU's cap: the bytes that would have been live, and where.
+    pub fn last_cpu_refusal(self) -> Option<(u64, Place)> {
+        let s = Self::cpu();
+        (s.refusals > 0).then(|| (s.refused_bytes.unsigned_abs(), Place::unpack(s.refused_place)))
+    }
+
+    fn cpu() -> ffi::AllocatorStats {
+        let mut s = ffi::AllocatorStats::default();
+        // SAFETY: fills the struct it is given.
+        unsafe { ffi::fleet_allocator_stats(&raw mut s) };
+        s
+    }
+}

@@ -1,0 +1,203 @@
+//! Names of things. Each kind of id is a type of its own, so that one cannot stand where another belongs.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not the id it claims to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}, found \"{found}\"")]
+pub struct IdError {
+    /// What would have been right.
+    pub expected: &'static str,
+    /// What was there.
+    pub found: String,
+}
+
+impl IdError {
+    fn new(expected: &'static str, found: &str) -> Self {
+        // An id arrives from a network: do not echo a megabyte of it.
+        Self { expected, found: found.chars().take(80).collect() }
+    }
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $expected:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text of the id.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let valid: fn(&str) -> bool = $valid;
+                if valid(text) { Ok(Self(text.to_owned())) } else { Err(IdError::new($expected, text)) }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+/// Names end up in file names and tables, so they stay short and plain.
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+text_id! {
+    /// A campaign, by the name that its file gives it.
+    CampaignName, "a name of at most 64 letters, digits, '-', '_' and '.', starting with a letter or digit", is_name
+}
+
+text_id! {
+    /// A cell: the hash of its fully resolved settings (see [`crate::plan::CellSettings`]), 32 hexadecimal digits.
+    CellId, "a cell id of 32 hexadecimal digits",
+    |t| t.len() == 32 && t.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
+}
+
+impl CellId {
+    /// Enough of the id for a table.
+    pub fn short(&self) -> &str {
+        &self.0[..8]
+    }
+}
+
+text_id! {
+    /// An agent: made once per state folder, kept there.
+    AgentId, "an agent id of letters, digits, '-', '_' and '.'", is_name
+}
+
+text_id! {
+    /// A device slot of an agent, such as `cpu` or `cuda:0`.
+    SlotId, "a device slot such as \"cpu\" or \"cuda:0\"",
+    |t| t == "cpu" || t.strip_prefix("cuda:").is_some_and(|n| n.parse::<u8>().is_ok())
+}
+
+text_id! {
+    /// A class of hardware whose measurements may be averaged: a device model, such as `NVIDIA GeForce RTX 2060`.
+    HardwareClass, "a hardware class of 1 to 120 printable characters",
+    |t| (1..=120).contains(&t.chars().count()) && t.trim() == t && !t.chars().any(|c| c.is_control() || c == '/')
+}
+
+/// One measurement that a campaign asks for. Records belong to trials.
+///
+/// `hardware` is `None` where any hardware will do; it is not in the cell because nobody knows it at planning.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TrialId {
+    /// The settings.
+    pub cell: CellId,
+    /// The class of hardware asked for.
+    pub hardware: Option<HardwareClass>,
+    /// Which repeat, from 0.
+    pub repeat: u32,
+}
+
+impl fmt::Display for TrialId {
+    /// `CELL/REPEAT` or `CELL/REPEAT/HARDWARE`: the class comes last because it may hold almost anything but '/'.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.cell, self.repeat)?;
+        self.hardware.iter().try_for_each(|class| write!(f, "/{class}"))
+    }
+}
+
+impl FromStr for TrialId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let wrong = || IdError::new("a trial id CELL/REPEAT or CELL/REPEAT/HARDWARE", text);
+        let mut parts = text.splitn(3, '/');
+        let cell = parts.next().ok_or_else(wrong)?.parse()?;
+        let repeat = parts.next().and_then(|r| r.parse().ok()).ok_or_else(wrong)?;
+        let hardware = parts.next().map(str::parse).transpose()?;
+        Ok(Self { cell, hardware, repeat })
+    }
+}
+
+/// Which grant of a trial's lease this is, from 1. A report with an older attempt is late: the number fences it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Attempt(NonZeroU32);
+
+impl Attempt {
+    /// The first grant.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// The grant after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl TryFrom<u32> for Attempt {
+    type Error = IdError;
+    fn try_from(n: u32) -> Result<Self, IdError> {
+        NonZeroU32::new(n).map(Self).ok_or_else(|| IdError::new("an attempt number from 1", "0"))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trial_ids_survive_the_round_trip() {
+        let cell: CellId = "0123456789abcdef0123456789abcdef".parse().expect("a cell id");
+        for hardware in [None, Some("NVIDIA GeForce RTX 4090 (24 GiB)".parse().expect("a class"))] {
+            let id = TrialId { cell: cell.clone(), hardware, repeat: 3 };
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn ids_from_outside_are_checked() {
+        assert!("0123".parse::<CellId>().is_err());
+        assert!("0123456789ABCDEF0123456789abcdef".parse::<CellId>().is_err());
+        assert!("../etc".parse::<CampaignName>().is_err());
+        assert!("".parse::<CampaignName>().is_err());
+        assert!("cuda:x".parse::<SlotId>().is_err());
+        assert!("cuda:0".parse::<SlotId>().is_ok());
+        assert!("RTX/4090".parse::<HardwareClass>().is_err());
+        assert!(Attempt::try_from(0).is_err());
+        let long = "x".repeat(10_000);
+        assert!(long.parse::<CampaignName>().expect_err("too long").to_string().len() < 300);
+    }
+}

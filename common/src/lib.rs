@@ -1,0 +1,31 @@
+//! The pure domain of NetScore Fleet.
+//!
+//! This crate reads no clock, file, socket, environment variable or operating-system random number: time and
+//! randomness are arguments. It knows no tokio, no tonic and no tch. So everything that decides something can be
+//! tested here in microseconds.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`spec`] | what a user may ask for: the campaign file, parsed into types that cannot be wrong |
+//! | [`plan`] | campaign → cells → trials, and every combination left out with its reason |
+//! | [`lease`] | the state machine of a trial: waiting, leased, finished |
+//! | [`record`] | what a finished trial is |
+//! | [`score`] | the NetScore family, Pareto fronts, summaries |
+//! | [`energy`] | counters and power readings → joules |
+//! | [`telemetry`] | samples: numbered readings on one monotonic clock |
+//! | [`worker`] | the conversation between the agent's daemon and a worker process |
+//! | [`wire`] | the gRPC messages, and the one place that parses them |
+//! | [`id`], [`units`], [`canonical`] | names, quantities, hashing |
+
+pub mod canonical;
+pub mod energy;
+pub mod id;
+pub mod lease;
+pub mod plan;
+pub mod record;
+pub mod score;
+pub mod spec;
+pub mod telemetry;
+pub mod units;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,262 @@
+//! A cell's settings, fully resolved, and its identity.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DatasetIdentity, Resolution};
+use crate::canonical;
+use crate::id::CellId;
+use crate::spec::{Backbone, Campaign, Checkpointing, DatasetName, Evaluate, LoraSpec, Method, Sampling};
+
+/// The version of this definition. It changes whenever the same settings would mean another computation, so that old
+/// and new records are never taken for repeats of each other.
+const DEFINITION: u32 = 1;
+
+/// Everything that decides what a trial computes. Hardware is not here: nobody knows it at planning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CellSettings {
+    /// Version of this definition.
+    pub definition: u32,
+    /// Method with its hyper-parameters.
+    pub method: MethodSettings,
+    /// Backbone.
+    pub backbone: Backbone,
+    /// Side of the square input, pixels.
+    pub image_size: u32,
+    /// Checkpointing strategy.
+    pub checkpointing: Checkpointing,
+    /// Data.
+    pub dataset: DatasetRef,
+    /// Initial weights.
+    pub weights: WeightsRef,
+    /// Seed of everything random: fresh weights, sampling, augmentation, dropout.
+    pub seed: u64,
+    /// Memory cap in bytes; `None` is no cap.
+    pub budget_bytes: Option<u64>,
+    /// Training.
+    pub train: TrainSettings,
+    /// Evaluation.
+    pub evaluate: Evaluate,
+}
+
+/// A method and its hyper-parameters, all explicit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
+pub enum MethodSettings {
+    /// Every parameter trains.
+    Full,
+    /// Low-rank adapters and the head train.
+    Lora {
+        /// Rank of the update.
+        rank: u32,
+        /// The update is scaled by alpha / rank.
+        alpha: f64,
+        /// Dropout on the adapter's input.
+        dropout: f64,
+        /// Last name parts of the adapted linear layers.
+        targets: Vec<String>,
+    },
+    /// Biases and the head train.
+    BitFit,
+}
+
+impl MethodSettings {
+    /// The method without its hyper-parameters.
+    pub fn method(&self) -> Method {
+        match self {
+            Self::Full => Method::Full,
+            Self::Lora { .. } => Method::Lora,
+            Self::BitFit => Method::BitFit,
+        }
+    }
+}
+
+/// Data, by content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetRef {
+    /// What tables call it.
+    pub name: String,
+    /// SHA-256 over the content that the reader uses.
+    pub fingerprint: String,
+    /// Number of classes: the size of the head.
+    pub classes: u32,
+}
+
+/// Initial weights, by content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "lowercase", deny_unknown_fields)]
+pub enum WeightsRef {
+    /// Fresh, from the seed, as the reference initialises them.
+    Scratch,
+    /// A file with this SHA-256.
+    File {
+        /// Of the whole file, hexadecimal.
+        sha256: String,
+    },
+}
+
+/// `[train]`, resolved for one backbone and method.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Optimiser steps.
+    pub steps: u32,
+    /// First steps outside the timed window.
+    pub warm_up_steps: u32,
+    /// Samples per step.
+    pub batch: u32,
+    /// Constant learning rate.
+    pub learning_rate: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// How samples are drawn.
+    pub sampling: Sampling,
+    /// Random flips and crops.
+    pub augment: bool,
+}
+
+impl CellSettings {
+    /// The cell's identity: the first half of the SHA-256 of the canonical JSON. 128 bits are plenty against chance,
+    /// and nobody gains by forging one.
+    pub fn id(&self) -> CellId {
+        let hash = canonical::sha256_hex(canonical::json(self).as_bytes());
+        hash[..32].parse().expect("32 hexadecimal digits")
+    }
+}
+
+/// A point of the matrix, before its seed.
+pub(super) struct Combination<'a> {
+    pub method: Method,
+    pub backbone: Backbone,
+    pub checkpointing: Checkpointing,
+    pub dataset: &'a DatasetName,
+}
+
+/// The settings of a combination (with seed 0), or why it cannot run.
+pub(super) fn resolve(
+    campaign: &Campaign,
+    resolution: &Resolution,
+    combination: &Combination<'_>,
+) -> Result<CellSettings, String> {
+    let Combination { method, backbone, checkpointing, dataset } = *combination;
+    let identity: &DatasetIdentity = match resolution.datasets.get(dataset) {
+        Some(found) => found.as_ref().map_err(Clone::clone)?,
+        None => return Err(format!("the data set {} was not looked up", dataset.label())),
+    };
+    let weights = match resolution.weights.get(&backbone) {
+        Some(sha256) => WeightsRef::File { sha256: sha256.clone() },
+        None => WeightsRef::Scratch,
+    };
+    Ok(CellSettings {
+        definition: DEFINITION,
+        method: resolve_method(method, backbone, &campaign.method.lora)?,
+        backbone,
+        image_size: backbone.image_size(),
+        checkpointing,
+        dataset: DatasetRef {
+            name: dataset.label().to_owned(),
+            fingerprint: identity.fingerprint.clone(),
+            classes: identity.classes,
+        },
+        weights,
+        seed: 0,
+        budget_bytes: campaign.budget.bytes(),
+        train: TrainSettings {
+            steps: campaign.train.steps,
+            warm_up_steps: campaign.train.warm_up_steps,
+            batch: campaign.batch(backbone),
+            learning_rate: campaign.learning_rate(method),
+            weight_decay: campaign.train.weight_decay,
+            sampling: campaign.train.sampling,
+            augment: campaign.train.augment,
+        },
+        evaluate: campaign.evaluate.clone(),
+    })
+}
+
+fn resolve_method(method: Method, backbone: Backbone, lora: &LoraSpec) -> Result<MethodSettings, String> {
+    Ok(match method {
+        Method::Full => MethodSettings::Full,
+        Method::BitFit => MethodSettings::BitFit,
+        Method::Lora => {
+            let mut targets = match &lora.targets {
+                Some(targets) => targets.clone(),
+                None => backbone.lora_targets().iter().map(|t| (*t).to_owned()).collect(),
+            };
+            let known = backbone.linear_layers();
+            if let Some(target) = targets.iter().find(|t| !known.contains(&t.as_str())) {
+                return Err(format!(
+                    "LoRA target \"{target}\" matches no linear layer of {}; it has {}",
+                    backbone.name(),
+                    known.join(", ")
+                ));
+            }
+            // Order and repetition mean nothing, so they must not change the identity.
+            targets.sort();
+            targets.dedup();
+            MethodSettings::Lora { rank: lora.rank, alpha: lora.alpha, dropout: lora.dropout, targets }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> CellSettings {
+        CellSettings {
+            definition: DEFINITION,
+            method: MethodSettings::Lora {
+                rank: 8,
+                alpha: 16.0,
+                dropout: 0.0,
+                targets: vec!["fc1".into(), "qkv".into()],
+            },
+            backbone: Backbone::VitMicro,
+            image_size: 64,
+            checkpointing: Checkpointing::Static,
+            dataset: DatasetRef { name: "textures".into(), fingerprint: "0".repeat(64), classes: 8 },
+            weights: WeightsRef::Scratch,
+            seed: 7,
+            budget_bytes: Some(2 << 30),
+            train: TrainSettings {
+                steps: 120,
+                warm_up_steps: 2,
+                batch: 32,
+                learning_rate: 5e-3,
+                weight_decay: 0.05,
+                sampling: Sampling::Replacement,
+                augment: true,
+            },
+            evaluate: Evaluate::default(),
+        }
+    }
+
+    /// Pins the canonical form and the id. If this fails, records made before the change no longer belong to the
+    /// cells that the same campaign file asks for: raise [`DEFINITION`] and bless the new text on purpose.
+    #[test]
+    fn golden_identity() {
+        let settings = settings();
+        assert_eq!(
+            canonical::json(&settings),
+            concat!(
+                r#"{"backbone":"vit_micro","budget_bytes":2147483648,"checkpointing":"static","#,
+                r#""dataset":{"classes":8,"fingerprint":"0000000000000000000000000000000000000000000000000000000000000000","name":"textures"},"#,
+                r#""definition":1,"evaluate":{"batch":64},"image_size":64,"#,
+                r#""method":{"alpha":16.0,"dropout":0.0,"name":"lora","rank":8,"targets":["fc1","qkv"]},"seed":7,"#,
+                r#""train":{"augment":true,"batch":32,"learning_rate":0.005,"sampling":"replacement","steps":120,"warm_up_steps":2,"weight_decay":0.05},"#,
+                r#""weights":{"from":"scratch"}}"#
+            )
+        );
+        assert_eq!(settings.id().as_str(), "e1f458cd37925a8099473d26e547f83b");
+    }
+
+    #[test]
+    fn settings_survive_the_wire() {
+        let settings = settings();
+        let back: CellSettings = serde_json::from_str(&canonical::json(&settings)).expect("our own JSON");
+        assert_eq!(back, settings);
+        assert_eq!(back.id(), settings.id());
+    }
+}

@@ -1,0 +1,215 @@
+//! Campaign → cells → trials.
+//!
+//! Planning is a function of the campaign and of what its names resolve to (which data, which weights). The plan is
+//! complete, printable and immutable: every cell that will run, and every combination left out with its reason.
+
+mod cell;
+mod lint;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use cell::{CellSettings, DatasetRef, MethodSettings, TrainSettings, WeightsRef};
+
+use crate::id::{CellId, HardwareClass, TrialId};
+use crate::spec::{Backbone, Campaign, Checkpointing, DatasetName, Hardware, Method};
+
+/// What a data set's name turned out to be where the campaign was submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetIdentity {
+    /// SHA-256 over the content that the reader uses.
+    pub fingerprint: String,
+    /// Number of classes.
+    pub classes: u32,
+    /// Training images.
+    pub train: u64,
+    /// Test images.
+    pub test: u64,
+}
+
+/// What the campaign's names resolve to: data sets by name, and weights by backbone where there are any.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resolution {
+    /// Data sets, or why one could not be found.
+    pub datasets: BTreeMap<DatasetName, Result<DatasetIdentity, String>>,
+    /// SHA-256 of each backbone's weights file; absent means training from scratch.
+    pub weights: BTreeMap<Backbone, String>,
+}
+
+/// One cell of the plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedCell {
+    /// Hash of the settings.
+    pub id: CellId,
+    /// The settings.
+    pub settings: CellSettings,
+    /// Where the data set is found: the name or path that the campaign used. Not part of the identity.
+    pub locator: DatasetName,
+}
+
+/// A combination that will not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Excluded {
+    /// Method of the combination.
+    pub method: Method,
+    /// Backbone of the combination.
+    pub backbone: Backbone,
+    /// Checkpointing of the combination.
+    pub checkpointing: Checkpointing,
+    /// Data set of the combination.
+    pub dataset: String,
+    /// How many cells that were.
+    pub cells: usize,
+    /// Why not.
+    pub reason: String,
+}
+
+/// Everything that a campaign asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Cells, in the order of the axes as the file names them.
+    pub cells: Vec<PlannedCell>,
+    /// Combinations left out.
+    pub excluded: Vec<Excluded>,
+    /// What a careful reader would ask about: too few seeds for a spread, windows too short to believe.
+    pub warnings: Vec<String>,
+    /// Trials per cell and hardware class.
+    pub repeats: u32,
+}
+
+impl Plan {
+    /// The trials of this plan on the hardware that `hardware` asks for; `present` are the classes that agents have.
+    pub fn trials(&self, hardware: &Hardware, present: &[HardwareClass]) -> Vec<TrialId> {
+        let classes: Vec<Option<HardwareClass>> = match hardware {
+            Hardware::Any => vec![None],
+            Hardware::Each => present.iter().cloned().map(Some).collect(),
+            Hardware::Classes(named) => named.iter().cloned().map(Some).collect(),
+        };
+        let mut trials = Vec::new();
+        for repeat in 0..self.repeats {
+            for class in &classes {
+                for cell in &self.cells {
+                    trials.push(TrialId { cell: cell.id.clone(), hardware: class.clone(), repeat });
+                }
+            }
+        }
+        trials
+    }
+}
+
+/// Plans a campaign.
+pub fn plan(campaign: &Campaign, resolution: &Resolution) -> Plan {
+    let mut cells = Vec::new();
+    let mut excluded = Vec::new();
+    let matrix = &campaign.matrix;
+    for dataset in matrix.dataset.values() {
+        for backbone in matrix.backbone.values() {
+            for method in matrix.method.values() {
+                for checkpointing in matrix.checkpointing.values() {
+                    let combination = cell::Combination {
+                        method: *method,
+                        backbone: *backbone,
+                        checkpointing: *checkpointing,
+                        dataset,
+                    };
+                    match cell::resolve(campaign, resolution, &combination) {
+                        Ok(settings) => cells.extend(campaign.seeds.values().iter().map(|seed| {
+                            let settings = CellSettings { seed: *seed, ..settings.clone() };
+                            PlannedCell { id: settings.id(), settings, locator: dataset.clone() }
+                        })),
+                        Err(reason) => excluded.push(Excluded {
+                            method: *method,
+                            backbone: *backbone,
+                            checkpointing: *checkpointing,
+                            dataset: dataset.label().to_owned(),
+                            cells: campaign.seeds.values().len(),
+                            reason,
+                        }),
+                    }
+                }
+            }
+        }
+    }
+    Plan { warnings: lint::lint(campaign, &cells), cells, excluded, repeats: campaign.repeats }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+name = "t"
+seeds = [0, 1]
+repeats = 2
+[matrix]
+method = ["full", "lora"]
+backbone = ["vit_micro", "vit_tiny_patch16_224"]
+checkpointing = ["none", "static"]
+dataset = ["dtd", "textures"]
+[train]
+steps = 100
+"#;
+
+    fn resolution() -> Resolution {
+        let identity = DatasetIdentity { fingerprint: "ab".repeat(32), classes: 8, train: 100, test: 50 };
+        Resolution {
+            datasets: [
+                (DatasetName::Dtd, Err("data/dtd is not there".to_owned())),
+                (DatasetName::Textures("textures".to_owned()), Ok(identity)),
+            ]
+            .into(),
+            weights: [(Backbone::VitMicro, "cd".repeat(32))].into(),
+        }
+    }
+
+    #[test]
+    fn a_plan_is_the_whole_product_and_names_what_is_left_out() {
+        let campaign = Campaign::parse("t.toml", FILE).expect("valid");
+        let plan = plan(&campaign, &resolution());
+        assert_eq!(plan.cells.len(), 2 * 2 * 2 * 2);
+        assert_eq!(plan.excluded.len(), 2 * 2 * 2);
+        assert_eq!(plan.excluded.iter().map(|e| e.cells).sum::<usize>(), 16);
+        assert!(plan.excluded.iter().all(|e| e.dataset == "dtd" && e.reason.contains("data/dtd is not there")));
+        let ids: std::collections::BTreeSet<_> = plan.cells.iter().map(|c| c.id.clone()).collect();
+        assert_eq!(ids.len(), plan.cells.len(), "every cell has an id of its own");
+
+        assert_eq!(plan.trials(&Hardware::Any, &[]).len(), 16 * 2);
+        let classes: Vec<HardwareClass> = ["A", "B", "C"].map(|c| c.parse().expect("a class")).to_vec();
+        assert_eq!(plan.trials(&Hardware::Each, &classes).len(), 16 * 2 * 3);
+    }
+
+    #[test]
+    fn weights_and_data_are_part_of_a_cells_identity_and_hardware_is_not() {
+        let campaign = Campaign::parse("t.toml", FILE).expect("valid");
+        let one = plan(&campaign, &resolution());
+        let mut other = resolution();
+        other.weights.insert(Backbone::VitMicro, "ef".repeat(32));
+        let two = plan(&campaign, &other);
+        let changed = |p: &Plan, q: &Plan, b: Backbone| {
+            let of = |p: &Plan| -> Vec<CellId> {
+                p.cells.iter().filter(|c| c.settings.backbone == b).map(|c| c.id.clone()).collect()
+            };
+            of(p) != of(q)
+        };
+        assert!(changed(&one, &two, Backbone::VitMicro));
+        assert!(!changed(&one, &two, Backbone::VitTinyPatch16));
+        let each =
+            Campaign::parse("t.toml", &FILE.replace("repeats = 2", "repeats = 2\nhardware = \"each\"")).expect("valid");
+        assert_eq!(plan_ids(&one), plan_ids(&plan(&each, &resolution())));
+    }
+
+    fn plan_ids(plan: &Plan) -> Vec<CellId> {
+        plan.cells.iter().map(|c| c.id.clone()).collect()
+    }
+
+    #[test]
+    fn lora_targets_that_match_nothing_leave_the_combination_out() {
+        let text = format!("{FILE}\n[method.lora]\ntargets = [\"in_proj\"]\n");
+        let campaign = Campaign::parse("t.toml", &text).expect("valid");
+        let plan = plan(&campaign, &resolution());
+        let reasons: Vec<_> = plan.excluded.iter().filter(|e| e.dataset == "textures").collect();
+        assert!(reasons.iter().all(|e| e.method == Method::Lora), "{reasons:?}");
+        assert!(reasons[0].reason.contains("in_proj") && reasons[0].reason.contains("qkv"), "{}", reasons[0].reason);
+    }
+}

@@ -1,0 +1,353 @@
+//! What a finished trial is: everything needed to believe it and to do it again.
+//!
+//! A record is a JSON document of schema [`SCHEMA`]. The same bytes stand in the journal, in exports and in `--json`
+//! output, so there is one form to document and to version. Absence is a value with a reason, never 0.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentId, Attempt, HardwareClass, SlotId, TrialId};
+use crate::plan::CellSettings;
+use crate::worker::Phase;
+
+/// Name and version of this form. The number rises when a reader of the old form would misread the new one; fields may
+/// be added without.
+pub const SCHEMA: &str = "fleet.record/1";
+
+/// One finished trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The trial that was asked for.
+    pub trial: TrialId,
+    /// Which grant of its lease produced this.
+    pub attempt: Attempt,
+    /// The settings.
+    pub settings: CellSettings,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What the worker measured.
+    pub training: Training,
+    /// The phases in order, with time, memory and energy.
+    pub phases: Vec<PhaseRecord>,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Wall-clock start and end, milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// Wall-clock end.
+    pub finished_unix_ms: u64,
+    /// How many samples the agent took.
+    pub samples_taken: u64,
+    /// Where the trained weights were left on the agent, if they were kept, with their SHA-256.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub artifact: Option<Artifact>,
+    /// What a careful reader must know: "short window", "several owners of the device", …
+    #[serde(default)]
+    pub flags: Vec<String>,
+}
+
+/// How a trial ended. The class decides what happens next (see `coordinator/src/core`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "class", rename_all = "snake_case")]
+pub enum Outcome {
+    /// All steps done and evaluated.
+    Completed,
+    /// The memory cap was hit: a result in itself, never repeated.
+    DoesNotFit {
+        /// Bytes that would have been live.
+        needed_bytes: u64,
+        /// The cap.
+        budget_bytes: u64,
+        /// What was at work: a phase, and a block where one was.
+        place: PeakPlace,
+    },
+    /// The loss was no longer a number: a result in itself, never repeated.
+    Diverged {
+        /// At which step.
+        step: u32,
+    },
+    /// Something was wrong with what was asked: it would fail again.
+    BadInput {
+        /// What was expected, what was found, what to do.
+        message: String,
+    },
+    /// The worker ended without a result: a signal, a panic, a failure inside libtorch.
+    Crashed {
+        /// As much as is known.
+        message: String,
+    },
+    /// The agent was lost too often while it held the lease.
+    Lost {
+        /// How often.
+        times: u32,
+    },
+    /// Stopped on request.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The class as tables show it.
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::DoesNotFit { .. } => "does not fit",
+            Self::Diverged { .. } => "diverged",
+            Self::BadInput { .. } => "bad input",
+            Self::Crashed { .. } => "crashed",
+            Self::Lost { .. } => "lost",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether this says something about the cell, rather than about what happened to a machine.
+    pub const fn is_result(&self) -> bool {
+        matches!(self, Self::Completed | Self::DoesNotFit { .. } | Self::Diverged { .. })
+    }
+
+    /// The reason in words, for everything but a plain success.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Completed | Self::Cancelled => None,
+            Self::DoesNotFit { needed_bytes, budget_bytes, place } => Some(format!(
+                "needs {} of {} during {place}",
+                crate::units::Bytes(*needed_bytes),
+                crate::units::Bytes(*budget_bytes)
+            )),
+            Self::Diverged { step } => Some(format!("the loss was not a number at step {step}")),
+            Self::BadInput { message } | Self::Crashed { message } => Some(message.clone()),
+            Self::Lost { times } => Some(format!("its agent was lost {times} times")),
+        }
+    }
+}
+
+/// What was at work when memory peaked.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PeakPlace {
+    /// forward, backward, recompute, optimizer, …
+    pub phase: String,
+    /// Block number, where a block was at work.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub block: Option<u32>,
+}
+
+impl std::fmt::Display for PeakPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.phase)?;
+        self.block.iter().try_for_each(|b| write!(f, " of block {b}"))
+    }
+}
+
+/// What the worker itself measured.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Training {
+    /// Parameters of the model, adapters and head included.
+    pub parameters: u64,
+    /// Of them, those that train.
+    pub trainable: u64,
+    /// Multiply-accumulates of one forward pass of one image through the backbone and head, adapters merged.
+    pub macs: u64,
+    /// How the initial weights were loaded; `None` from scratch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub loaded: Option<LoadSummary>,
+    /// Training loss per step.
+    pub losses: Vec<f32>,
+    /// Share of the evaluated images whose most likely class is right, percent.
+    pub top1_percent: Option<f64>,
+    /// Mean cross-entropy over them.
+    pub evaluation_loss: Option<f64>,
+    /// How many images were evaluated.
+    pub evaluated: u64,
+    /// Per phase, what the worker knows about it.
+    pub phases: Vec<WorkerPhase>,
+    /// Blocks whose forward was run again in backward.
+    pub recomputed_blocks: Vec<u32>,
+    /// The libraries at work.
+    pub software: Software,
+}
+
+/// A phase as the worker saw it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerPhase {
+    /// Which.
+    pub phase: Phase,
+    /// Steps done in it.
+    pub steps: u64,
+    /// Images through it.
+    pub images: u64,
+    /// Seconds in forward, backward and optimiser; waiting for data is not in it.
+    pub compute_seconds: f64,
+    /// Seconds spent waiting for decoded images.
+    pub data_wait_seconds: f64,
+    /// Most bytes ever held by tensors.
+    pub peak_bytes: u64,
+    /// Most bytes ever held by the allocator, its cache included.
+    pub peak_reserved_bytes: u64,
+    /// What was at work at the peak, where the allocator can say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peak_place: Option<PeakPlace>,
+}
+
+/// How a weights file was matched to the model.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LoadSummary {
+    /// Tensors taken from the file.
+    pub matched: u64,
+    /// Names that the model has and the file has not; they start fresh.
+    pub missing: Vec<String>,
+    /// Names that the file has and the model has not.
+    pub unexpected: Vec<String>,
+    /// Names whose shape differs because the number of classes does; they start fresh.
+    pub replaced: Vec<String>,
+}
+
+/// Versions of what computed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Software {
+    /// Version of this program.
+    pub fleet: String,
+    /// Version of libtorch.
+    pub libtorch: String,
+    /// CUDA runtime that libtorch was built for, where CUDA is in use.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cuda: Option<String>,
+    /// Threads that libtorch used.
+    pub threads: u32,
+    /// Threads that decoded images.
+    pub decode_threads: u32,
+}
+
+/// A phase as the record tells it: the worker's figures, and the daemon's time and energy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseRecord {
+    /// Which.
+    pub phase: Phase,
+    /// Wall-clock seconds from its first edge to its last, data waits included.
+    pub seconds: f64,
+    /// Most resident bytes of the worker process that were sampled.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peak_process_bytes: Option<u64>,
+    /// Energy over those seconds.
+    pub energy: Reading<Energy>,
+}
+
+/// A measurement, or why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reading<T> {
+    /// It was measured.
+    Measured(T),
+    /// It was not.
+    Unavailable(String),
+}
+
+impl<T> Reading<T> {
+    /// The value, if there is one.
+    pub fn value(&self) -> Option<&T> {
+        match self {
+            Self::Measured(value) => Some(value),
+            Self::Unavailable(_) => None,
+        }
+    }
+}
+
+/// Energy over a window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Energy {
+    /// Joules in all, idle power included.
+    pub joules: f64,
+    /// What was measured.
+    pub domain: EnergyDomain,
+    /// How: "NVML energy counter", "NVML power, integrated", "RAPL package counter".
+    pub source: String,
+    /// Readings inside the window.
+    pub readings: u64,
+}
+
+/// What an energy figure covers. Figures of different domains are never ranked together without saying so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnergyDomain {
+    /// One GPU board.
+    Gpu,
+    /// All CPU packages of the machine, whatever else ran on them.
+    CpuPackages,
+}
+
+/// Where a trial ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its slot.
+    pub slot: SlotId,
+    /// Class under which measurements may be averaged.
+    pub hardware: HardwareClass,
+    /// Host name.
+    pub host: String,
+    /// Operating system and kernel.
+    pub os: String,
+    /// CPU model.
+    pub cpu: String,
+    /// Logical CPUs that the agent may use.
+    pub cpus: u32,
+    /// Main memory, bytes.
+    pub memory_bytes: u64,
+    /// The GPU, for a GPU slot.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU as its driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Model name.
+    pub name: String,
+    /// SHA-256 of its UUID, first 16 digits: tells boards apart without publishing a serial.
+    pub uuid_hash: String,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Driver version.
+    pub driver: String,
+    /// Compute capability, such as "8.9".
+    pub compute_capability: String,
+    /// Enforced power limit, milliwatts.
+    pub power_limit_milliwatts: Option<u32>,
+}
+
+/// A file kept on the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Where, on the agent's machine.
+    pub path: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+impl Record {
+    /// The daemon's figures of a phase.
+    pub fn phase(&self, phase: Phase) -> Option<&PhaseRecord> {
+        self.phases.iter().find(|p| p.phase == phase)
+    }
+
+    /// The worker's figures of a phase.
+    pub fn worker_phase(&self, phase: Phase) -> Option<&WorkerPhase> {
+        self.training.phases.iter().find(|p| p.phase == phase)
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// Not JSON of this form, or of another version of it.
+    pub fn from_json(text: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(text).map_err(|e| format!("not a {SCHEMA} document: {e}"))?;
+        if record.schema != SCHEMA {
+            return Err(format!("expected a record of schema {SCHEMA}, found \"{}\"", record.schema));
+        }
+        Ok(record)
+    }
+
+    /// The document.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("our own types are JSON")
+    }
+}

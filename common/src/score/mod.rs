@@ -1,0 +1,9 @@
+//! Scores: the NetScore family, summaries over seeds, Pareto fronts.
+
+mod netscore;
+mod pareto;
+mod summary;
+
+pub use netscore::{Exponents, NoScore, Scores, netscore, netscore_all, netscore_energy, netscore_memory};
+pub use pareto::pareto_front;
+pub use summary::Summary;

@@ -1,0 +1,60 @@
+//! Data sets by name, or by the path of a folder of images.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::unknown;
+
+/// Which data set: one of the known names, found under the agent's data folder, or a path to an image folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DatasetName {
+    /// CIFAR-100 in its official binary layout, under `cifar-100-binary/` or as `cifar-100-binary.tar.gz`.
+    Cifar100,
+    /// The Describable Textures Dataset in its official layout, under `dtd/`; split 1, trained on train1 + val1.
+    Dtd,
+    /// Procedural textures, written by `fleet data synth` in DTD's layout under `textures/` (or a name that starts
+    /// with `textures-`).
+    Textures(String),
+    /// A folder with one sub-folder per class under `train/` and `test/`.
+    Folder(String),
+}
+
+impl DatasetName {
+    /// The known names; anything with a '/' is a path.
+    pub const KNOWN: [&'static str; 3] = ["cifar100", "dtd", "textures"];
+
+    /// What tables call it.
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Cifar100 => "cifar100",
+            Self::Dtd => "dtd",
+            Self::Textures(name) => name,
+            Self::Folder(path) => path.trim_end_matches('/').rsplit('/').next().unwrap_or(path),
+        }
+    }
+}
+
+impl TryFrom<String> for DatasetName {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "cifar100" => Ok(Self::Cifar100),
+            "dtd" => Ok(Self::Dtd),
+            n if n == "textures" || (n.starts_with("textures-") && !n.contains('/')) => Ok(Self::Textures(name)),
+            n if n.contains('/') => Ok(Self::Folder(name)),
+            n => Err(format!("{} (a path to an image folder contains a '/', such as \"./{n}\")", {
+                unknown("data set", n, &Self::KNOWN)
+            })),
+        }
+    }
+}
+
+impl From<DatasetName> for String {
+    fn from(name: DatasetName) -> String {
+        match name {
+            DatasetName::Cifar100 => "cifar100".to_owned(),
+            DatasetName::Dtd => "dtd".to_owned(),
+            DatasetName::Textures(name) | DatasetName::Folder(name) => name,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What a user may ask for.
+//!
+//! A campaign file is TOML, parsed straight into types that cannot be wrong: an axis is never empty, a name always
+//! names something, a rank is positive. What is still wrong after that (a rank larger than a layer, a data set that is
+//! not there) depends on more than the file and is found at planning ([`crate::plan`]) or on the agent.
+
+mod axis;
+mod backbone;
+mod campaign;
+mod checkpointing;
+mod dataset;
+mod error;
+mod method;
+mod training;
+
+pub use axis::{Axis, PerName};
+pub use backbone::Backbone;
+pub use campaign::{Budget, Campaign, Hardware, Matrix, Output};
+pub use checkpointing::Checkpointing;
+pub use dataset::DatasetName;
+pub use error::{SpecError, nearest};
+pub use method::{LoraSpec, Method, MethodSpecs};
+pub use training::{Evaluate, Sampling, Train};

@@ -1,0 +1,110 @@
+//! The conversation between the agent's daemon and a worker process.
+//!
+//! One JSON value per line. The daemon writes a [`Job`] to the worker's standard input and then keeps that pipe open:
+//! its end means that the daemon is gone, and the worker ends too. The worker writes [`Event`]s to its standard
+//! output; the last one is [`Event::Finished`]. A worker that ends without it has crashed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::CellSettings;
+use crate::record::{Outcome, Training};
+use crate::spec::DatasetName;
+use crate::telemetry::MonoNanos;
+
+/// What a worker is to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The settings.
+    pub settings: CellSettings,
+    /// The device.
+    pub device: JobDevice,
+    /// Threads for libtorch and for decoding.
+    pub threads: u32,
+    /// Where data sets are.
+    pub data_dir: PathBuf,
+    /// The data set's name or path.
+    pub dataset: DatasetName,
+    /// The file of initial weights, where the settings name one.
+    pub weights: Option<PathBuf>,
+    /// Where to leave the trained weights, if they are wanted.
+    pub save_weights: Option<PathBuf>,
+}
+
+/// A device as the worker sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobDevice {
+    /// The CPU.
+    Cpu,
+    /// The only CUDA device that the daemon lets the worker see.
+    Cuda,
+}
+
+/// The parts of a trial, timed and metered apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Reading the data's index and the weights, building the model.
+    Load,
+    /// The first steps, which train but are not counted in times and energies.
+    WarmUp,
+    /// The other steps.
+    Train,
+    /// Classifying the test set.
+    Evaluate,
+}
+
+impl Phase {
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::WarmUp => "warm-up",
+            Self::Train => "train",
+            Self::Evaluate => "evaluate",
+        }
+    }
+}
+
+/// What a worker says while it works.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A phase begins (and the previous one ends). The device was synchronised before the clock was read.
+    Phase {
+        /// Which.
+        phase: Phase,
+        /// When.
+        at: MonoNanos,
+    },
+    /// Training or evaluation got this far. At most a few per second.
+    Progress {
+        /// Which phase.
+        phase: Phase,
+        /// Steps or images done.
+        done: u64,
+        /// Of how many.
+        of: u64,
+        /// Latest training loss.
+        loss: Option<f64>,
+    },
+    /// A reading of the allocator.
+    Memory {
+        /// When.
+        at: MonoNanos,
+        /// Bytes that tensors hold.
+        live: u64,
+    },
+    /// The end.
+    Finished {
+        /// When.
+        at: MonoNanos,
+        /// How it ended.
+        outcome: Outcome,
+        /// What was measured up to the end.
+        training: Box<Training>,
+    },
+}
