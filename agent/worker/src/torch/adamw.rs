@@ -60,6 +60,9 @@ impl AdamW {
         assert_eq!(grads.len(), self.params.len(), "one gradient, or none, per parameter");
         let _no_grad = GradMode::off();
         let chosen: Vec<usize> = (0..grads.len()).filter(|&i| grads[i].is_some()).collect();
+        if chosen.is_empty() {
+            return Ok(());
+        }
         for &i in &chosen {
             let _ = self.steps[i].g_add_scalar_(1.0);
         }
