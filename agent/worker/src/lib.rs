@@ -3,5 +3,13 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`torch`] | the libtorch extension: custom autograd, allocator cap and statistics, CUDA loading, optimiser |
+//! | [`nn`] | the layer builder: naming, loading, freezing, adapters; blocks |
+//! | [`models`] | architectures, one file each |
+//! | [`peft`] | fine-tuning methods, one folder each |
+//! | [`checkpointing`] | recompute policies and the executor |
 
+pub mod checkpointing;
+pub mod models;
+pub mod nn;
+pub mod peft;
 pub mod torch;

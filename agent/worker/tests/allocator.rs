@@ -2,13 +2,11 @@
 
 mod support;
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 
 use fleet_worker::torch::memory::{Memory, Place};
 use fleet_worker::torch::{Function, attach, grad, guard};
 use tch::{Device, Kind, Tensor, kind::FLOAT_CPU};
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 struct Alone {
     memory: Memory,
@@ -16,7 +14,7 @@ struct Alone {
 }
 
 fn alone() -> Alone {
-    let lock = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let lock = support::one_at_a_time();
     let memory = Memory::of(Device::Cpu);
     memory.set_cpu_cap(None);
     Alone { memory, _lock: lock }

@@ -111,7 +111,9 @@ impl Function for Failing {
         match self.how {
             "error" => anyhow::bail!("the block said no"),
             "panic" => panic!("the block fell over"),
-            "libtorch" => Ok(vec![Some(&Tensor::ones([2], tch::kind::DOUBLE_CPU) + &Tensor::ones([3], tch::kind::DOUBLE_CPU))]),
+            "libtorch" => {
+                Ok(vec![Some(&Tensor::ones([2], tch::kind::DOUBLE_CPU) + &Tensor::ones([3], tch::kind::DOUBLE_CPU))])
+            }
             "shape" => Ok(vec![Some(Tensor::ones([7], tch::kind::DOUBLE_CPU))]),
             "count" => Ok(vec![]),
             _ => Ok(grads),
@@ -155,7 +157,8 @@ fn states_of_graphs_that_never_run_backward_are_freed() {
     drop(y);
     assert_eq!(alive.load(Ordering::SeqCst), 0);
     // Not differentiable: dropped at once.
-    let plain = attach(vec![Tensor::ones([1], tch::kind::DOUBLE_CPU)], &[], Failing::new(&alive, "")).expect("attached");
+    let plain =
+        attach(vec![Tensor::ones([1], tch::kind::DOUBLE_CPU)], &[], Failing::new(&alive, "")).expect("attached");
     assert!(!plain[0].requires_grad());
     assert_eq!(alive.load(Ordering::SeqCst), 0);
 }

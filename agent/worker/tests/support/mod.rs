@@ -1,8 +1,19 @@
 //! Helpers of the integration tests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod fixture;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use fleet_worker::torch::grad;
 use tch::{Device, Kind, Tensor};
+
+/// Keeps the tests of one binary apart where they use what a process has once: the allocator's counters, libtorch's
+/// random generator. A trial has a process of its own.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Uniform values in [-1, 1), in f64 so that finite differences mean something.
 pub fn uniform(seed: i64, shape: &[i64]) -> Tensor {

@@ -1,0 +1,61 @@
+//! Runs blocks under a policy.
+
+use std::cell::{Cell, RefCell};
+
+use fleet_common::spec::Checkpointing;
+use tch::Tensor;
+
+use super::{Decision, Policy, policy, recomputed};
+use crate::nn::{Ctx, Executor, Slot};
+use crate::torch::memory::Place;
+
+/// The executor of a trial: asks the policy per block and tells the allocator which block is at work.
+pub struct CheckpointingExecutor {
+    policy: RefCell<Box<dyn Policy>>,
+    recomputed: RefCell<Vec<u32>>,
+    phase: Cell<Place>,
+}
+
+impl CheckpointingExecutor {
+    /// An executor for a strategy.
+    pub fn new(checkpointing: Checkpointing) -> Self {
+        Self {
+            policy: RefCell::new(policy(checkpointing)),
+            recomputed: RefCell::default(),
+            phase: Cell::new(Place::phase("forward")),
+        }
+    }
+
+    /// Which blocks the latest training pass recomputes.
+    pub fn recomputed_blocks(&self) -> Vec<u32> {
+        self.recomputed.borrow().clone()
+    }
+}
+
+impl Executor for CheckpointingExecutor {
+    fn run(&self, blocks: &[Slot], mut xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
+        // Without backward nothing is kept anyway, and there is nothing to decide.
+        let deciding = ctx.train && !ctx.recomputing;
+        if deciding {
+            self.recomputed.borrow_mut().clear();
+        }
+        let phase = if ctx.train { self.phase.get() } else { Place::phase("evaluate") };
+        for (index, slot) in blocks.iter().enumerate() {
+            phase.block(index).enter();
+            let ctx = Ctx { seed: ctx.seed.branch(index as u64), ..*ctx };
+            if ctx.train {
+                ctx.seed.apply();
+            }
+            let decision = if deciding { self.policy.borrow_mut().decide(index, blocks.len()) } else { Decision::Keep };
+            xs = match decision {
+                Decision::Keep => slot.forward(&xs, &ctx),
+                Decision::Recompute => {
+                    self.recomputed.borrow_mut().push(index as u32);
+                    recomputed(slot, index, xs, &ctx)
+                }
+            };
+        }
+        phase.enter();
+        xs
+    }
+}

@@ -1,0 +1,35 @@
+//! Architectures, one file each. They know nothing of methods, checkpointing policies, devices or files.
+
+pub mod vit;
+
+use fleet_common::spec::Backbone;
+use tch::Tensor;
+
+use crate::nn::{Builder, Ctx, Executor, MacCounter, Slot};
+use crate::torch::GradMode;
+
+/// A backbone with its classification head.
+pub trait Model {
+    /// Logits (batch, classes) of `images` (batch, 3, size, size), normalised as the weights expect.
+    fn forward(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor;
+
+    /// The blocks that the executor runs.
+    fn blocks(&self) -> &[Slot];
+}
+
+/// Builds a backbone by name, with a head of `classes`.
+pub fn build(backbone: Backbone, classes: i64, b: &Builder) -> Box<dyn Model> {
+    match backbone {
+        Backbone::VitMicro => Box::new(vit::Vit::new(b, &vit::VitConfig::micro(classes))),
+        Backbone::VitTinyPatch16 => Box::new(vit::Vit::new(b, &vit::VitConfig::tiny_patch16_224(classes))),
+        Backbone::VitSmallPatch16 => Box::new(vit::Vit::new(b, &vit::VitConfig::small_patch16_224(classes))),
+    }
+}
+
+/// Multiply-accumulates of one forward pass of one image, counted by running one.
+pub fn count_macs(model: &dyn Model, image: &Tensor, executor: &dyn Executor) -> u64 {
+    let _off = GradMode::off();
+    let macs = MacCounter::default();
+    let _ = model.forward(image, &Ctx { macs: Some(&macs), ..Ctx::eval() }, executor);
+    macs.total()
+}

@@ -1,0 +1,151 @@
+//! Vision Transformer (Dosovitskiy et al., arXiv 2010.11929), with timm's key names and arithmetic.
+//!
+//! A class token goes first, positions are learned and cover it, blocks are pre-norm, and the class token of the last
+//! norm feeds the head.
+
+use tch::Tensor;
+
+use crate::nn::{
+    ActLinear, Activation, Block, Builder, Conv2d, Ctx, Executor, Init, LayerNorm, Linear, NormLinear, Slot,
+};
+
+use super::Model;
+
+/// Width, depth and sizes of a ViT.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VitConfig {
+    /// Side of the square input, pixels.
+    pub image_size: i64,
+    /// Side of a square patch, pixels.
+    pub patch_size: i64,
+    /// Width of a token.
+    pub width: i64,
+    /// Number of blocks.
+    pub depth: i64,
+    /// Attention heads.
+    pub heads: i64,
+    /// Width of the MLP's middle over `width`.
+    pub mlp_ratio: i64,
+    /// Classes of the head.
+    pub classes: i64,
+    /// Epsilon of every layer norm.
+    pub norm_eps: f64,
+}
+
+impl VitConfig {
+    fn preset(image_size: i64, patch_size: i64, width: i64, depth: i64, heads: i64, classes: i64) -> Self {
+        Self { image_size, patch_size, width, depth, heads, mlp_ratio: 4, classes, norm_eps: 1e-6 }
+    }
+
+    /// `vit_micro`: 64-pixel images in 8-pixel patches, width 128, 6 blocks.
+    pub fn micro(classes: i64) -> Self {
+        Self::preset(64, 8, 128, 6, 4, classes)
+    }
+
+    /// timm's `vit_tiny_patch16_224`.
+    pub fn tiny_patch16_224(classes: i64) -> Self {
+        Self::preset(224, 16, 192, 12, 3, classes)
+    }
+
+    /// timm's `vit_small_patch16_224`.
+    pub fn small_patch16_224(classes: i64) -> Self {
+        Self::preset(224, 16, 384, 12, 6, classes)
+    }
+}
+
+/// A ViT with its head.
+pub struct Vit {
+    patch_embed: Conv2d,
+    cls_token: Tensor,
+    pos_embed: Tensor,
+    blocks: Vec<Slot>,
+    norm: LayerNorm,
+    head: Linear,
+}
+
+impl Vit {
+    /// Builds the model under timm's names.
+    pub fn new(b: &Builder, c: &VitConfig) -> Self {
+        if c.image_size % c.patch_size != 0 || c.width % c.heads != 0 {
+            b.problem(format!(
+                "a ViT needs an image size ({}) divisible by its patch size ({}), and a width ({}) divisible by its heads ({})",
+                c.image_size, c.patch_size, c.width, c.heads
+            ));
+        }
+        let patches = (c.image_size / c.patch_size).pow(2);
+        let blocks = b.sub("blocks");
+        Self {
+            patch_embed: b.sub("patch_embed").conv2d("proj", 3, c.width, c.patch_size, c.patch_size),
+            cls_token: b.param("cls_token", &[1, 1, c.width], Init::Normal { std: 1e-6 }),
+            pos_embed: b.param("pos_embed", &[1, patches + 1, c.width], Init::TruncatedNormal { std: 0.02 }),
+            blocks: (0..c.depth).map(|i| blocks.block(&i.to_string(), |b| VitBlock::new(b, c))).collect(),
+            norm: b.layer_norm("norm", c.width, c.norm_eps),
+            head: b.head("head").linear("", c.width, c.classes),
+        }
+    }
+
+    /// Tokens (batch, 1 + patches, width) before the first block.
+    pub fn embed(&self, images: &Tensor, ctx: &Ctx) -> Tensor {
+        let patches = self.patch_embed.forward(images, ctx).flatten(2, 3).transpose(1, 2); // (batch, patches, width)
+        let class = self.cls_token.expand([patches.size()[0], -1, -1], false);
+        Tensor::cat(&[class, patches], 1) + &self.pos_embed
+    }
+
+    /// Normalised tokens (batch, 1 + patches, width) behind the last block.
+    pub fn features(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor {
+        let x = self.embed(images, ctx);
+        let mut x = executor.run(&self.blocks, vec![x], ctx);
+        self.norm.forward(&x.swap_remove(0))
+    }
+}
+
+impl Model for Vit {
+    fn forward(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor {
+        self.head.forward(&self.features(images, ctx, executor).select(1, 0), ctx)
+    }
+
+    fn blocks(&self) -> &[Slot] {
+        &self.blocks
+    }
+}
+
+/// x + attention(norm(x)), then x + MLP(norm(x)).
+struct VitBlock {
+    heads: i64,
+    norm1_qkv: NormLinear,
+    proj: Linear,
+    norm2_fc1: NormLinear,
+    gelu_fc2: ActLinear,
+}
+
+impl VitBlock {
+    fn new(b: &Builder, c: &VitConfig) -> Self {
+        let hidden = c.width * c.mlp_ratio;
+        Self {
+            heads: c.heads,
+            norm1_qkv: b.norm_linear("norm1", c.norm_eps, "attn.qkv", c.width, 3 * c.width),
+            proj: b.linear("attn.proj", c.width, c.width),
+            norm2_fc1: b.norm_linear("norm2", c.norm_eps, "mlp.fc1", c.width, hidden),
+            gelu_fc2: b.act_linear(Activation::Gelu, "mlp.fc2", hidden, c.width),
+        }
+    }
+
+    fn attention(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        let (batch, tokens, width) = (x.size()[0], x.size()[1], x.size()[2]);
+        let head = width / self.heads;
+        let qkv = self.norm1_qkv.forward(x, ctx).view([batch, tokens, 3, self.heads, head]);
+        let mut qkv = qkv.permute([2, 0, 3, 1, 4]).unbind(0); // 3 × (batch, heads, tokens, head)
+        let (v, k, q) = (qkv.remove(2), qkv.remove(1), qkv.remove(0));
+        ctx.count(2 * batch * self.heads * tokens * tokens * head);
+        let y = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false);
+        self.proj.forward(&y.transpose(1, 2).reshape([batch, tokens, width]), ctx)
+    }
+}
+
+impl Block for VitBlock {
+    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+        let x = &xs[0] + self.attention(&xs[0], ctx);
+        let hidden = self.norm2_fc1.forward(&x, ctx); // (batch, tokens, mlp_ratio · width)
+        vec![&x + self.gelu_fc2.forward(&hidden, ctx)]
+    }
+}

@@ -1,0 +1,224 @@
+//! The builder: where a model's layers come from.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use fleet_common::record::LoadSummary;
+use tch::{Device, Kind, Tensor};
+
+use super::layers::{ActLinear, Activation, Conv2d, LayerNorm, Linear, NormLinear};
+use super::{Block, Init, Param, Params, Role, Seed, Slot, Weights};
+use crate::peft::Method;
+use crate::torch::GradMode;
+
+/// Hands out layers by name.
+///
+/// Problems (a shape that differs, a rank that does not fit) are collected while the model is being put together and
+/// come out of [`Builder::finish`], so that an architecture reads as an architecture.
+#[derive(Clone)]
+pub struct Builder {
+    shared: Rc<RefCell<Shared>>,
+    method: Rc<dyn Method>,
+    path: String,
+    role: Role,
+}
+
+struct Shared {
+    device: Device,
+    kind: Kind,
+    seed: Seed,
+    weights: Option<Weights>,
+    params: Params,
+    load: LoadSummary,
+    problems: Vec<String>,
+}
+
+/// What kept a model from being built.
+#[derive(Debug, thiserror::Error)]
+#[error("the model cannot be built: {}", problems.join("; "))]
+pub struct BuildError {
+    /// One sentence each, with what was expected and what was found.
+    pub problems: Vec<String>,
+}
+
+impl Builder {
+    /// A builder for a model on `device`, in `kind`, adapted by `method`, with values from `weights` where it has them
+    /// and fresh ones from `seed` elsewhere.
+    pub fn new(method: Rc<dyn Method>, weights: Option<Weights>, seed: Seed, device: Device, kind: Kind) -> Self {
+        let shared = Shared {
+            device,
+            kind,
+            seed,
+            weights,
+            params: Params::default(),
+            load: LoadSummary::default(),
+            problems: Vec::new(),
+        };
+        Self { shared: Rc::new(RefCell::new(shared)), method, path: String::new(), role: Role::Base }
+    }
+
+    /// The builder of the part called `name`.
+    pub fn sub(&self, name: impl std::fmt::Display) -> Self {
+        Self { path: self.full(&name.to_string()), ..self.clone() }
+    }
+
+    /// The builder of the classification head: like [`Builder::sub`], but its parameters train under every method and
+    /// start fresh when the weights are for another number of classes.
+    pub fn head(&self, name: impl std::fmt::Display) -> Self {
+        Self { role: Role::Head, ..self.sub(name) }
+    }
+
+    /// A builder for what a method adds at this place; its parameters train and are in no weights file.
+    pub fn adapter(&self) -> Self {
+        Self { role: Role::Adapter, ..self.clone() }
+    }
+
+    /// The path of this part.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn full(&self, name: &str) -> String {
+        match (self.path.is_empty(), name.is_empty()) {
+            (true, _) => name.to_owned(),
+            (_, true) => self.path.clone(),
+            _ => format!("{}.{name}", self.path),
+        }
+    }
+
+    /// Notes a reason why the model cannot be built.
+    pub fn problem(&self, what: String) {
+        self.shared.borrow_mut().problems.push(what);
+    }
+
+    /// A parameter of the model: from the weights, or fresh.
+    pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        let name = self.full(name);
+        let shared = &mut *self.shared.borrow_mut();
+        let _off = GradMode::off();
+        let found = match self.role {
+            Role::Adapter => None,
+            Role::Base | Role::Head => shared.weights.as_ref().and_then(|w| w.get(&name)),
+        };
+        let values = match found {
+            Some(values) if values.size() == shape => {
+                shared.load.matched += 1;
+                Some(values.shallow_clone())
+            }
+            Some(_) if self.role == Role::Head => {
+                shared.load.replaced.push(name.clone());
+                None
+            }
+            Some(values) => {
+                shared.problems.push(format!("{name}: expected shape {shape:?}, the weights have {:?}", values.size()));
+                None
+            }
+            None => {
+                if self.role != Role::Adapter && shared.weights.is_some() {
+                    shared.load.missing.push(name.clone());
+                }
+                None
+            }
+        };
+        let values = values.unwrap_or_else(|| init.draw(shape, shared.seed.named(&name)));
+        // A copy of its own, so that training never writes into the weights that were read.
+        let tensor = values.to_device(shared.device).to_kind(shared.kind).copy();
+        let trains = match self.role {
+            Role::Head | Role::Adapter => true,
+            Role::Base => self.method.trains(&name),
+        };
+        let tensor = tensor.set_requires_grad(trains);
+        shared.params.push(Param { name, tensor: tensor.shallow_clone(), role: self.role, trains });
+        tensor
+    }
+
+    /// A linear layer with bias, and with whatever adapter the method puts on it. Fresh weights are timm's: truncated
+    /// normal with deviation 0.02, bias 0.
+    pub fn linear(&self, name: &str, inputs: i64, outputs: i64) -> Linear {
+        let b = self.sub(name);
+        let weight = b.param("weight", &[outputs, inputs], Init::TruncatedNormal { std: 0.02 });
+        let bias = Some(b.param("bias", &[outputs], Init::Constant(0.0)));
+        let adapter = match self.role {
+            Role::Base => self.method.adapter(&b.adapter(), inputs, outputs),
+            Role::Head | Role::Adapter => None,
+        };
+        Linear { weight, bias, adapter }
+    }
+
+    /// Layer normalisation over `width` values.
+    pub fn layer_norm(&self, name: &str, width: i64, eps: f64) -> LayerNorm {
+        let b = self.sub(name);
+        LayerNorm {
+            weight: b.param("weight", &[width], Init::Constant(1.0)),
+            bias: b.param("bias", &[width], Init::Constant(0.0)),
+            eps,
+        }
+    }
+
+    /// A square convolution with bias; fresh weights are PyTorch's default.
+    pub fn conv2d(&self, name: &str, inputs: i64, outputs: i64, kernel: i64, stride: i64) -> Conv2d {
+        let b = self.sub(name);
+        let init = Init::Uniform { fan_in: inputs * kernel * kernel };
+        Conv2d {
+            weight: b.param("weight", &[outputs, inputs, kernel, kernel], init),
+            bias: Some(b.param("bias", &[outputs], init)),
+            stride,
+            padding: 0,
+            groups: 1,
+        }
+    }
+
+    /// A norm and the linear layer that reads it.
+    pub fn norm_linear(&self, norm: &str, eps: f64, linear: &str, inputs: i64, outputs: i64) -> NormLinear {
+        NormLinear { norm: self.layer_norm(norm, inputs, eps), linear: self.linear(linear, inputs, outputs) }
+    }
+
+    /// An activation and the linear layer that reads it.
+    pub fn act_linear(&self, activation: Activation, linear: &str, inputs: i64, outputs: i64) -> ActLinear {
+        ActLinear { activation, linear: self.linear(linear, inputs, outputs) }
+    }
+
+    /// A block called `name`, put together by `make`; the slot knows which of its parameters train.
+    pub fn block<B: Block + 'static>(&self, name: &str, make: impl FnOnce(&Self) -> B) -> Slot {
+        let b = self.sub(name);
+        let first = self.shared.borrow().params.len();
+        let block = make(&b);
+        let shared = self.shared.borrow();
+        let trainable =
+            shared.params.iter().skip(first).filter(|p| p.trains).map(|p| p.tensor.shallow_clone()).collect();
+        Slot::new(&b.path, Box::new(block), trainable)
+    }
+
+    /// The parameters of the finished model, and how they were loaded (`None` where there were no weights).
+    ///
+    /// # Errors
+    /// Everything that went wrong on the way; weights that lack a part of the model (other than the head) among it.
+    pub fn finish(self) -> Result<(Params, Option<LoadSummary>), BuildError> {
+        let shared = &mut *self.shared.borrow_mut();
+        let mut problems = std::mem::take(&mut shared.problems);
+        let mut load = std::mem::take(&mut shared.load);
+        let params = std::mem::take(&mut shared.params);
+        if let Some(weights) = &shared.weights {
+            let lacking: Vec<&str> = params
+                .iter()
+                .filter(|p| p.role == Role::Base && load.missing.contains(&p.name))
+                .map(|p| p.name.as_str())
+                .collect();
+            if !lacking.is_empty() {
+                problems.push(format!(
+                    "the weights lack {} of the model's {} tensors ({}{}); are they of another architecture?",
+                    lacking.len(),
+                    params.len(),
+                    lacking[..lacking.len().min(3)].join(", "),
+                    if lacking.len() > 3 { ", …" } else { "" }
+                ));
+            }
+            load.unexpected = weights.names().filter(|n| params.get(n).is_none()).map(str::to_owned).collect();
+        }
+        if problems.is_empty() {
+            Ok((params, shared.weights.is_some().then_some(load)))
+        } else {
+            Err(BuildError { problems })
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! How models are put together: layers come from a builder, blocks run under an executor.
+//!
+//! A model asks for its layers by name ([`Builder`]). The builder knows where weights come from, what is frozen, and
+//! which adapter the fine-tuning method puts on a layer, so a model file is pure architecture, written once. Field
+//! name = weight path = key in public checkpoints, so loading is a report and not a rename jungle.
+
+mod block;
+mod builder;
+mod ctx;
+mod init;
+mod layers;
+mod params;
+mod weights;
+
+pub use block::{Block, Executor, Slot};
+pub use builder::{BuildError, Builder};
+pub use ctx::{Ctx, MacCounter, Seed};
+pub use init::Init;
+pub use layers::{ActLinear, Activation, Adapter, Conv2d, LayerNorm, Linear, NormLinear};
+pub use params::{Param, Params, Role};
+pub use weights::{Weights, WeightsError};
