@@ -11,6 +11,7 @@
 //! | [`lease`] | the state machine of a trial: waiting, leased, finished |
 //! | [`record`] | what a finished trial is |
 //! | [`score`] | the NetScore family, Pareto fronts, summaries |
+//! | [`compare`] | records → groups with mean and spread, scores, fronts |
 //! | [`energy`] | counters and power readings → joules |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
 //! | [`worker`] | the conversation between the agent's daemon and a worker process |
@@ -18,6 +19,7 @@
 //! | [`id`], [`units`], [`canonical`] | names, quantities, hashing |
 
 pub mod canonical;
+pub mod compare;
 pub mod energy;
 pub mod id;
 pub mod lease;

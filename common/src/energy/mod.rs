@@ -42,7 +42,7 @@ fn covering(readings: &[Point], from: f64, to: f64, slack: f64) -> Option<Vec<Po
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
     points.dedup_by_key(|p| p.0);
     let (first, last) = (*points.first()?, *points.last()?);
-    if !(from <= to) || first.0 > from + slack || last.0 < to - slack {
+    if from.is_nan() || to.is_nan() || from > to || first.0 > from + slack || last.0 < to - slack {
         return None;
     }
     if first.0 > from {

@@ -4,6 +4,7 @@ mod netscore;
 mod pareto;
 mod summary;
 
+pub(crate) use netscore::Costs;
 pub use netscore::{Exponents, NoScore, Scores, netscore, netscore_all, netscore_energy, netscore_memory};
 pub use pareto::pareto_front;
 pub use summary::Summary;

@@ -1,0 +1,275 @@
+//! Records → comparison: one group per combination and hardware class, with mean and spread over seeds and repeats.
+//!
+//! Only what may be averaged is averaged: a group's trials share everything but their seed and repeat, and ran on one
+//! hardware class. Nothing is ranked across data sets, hardware classes or energy domains.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::canonical;
+use crate::id::{HardwareClass, TrialId};
+use crate::plan::{CellSettings, WeightsRef};
+use crate::record::{EnergyDomain, Outcome, Reading, Record};
+use crate::score::{Costs, Exponents, Scores, Summary, pareto_front};
+use crate::worker::Phase;
+
+/// Name and version of this form, for `--json`.
+pub const SCHEMA: &str = "fleet.comparison/1";
+
+/// The comparison of a campaign's records.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// Exponents of the scores.
+    pub exponents: Exponents,
+    /// One per combination and hardware class, ordered by data set, hardware, backbone, method, checkpointing.
+    pub groups: Vec<Group>,
+    /// Trials that did not complete.
+    pub failures: Vec<Failure>,
+}
+
+/// Trials that may be averaged.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Group {
+    /// The settings that they share; the seed is the first trial's.
+    pub settings: CellSettings,
+    /// Where they ran.
+    pub hardware: HardwareClass,
+    /// Completed trials.
+    pub completed: usize,
+    /// Seeds of the completed trials.
+    pub seeds: BTreeSet<u64>,
+    /// Parameters that train, and all.
+    pub trainable: u64,
+    /// All parameters.
+    pub parameters: u64,
+    /// Multiply-accumulates of one forward pass of one image.
+    pub macs: u64,
+    /// Images evaluated per trial.
+    pub evaluated: u64,
+    /// Top-1 accuracy, percent.
+    pub top1_percent: Option<Summary>,
+    /// Training.
+    pub training: Cost,
+    /// Inference over the evaluated images.
+    pub inference: Cost,
+    /// Whether no other group of the same data set and hardware has at least the accuracy for less of this; `None`
+    /// where the cost was not measured.
+    pub on_front: Front,
+}
+
+/// What one side (training or inference) of a group costs, and its scores.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    /// Wall-clock seconds of the measured window.
+    pub seconds: Option<Summary>,
+    /// Images per second of that window.
+    pub images_per_second: Option<Summary>,
+    /// Peak allocator memory, bytes.
+    pub peak_bytes: Option<Summary>,
+    /// Energy of the window, joules.
+    pub joules: Reading<Summary>,
+    /// What the joules cover.
+    pub domain: Option<EnergyDomain>,
+    /// NetScore family; a score is the mean over trials of the trials' scores.
+    pub scores: ScoreSummaries,
+}
+
+/// The NetScore family over a group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScoreSummaries {
+    /// NS.
+    pub ns: Reading<Summary>,
+    /// NS-E.
+    pub ns_e: Reading<Summary>,
+    /// NS-M.
+    pub ns_m: Reading<Summary>,
+    /// NS#.
+    pub ns_sharp: Reading<Summary>,
+}
+
+/// Membership in the Pareto fronts of accuracy against one training cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Front {
+    /// Against peak memory.
+    pub memory: Option<bool>,
+    /// Against time.
+    pub time: Option<bool>,
+    /// Against energy.
+    pub energy: Option<bool>,
+}
+
+/// A trial that did not complete.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Failure {
+    /// Which.
+    pub trial: TrialId,
+    /// Its settings.
+    pub settings: CellSettings,
+    /// Where it ran.
+    pub hardware: HardwareClass,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Compares records.
+pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Exponents) -> Comparison {
+    let mut by_group: BTreeMap<(String, HardwareClass, String), Vec<&Record>> = BTreeMap::new();
+    let mut failures = Vec::new();
+    for record in records {
+        let shared = CellSettings { seed: 0, ..record.settings.clone() };
+        let key = (record.settings.dataset.name.clone(), record.machine.hardware.clone(), canonical::json(&shared));
+        let group = by_group.entry(key).or_default();
+        if record.outcome == Outcome::Completed {
+            group.push(record);
+        } else {
+            failures.push(Failure {
+                trial: record.trial.clone(),
+                settings: record.settings.clone(),
+                hardware: record.machine.hardware.clone(),
+                outcome: record.outcome.clone(),
+            });
+        }
+    }
+    let mut groups: Vec<Group> =
+        by_group.into_values().filter(|g| !g.is_empty()).map(|records| group(&records, exponents)).collect();
+    groups.sort_by(|a, b| order(a).cmp(&order(b)));
+    mark_fronts(&mut groups);
+    failures.sort_by(|a, b| a.trial.cmp(&b.trial));
+    Comparison { schema: SCHEMA, exponents: *exponents, groups, failures }
+}
+
+/// Data set, hardware, backbone, scratch or not, method, checkpointing; whatever else differs comes last.
+fn order(
+    g: &Group,
+) -> (String, HardwareClass, &'static str, bool, crate::spec::Method, crate::spec::Checkpointing, String) {
+    let s = &g.settings;
+    (
+        s.dataset.name.clone(),
+        g.hardware.clone(),
+        s.backbone.name(),
+        s.weights == WeightsRef::Scratch,
+        s.method.method(),
+        s.checkpointing,
+        canonical::json(s),
+    )
+}
+
+fn group(records: &[&Record], exponents: &Exponents) -> Group {
+    let first = records[0];
+    Group {
+        settings: first.settings.clone(),
+        hardware: first.machine.hardware.clone(),
+        completed: records.len(),
+        seeds: records.iter().map(|r| r.settings.seed).collect(),
+        trainable: first.training.trainable,
+        parameters: first.training.parameters,
+        macs: first.training.macs,
+        evaluated: first.training.evaluated,
+        top1_percent: summary(records, |r| r.training.top1_percent),
+        training: cost(records, exponents, &[Phase::WarmUp, Phase::Train], Phase::Train),
+        inference: cost(records, exponents, &[Phase::Evaluate], Phase::Evaluate),
+        on_front: Front::default(),
+    }
+}
+
+fn summary(records: &[&Record], value: impl Fn(&Record) -> Option<f64>) -> Option<Summary> {
+    let values: Vec<f64> = records.iter().filter_map(|r| value(r)).collect();
+    Summary::of(&values)
+}
+
+/// Costs of one side. Memory peaks over all of `phases` (the optimiser's state appears in the warm-up); time and
+/// energy are those of the `window`.
+fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase], window: Phase) -> Cost {
+    let seconds = |r: &Record| r.phase(window).map(|p| p.seconds);
+    let peak =
+        |r: &Record| phases.iter().filter_map(|&p| r.worker_phase(p)).map(|p| p.peak_bytes as f64).reduce(f64::max);
+    let energy = |r: &Record| match r.phase(window) {
+        Some(phase) => phase.energy.clone(),
+        None => Reading::Unavailable("the phase was not reached".to_owned()),
+    };
+    let rate = |r: &Record| Some(r.worker_phase(window)?.images as f64 / seconds(r)?);
+    let scores: Vec<Scores> = records
+        .iter()
+        .filter_map(|r| {
+            let seconds = seconds(r)?;
+            let watts = match energy(r) {
+                Reading::Measured(e) => Reading::Measured(e.joules / seconds),
+                Reading::Unavailable(why) => Reading::Unavailable(why),
+            };
+            Some(Scores::of(
+                exponents,
+                &Costs {
+                    accuracy_percent: r.training.top1_percent?,
+                    parameters_millions: r.training.parameters as f64 / 1e6,
+                    gmacs: r.training.macs as f64 / 1e9,
+                    seconds,
+                    peak_mib: peak(r)? / f64::from(1 << 20),
+                    watts,
+                },
+            ))
+        })
+        .collect();
+    let joules: Vec<Reading<f64>> = records
+        .iter()
+        .map(|r| match energy(r) {
+            Reading::Measured(e) => Reading::Measured(e.joules),
+            Reading::Unavailable(why) => Reading::Unavailable(why),
+        })
+        .collect();
+    Cost {
+        seconds: summary(records, seconds),
+        images_per_second: summary(records, rate),
+        peak_bytes: summary(records, peak),
+        joules: all(&joules),
+        domain: records.iter().find_map(|r| energy(r).value().map(|e| e.domain)),
+        scores: ScoreSummaries {
+            ns: all(&scores.iter().map(|s| s.ns.clone()).collect::<Vec<_>>()),
+            ns_e: all(&scores.iter().map(|s| s.ns_e.clone()).collect::<Vec<_>>()),
+            ns_m: all(&scores.iter().map(|s| s.ns_m.clone()).collect::<Vec<_>>()),
+            ns_sharp: all(&scores.iter().map(|s| s.ns_sharp.clone()).collect::<Vec<_>>()),
+        },
+    }
+}
+
+/// A mean needs every trial's value: leaving out those without one would change what is compared.
+fn all(readings: &[Reading<f64>]) -> Reading<Summary> {
+    let mut values = Vec::new();
+    for reading in readings {
+        match reading {
+            Reading::Measured(value) => values.push(*value),
+            Reading::Unavailable(why) => return Reading::Unavailable(why.clone()),
+        }
+    }
+    match Summary::of(&values) {
+        Some(summary) => Reading::Measured(summary),
+        None => Reading::Unavailable("no completed trial".to_owned()),
+    }
+}
+
+fn mark_fronts(groups: &mut [Group]) {
+    let mut strata: BTreeMap<(String, String, HardwareClass), Vec<usize>> = BTreeMap::new();
+    for (i, g) in groups.iter().enumerate() {
+        let key = (g.settings.dataset.name.clone(), g.settings.dataset.fingerprint.clone(), g.hardware.clone());
+        strata.entry(key).or_default().push(i);
+    }
+    type Costs = fn(&Group) -> Option<f64>;
+    type Mark = fn(&mut Front) -> &mut Option<bool>;
+    let axes: [(Costs, Mark); 3] = [
+        (|g| g.training.peak_bytes.map(|s| s.mean), |f| &mut f.memory),
+        (|g| g.training.seconds.map(|s| s.mean), |f| &mut f.time),
+        (|g| g.training.joules.value().map(|s| s.mean), |f| &mut f.energy),
+    ];
+    for members in strata.values() {
+        for (cost, mark) in axes {
+            let measured: Vec<(usize, (f64, f64))> =
+                members.iter().filter_map(|&i| Some((i, (cost(&groups[i])?, groups[i].top1_percent?.mean)))).collect();
+            let front = pareto_front(&measured.iter().map(|(_, point)| *point).collect::<Vec<_>>());
+            for (k, (i, _)) in measured.iter().enumerate() {
+                *mark(&mut groups[*i].on_front) = Some(front.contains(&k));
+            }
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The one command a person types.
+fn main() {}
