@@ -76,32 +76,82 @@ pub enum Outcome {
         /// As much as is known.
         message: String,
     },
-    /// The agent was lost too often while it held the lease.
-    Lost {
-        /// How often.
-        times: u32,
-    },
     /// Stopped on request.
     Cancelled,
 }
 
-impl Outcome {
-    /// The class as tables show it.
-    pub const fn class(&self) -> &'static str {
+/// The class of an outcome, without its details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutcomeClass {
+    /// See [`Outcome::Completed`].
+    Completed,
+    /// See [`Outcome::DoesNotFit`].
+    DoesNotFit,
+    /// See [`Outcome::Diverged`].
+    Diverged,
+    /// See [`Outcome::BadInput`].
+    BadInput,
+    /// See [`Outcome::Crashed`].
+    Crashed,
+    /// See [`Outcome::Cancelled`].
+    Cancelled,
+    /// The trial lost its agents too often; there is no record.
+    Lost,
+}
+
+impl OutcomeClass {
+    /// Every class.
+    pub const ALL: [Self; 7] = [
+        Self::Completed,
+        Self::DoesNotFit,
+        Self::Diverged,
+        Self::BadInput,
+        Self::Crashed,
+        Self::Cancelled,
+        Self::Lost,
+    ];
+
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Completed => "completed",
-            Self::DoesNotFit { .. } => "does not fit",
-            Self::Diverged { .. } => "diverged",
-            Self::BadInput { .. } => "bad input",
-            Self::Crashed { .. } => "crashed",
-            Self::Lost { .. } => "lost",
+            Self::DoesNotFit => "does not fit",
+            Self::Diverged => "diverged",
+            Self::BadInput => "bad input",
+            Self::Crashed => "crashed",
             Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
         }
     }
 
-    /// Whether this says something about the cell, rather than about what happened to a machine.
-    pub const fn is_result(&self) -> bool {
-        matches!(self, Self::Completed | Self::DoesNotFit { .. } | Self::Diverged { .. })
+    /// The class with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.name() == name)
+    }
+
+    /// Whether this says something about the cell, rather than about what happened to a machine or a file. Only the
+    /// others are worth a retry.
+    pub const fn is_result(self) -> bool {
+        matches!(self, Self::Completed | Self::DoesNotFit | Self::Diverged)
+    }
+}
+
+impl Outcome {
+    /// The class.
+    pub const fn kind(&self) -> OutcomeClass {
+        match self {
+            Self::Completed => OutcomeClass::Completed,
+            Self::DoesNotFit { .. } => OutcomeClass::DoesNotFit,
+            Self::Diverged { .. } => OutcomeClass::Diverged,
+            Self::BadInput { .. } => OutcomeClass::BadInput,
+            Self::Crashed { .. } => OutcomeClass::Crashed,
+            Self::Cancelled => OutcomeClass::Cancelled,
+        }
+    }
+
+    /// The class as tables show it.
+    pub const fn class(&self) -> &'static str {
+        self.kind().name()
     }
 
     /// The reason in words, for everything but a plain success.
@@ -115,7 +165,6 @@ impl Outcome {
             )),
             Self::Diverged { step } => Some(format!("the loss was not a number at step {step}")),
             Self::BadInput { message } | Self::Crashed { message } => Some(message.clone()),
-            Self::Lost { times } => Some(format!("its agent was lost {times} times")),
         }
     }
 }

@@ -1,19 +1,22 @@
 //! The life of a trial.
 //!
 //! ```text
-//!             grant                     finish
+//!          grant, resume                finish
 //!  Waiting ───────────► Leased ───────────────────► Finished
-//!    ▲ ▲                 │  │                          │
-//!    │ └──── release ────┘  │ cancel                   │ retry
-//!    │   (lost, returned)   ▼                          │
-//!    │       cancel      Cancelled                     │
-//!    │  Waiting ───────────►│                          │
-//!    └─────── retry ────────┴──────────────────────────┘
+//!    ▲ ▲                 │  │                         ▲ │
+//!    │ └──── release ────┘  │ cancel                  │ │ retry
+//!    │   (lost, returned)   ▼                         │ │
+//!    │       cancel      Cancelled                    │ │
+//!    │  Waiting ───────────►│          give up        │ │
+//!    │  Waiting ────────────┼─────────────────────────┘ │
+//!    └─────── retry ────────┴───────────────────────────┘
 //! ```
 //!
 //! A lease lends a trial to one device slot of one agent. Every grant raises the attempt, which fences late reports.
 //! It ends when the agent reports, gives it back, or is lost: lost means that *both* its time is over and the agent
-//! missed several renewals in a row, because one late heartbeat on a busy network is not a dead machine.
+//! missed several renewals in a row, because one late heartbeat on a busy network is not a dead machine. An agent that
+//! was given up too early and turns out to be still at work takes its lease up again (resume, under the same attempt),
+//! as long as nobody else has been granted the trial since. A trial that loses its agents too often is given up.
 
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +99,7 @@ pub const fn is_transition_valid(from: StateKind, to: StateKind) -> bool {
     use StateKind::{Cancelled, Finished, Leased, Waiting};
     matches!(
         (from, to),
-        (Waiting, Leased | Cancelled) | (Leased, Finished | Waiting | Cancelled) | (Finished | Cancelled, Waiting)
+        (Waiting, Leased | Cancelled | Finished) | (Leased, Finished | Waiting | Cancelled) | (Finished | Cancelled, Waiting)
     )
 }
 
@@ -170,6 +173,19 @@ impl Trial {
         Ok(())
     }
 
+    /// Lends the trial again to the holder of its latest attempt, who never stopped working on it.
+    ///
+    /// # Errors
+    /// It is not waiting. That `attempt` is the latest is the caller's to check: see [`Trial::may_resume`].
+    pub fn resume(&mut self, holder: Holder, now: Millis) -> Result<(), InvalidTransition> {
+        self.go(TrialState::Leased { holder, renewed: now })
+    }
+
+    /// Whether a holder under `attempt` may take the lease up again: nobody else was granted the trial since.
+    pub fn may_resume(&self, attempt: Attempt) -> bool {
+        self.state == TrialState::Waiting && self.attempt == Some(attempt)
+    }
+
     /// Notes a renewal. One for another lease than the current one changes nothing.
     pub fn renew(&mut self, by: &Holder, now: Millis) {
         if let TrialState::Leased { holder, renewed } = &mut self.state
@@ -194,6 +210,20 @@ impl Trial {
     /// # Errors
     /// It is not leased.
     pub fn finish(&mut self) -> Result<(), InvalidTransition> {
+        if self.state.kind() != StateKind::Leased {
+            return Err(InvalidTransition { from: self.state.kind(), to: StateKind::Finished });
+        }
+        self.go(TrialState::Finished)
+    }
+
+    /// Ends the trial without a record: its agents were lost too often.
+    ///
+    /// # Errors
+    /// It is not waiting.
+    pub fn give_up(&mut self) -> Result<(), InvalidTransition> {
+        if self.state.kind() != StateKind::Waiting {
+            return Err(InvalidTransition { from: self.state.kind(), to: StateKind::Finished });
+        }
         self.go(TrialState::Finished)
     }
 
@@ -262,7 +292,7 @@ mod tests {
     proptest! {
         /// Whatever is tried in whatever order, only arrows of the drawing are taken and the attempt never falls.
         #[test]
-        fn only_drawn_transitions_happen(steps in prop::collection::vec(0u8..5, 0..60)) {
+        fn only_drawn_transitions_happen(steps in prop::collection::vec(0u8..7, 0..60)) {
             let mut trial = Trial::default();
             for step in steps {
                 let before = trial.clone();
@@ -271,6 +301,8 @@ mod tests {
                     1 => trial.release(true),
                     2 => trial.finish(),
                     3 => trial.cancel(),
+                    4 => trial.resume(holder(1), Millis(0)),
+                    5 => trial.give_up(),
                     _ => trial.retry(),
                 };
                 if outcome.is_ok() {

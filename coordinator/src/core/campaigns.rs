@@ -1,0 +1,120 @@
+//! What people ask for: submit, retry, cancel.
+
+use fleet_common::id::{CampaignName, HardwareClass};
+use fleet_common::lease::StateKind;
+use fleet_common::plan::Plan;
+use fleet_common::record::OutcomeClass;
+use fleet_common::spec::{self, Hardware};
+
+use super::{CellEntry, Core, Event, Refusal, Reply, Submission, Token};
+
+/// A campaign, parsed and planned by whoever received it: that takes time, and the core must not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    /// The campaign.
+    pub campaign: spec::Campaign,
+    /// Its file.
+    pub toml: String,
+    /// Its plan.
+    pub plan: Plan,
+}
+
+impl Core {
+    /// The classes of all connected slots, each once.
+    pub(super) fn classes(&self) -> std::collections::BTreeSet<HardwareClass> {
+        self.agents.values().flat_map(|a| a.slots.iter().map(|s| s.hardware.clone())).collect()
+    }
+
+    pub(super) fn submit(&mut self, token: Token, prepared: Prepared) {
+        let Prepared { campaign, toml, plan } = prepared;
+        let classes: Vec<HardwareClass> = self.classes().into_iter().collect();
+        if campaign.hardware == Hardware::Each && classes.is_empty() {
+            let refusal = Refusal::NotNow(
+                "hardware = \"each\" asks for every class of hardware that is here, and no agent is connected; start the \
+                 agents first, or name the classes: hardware = [\"NVIDIA GeForce RTX 2060\", …]"
+                    .to_owned(),
+            );
+            return self.reply(token, Reply::Submitted(Err(refusal)));
+        }
+        let trials = plan.trials(&campaign.hardware, &classes);
+        let new = trials.iter().filter(|t| self.state.trial(t).is_none()).count() as u64;
+        let submission = Submission {
+            name: campaign.name.clone(),
+            toml,
+            cells: plan
+                .cells
+                .iter()
+                .map(|c| CellEntry {
+                    id: c.id.clone(),
+                    settings_json: fleet_common::canonical::json(&c.settings),
+                    dataset: c.locator.clone().into(),
+                })
+                .collect(),
+            trials,
+            excluded_json: plan.excluded.iter().map(fleet_common::canonical::json).collect(),
+            warnings: plan.warnings,
+            keep_weights: campaign.output.weights,
+        };
+        let total = submission.trials.len() as u64;
+        if !self.is_same(&submission) {
+            self.record(Event::CampaignSubmitted(Box::new(submission)));
+        }
+        self.reply(token, Reply::Submitted(Ok((total, new))));
+    }
+
+    /// Whether submitting this changes nothing.
+    fn is_same(&self, s: &Submission) -> bool {
+        self.state.campaigns().get(&s.name).is_some_and(|c| {
+            !c.cancelled
+                && c.toml == s.toml
+                && c.trials == s.trials
+                && c.excluded_json == s.excluded_json
+                && c.warnings == s.warnings
+        })
+    }
+
+    pub(super) fn retry(&mut self, token: Token, name: &CampaignName, failed: bool, missing: bool) {
+        let Some(campaign) = self.state.campaigns().get(name) else {
+            let refusal = self.unknown_campaign(name);
+            return self.reply(token, Reply::Changed(Err(refusal)));
+        };
+        let chosen: Vec<_> = campaign
+            .trials
+            .iter()
+            .filter(|id| {
+                self.state.trial(id).is_some_and(|t| match t.life.state.kind() {
+                    StateKind::Finished => failed && !t.class.is_some_and(OutcomeClass::is_result),
+                    StateKind::Cancelled => missing,
+                    StateKind::Waiting | StateKind::Leased => false,
+                })
+            })
+            .cloned()
+            .collect();
+        let count = chosen.len() as u64;
+        for trial in chosen {
+            self.record(Event::TrialRetried { trial });
+        }
+        self.reply(token, Reply::Changed(Ok(count)));
+    }
+
+    pub(super) fn cancel(&mut self, token: Token, name: CampaignName) {
+        let Some(campaign) = self.state.campaigns().get(&name) else {
+            let refusal = self.unknown_campaign(&name);
+            return self.reply(token, Reply::Changed(Err(refusal)));
+        };
+        let open = |core: &Self, trials: &[fleet_common::id::TrialId]| {
+            trials
+                .iter()
+                .filter_map(|t| core.state.trial(t))
+                .filter(|t| matches!(t.life.state.kind(), StateKind::Waiting | StateKind::Leased))
+                .count() as u64
+        };
+        let trials = campaign.trials.clone();
+        let before = open(self, &trials);
+        if !campaign.cancelled {
+            self.record(Event::CampaignCancelled { name });
+        }
+        let count = before - open(self, &trials);
+        self.reply(token, Reply::Changed(Ok(count)));
+    }
+}

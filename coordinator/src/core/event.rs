@@ -1,0 +1,241 @@
+//! Facts: what the journal holds, as domain types.
+
+use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, SlotId, TrialId};
+use fleet_common::lease::Holder;
+use fleet_common::record::OutcomeClass;
+use fleet_common::telemetry::Seal;
+use fleet_common::wire::{self, WireError, v1};
+
+/// Something that became true.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A campaign was submitted, or submitted again with another file.
+    CampaignSubmitted(Box<Submission>),
+    /// A campaign was called off.
+    CampaignCancelled {
+        /// Which.
+        name: CampaignName,
+    },
+    /// A trial was lent to a slot.
+    LeaseGranted {
+        /// Which.
+        trial: TrialId,
+        /// Under which number.
+        attempt: Attempt,
+        /// To whom.
+        holder: Holder,
+    },
+    /// The holder of the latest attempt turned out to be still at work.
+    LeaseResumed {
+        /// Which trial.
+        trial: TrialId,
+        /// The attempt.
+        attempt: Attempt,
+        /// The holder.
+        holder: Holder,
+    },
+    /// A lease was taken back or given back.
+    LeaseReleased {
+        /// Which trial.
+        trial: TrialId,
+        /// Which attempt ended.
+        attempt: Attempt,
+        /// The agent was lost (or its worker was), as opposed to: it gave the lease back.
+        lost: bool,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A trial has its record.
+    TrialRecorded {
+        /// Which.
+        trial: TrialId,
+        /// The attempt that made it.
+        attempt: Attempt,
+        /// Class of the outcome.
+        class: OutcomeClass,
+        /// The record's document.
+        record: Vec<u8>,
+        /// Its samples.
+        seal: Seal,
+    },
+    /// A former holder's record came late; it is kept outside the statistics.
+    ReportSuperseded {
+        /// Which trial.
+        trial: TrialId,
+        /// The late attempt.
+        attempt: Attempt,
+        /// The record's document.
+        record: Vec<u8>,
+    },
+    /// A trial was given up: it lost its agents too often.
+    TrialGivenUp {
+        /// Which.
+        trial: TrialId,
+        /// How often.
+        losses: u32,
+        /// The latest loss's reason.
+        reason: String,
+    },
+    /// An ended trial was opened again.
+    TrialRetried {
+        /// Which.
+        trial: TrialId,
+    },
+}
+
+/// What a campaign asks for, as it was planned: replay must not depend on the planner's version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// The campaign.
+    pub name: CampaignName,
+    /// Its file.
+    pub toml: String,
+    /// Its cells.
+    pub cells: Vec<CellEntry>,
+    /// Its trials.
+    pub trials: Vec<TrialId>,
+    /// Combinations left out, as JSON.
+    pub excluded_json: Vec<String>,
+    /// The planner's warnings.
+    pub warnings: Vec<String>,
+    /// Agents keep the trained weights.
+    pub keep_weights: bool,
+}
+
+/// A cell as the coordinator hands it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellEntry {
+    /// Hash of the settings.
+    pub id: CellId,
+    /// Canonical JSON of the settings.
+    pub settings_json: String,
+    /// The data set's name or path.
+    pub dataset: String,
+}
+
+impl Event {
+    /// The event as the journal holds it.
+    pub fn to_journal(&self, at_unix_ms: u64) -> v1::JournalEvent {
+        use v1::journal_event::Event as E;
+        let event = match self.clone() {
+            Self::CampaignSubmitted(s) => E::CampaignSubmitted(v1::CampaignSubmitted {
+                name: s.name.into(),
+                toml: s.toml,
+                cells: s
+                    .cells
+                    .into_iter()
+                    .map(|c| v1::PlannedCell {
+                        cell: c.id.into(),
+                        settings_json: c.settings_json,
+                        dataset: c.dataset,
+                    })
+                    .collect(),
+                trials: s.trials.iter().map(Into::into).collect(),
+                excluded_json: s.excluded_json,
+                warnings: s.warnings,
+                keep_weights: s.keep_weights,
+            }),
+            Self::CampaignCancelled { name } => E::CampaignCancelled(v1::CampaignCancelled { name: name.into() }),
+            Self::LeaseGranted { trial, attempt, holder } => E::LeaseGranted(v1::LeaseGranted {
+                trial: Some((&trial).into()),
+                attempt: attempt.get(),
+                agent: holder.agent.into(),
+                slot: holder.slot.into(),
+            }),
+            Self::LeaseResumed { trial, attempt, holder } => E::LeaseResumed(v1::LeaseResumed {
+                trial: Some((&trial).into()),
+                attempt: attempt.get(),
+                agent: holder.agent.into(),
+                slot: holder.slot.into(),
+            }),
+            Self::LeaseReleased { trial, attempt, lost, reason } => E::LeaseReleased(v1::LeaseReleased {
+                trial: Some((&trial).into()),
+                attempt: attempt.get(),
+                lost,
+                reason,
+            }),
+            Self::TrialRecorded { trial, attempt, class, record, seal } => E::TrialRecorded(v1::TrialRecorded {
+                trial: Some((&trial).into()),
+                attempt: attempt.get(),
+                record_json: record,
+                samples_stored: seal.stored,
+                samples_missing: seal.missing,
+                samples_crc32: seal.crc32,
+                outcome_class: class.name().to_owned(),
+            }),
+            Self::ReportSuperseded { trial, attempt, record } => E::ReportSuperseded(v1::ReportSuperseded {
+                trial: Some((&trial).into()),
+                attempt: attempt.get(),
+                record_json: record,
+            }),
+            Self::TrialGivenUp { trial, losses, reason } => {
+                E::TrialGivenUp(v1::TrialGivenUp { trial: Some((&trial).into()), losses, reason })
+            }
+            Self::TrialRetried { trial } => E::TrialRetried(v1::TrialRetried { trial: Some((&trial).into()) }),
+        };
+        v1::JournalEvent { at_unix_ms, event: Some(event) }
+    }
+
+    /// The event that a journal entry holds.
+    ///
+    /// # Errors
+    /// The entry lacks a part, or is of a kind that a later version wrote.
+    pub fn from_journal(entry: v1::JournalEvent) -> Result<Self, WireError> {
+        use v1::journal_event::Event as E;
+        let holder = |agent: String, slot: String| -> Result<Holder, WireError> {
+            Ok(Holder { agent: agent.parse::<AgentId>()?, slot: slot.parse::<SlotId>()? })
+        };
+        let event = entry.event.ok_or(WireError::Missing("an event that this version knows"))?;
+        Ok(match event {
+            E::CampaignSubmitted(s) => Self::CampaignSubmitted(Box::new(Submission {
+                name: s.name.parse()?,
+                toml: s.toml,
+                cells: s
+                    .cells
+                    .into_iter()
+                    .map(|c| {
+                        Ok(CellEntry { id: c.cell.parse()?, settings_json: c.settings_json, dataset: c.dataset })
+                    })
+                    .collect::<Result<_, WireError>>()?,
+                trials: s.trials.into_iter().map(TryInto::try_into).collect::<Result<_, WireError>>()?,
+                excluded_json: s.excluded_json,
+                warnings: s.warnings,
+                keep_weights: s.keep_weights,
+            })),
+            E::CampaignCancelled(c) => Self::CampaignCancelled { name: c.name.parse()? },
+            E::LeaseGranted(l) => Self::LeaseGranted {
+                trial: wire::trial(l.trial)?,
+                attempt: l.attempt.try_into()?,
+                holder: holder(l.agent, l.slot)?,
+            },
+            E::LeaseResumed(l) => Self::LeaseResumed {
+                trial: wire::trial(l.trial)?,
+                attempt: l.attempt.try_into()?,
+                holder: holder(l.agent, l.slot)?,
+            },
+            E::LeaseReleased(l) => Self::LeaseReleased {
+                trial: wire::trial(l.trial)?,
+                attempt: l.attempt.try_into()?,
+                lost: l.lost,
+                reason: l.reason,
+            },
+            E::TrialRecorded(r) => Self::TrialRecorded {
+                trial: wire::trial(r.trial)?,
+                attempt: r.attempt.try_into()?,
+                class: OutcomeClass::from_name(&r.outcome_class)
+                    .ok_or_else(|| WireError::Invalid(format!("an unknown outcome \"{}\"", r.outcome_class)))?,
+                record: r.record_json,
+                seal: Seal { stored: r.samples_stored, missing: r.samples_missing, crc32: r.samples_crc32 },
+            },
+            E::ReportSuperseded(r) => Self::ReportSuperseded {
+                trial: wire::trial(r.trial)?,
+                attempt: r.attempt.try_into()?,
+                record: r.record_json,
+            },
+            E::TrialGivenUp(g) => {
+                Self::TrialGivenUp { trial: wire::trial(g.trial)?, losses: g.losses, reason: g.reason }
+            }
+            E::TrialRetried(r) => Self::TrialRetried { trial: wire::trial(r.trial)? },
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! What agents ask for: work, renewals, the acceptance of what they have done.
+
+use std::collections::HashSet;
+
+use fleet_common::id::{AgentId, Attempt, HardwareClass, TrialId};
+use fleet_common::lease::{Holder, TrialState};
+use fleet_common::record::OutcomeClass;
+use fleet_common::telemetry::Seal;
+
+use super::{Agent, Claim, Core, Event, Offer, Parked, Progress, Reply, Reported, SlotInfo, Token, Verdict};
+
+impl Core {
+    /// Settles both sides' views: what the agent claims is judged, and what it should hold but does not claim is taken
+    /// back at once, without waiting for the lease's time.
+    pub(super) fn register(
+        &mut self,
+        token: Token,
+        agent: AgentId,
+        version: String,
+        host: String,
+        slots: Vec<SlotInfo>,
+        held: Vec<Claim>,
+    ) {
+        let claimed: HashSet<(TrialId, Attempt)> = held.iter().map(|c| (c.trial.clone(), c.attempt)).collect();
+        let dropped: Vec<TrialId> = self
+            .state
+            .held_by_agent(&agent)
+            .filter(|(_, trial)| {
+                let attempt = self.state.trial(trial).and_then(|t| t.life.attempt);
+                !attempt.is_some_and(|attempt| claimed.contains(&((*trial).clone(), attempt)))
+            })
+            .map(|(_, trial)| trial.clone())
+            .collect();
+        for trial in dropped {
+            self.lose(&trial, "its agent was restarted");
+        }
+        // Parked questions of the agent's former life are answered to nobody.
+        self.parked.retain(|p| p.holder.agent != agent);
+        self.agents.insert(agent.clone(), Agent { version, host, slots, heard: self.now.mono });
+        let verdicts = held.into_iter().map(|claim| self.judge(&agent, claim)).collect();
+        self.reply(token, Reply::Registered(verdicts));
+    }
+
+    /// Renews a claimed lease, lets its former holder take it up again, or says why neither can be.
+    fn judge(&mut self, agent: &AgentId, claim: Claim) -> Verdict {
+        let holder = Holder { agent: agent.clone(), slot: claim.slot.clone() };
+        let keep = match self.state.trial(&claim.trial) {
+            None => Err("the coordinator does not know this trial".to_owned()),
+            Some(t) if t.life.is_held(&holder, claim.attempt) => Ok(()),
+            Some(t) if t.life.may_resume(claim.attempt) && self.state.held_by(&holder).is_none() => {
+                self.record(Event::LeaseResumed {
+                    trial: claim.trial.clone(),
+                    attempt: claim.attempt,
+                    holder: holder.clone(),
+                });
+                Ok(())
+            }
+            Some(t) => Err(match &t.life.state {
+                TrialState::Cancelled => "it was called off".to_owned(),
+                TrialState::Finished => "it is finished".to_owned(),
+                TrialState::Leased { holder, .. } => format!("attempt {} has it now ({})", attempt(t), holder.agent),
+                TrialState::Waiting => format!("attempt {} was granted since", attempt(t)),
+            }),
+        };
+        if keep.is_ok() {
+            self.state.renew(&claim.trial, &holder, self.now.mono);
+        }
+        Verdict { claim, keep }
+    }
+
+    pub(super) fn heartbeat(&mut self, token: Token, agent: &AgentId, running: Vec<(Claim, Progress)>) {
+        let Some(known) = self.agents.get_mut(agent) else {
+            return self.reply(token, Reply::Heartbeat(None));
+        };
+        known.heard = self.now.mono;
+        let verdicts = running
+            .into_iter()
+            .map(|(claim, progress)| {
+                let verdict = self.judge(agent, claim);
+                if verdict.keep.is_ok() {
+                    let since = self.progress.get(&verdict.claim.trial).map_or(self.now.mono, |(_, since)| *since);
+                    self.progress.insert(verdict.claim.trial.clone(), (progress, since));
+                }
+                verdict
+            })
+            .collect();
+        self.reply(token, Reply::Heartbeat(Some(verdicts)));
+    }
+
+    pub(super) fn pull(&mut self, token: Token, holder: Holder, wait_ms: u64) {
+        if let Some(agent) = self.agents.get_mut(&holder.agent) {
+            agent.heard = self.now.mono;
+        }
+        // A slot asks once at a time: an older question of the same slot lost its asker.
+        self.parked.retain(|p| p.holder != holder);
+        // The answer to an earlier question got lost: the slot holds a lease that it does not know of.
+        if let Some(offer) = self.state.held_by(&holder).and_then(|trial| self.offer(trial)) {
+            self.state.renew(&offer.trial, &holder, self.now.mono);
+            return self.reply(token, Reply::Leased(Some(offer)));
+        }
+        self.parked.push(Parked { token, holder, until: self.now.mono + wait_ms });
+    }
+
+    fn class_of(&self, holder: &Holder) -> Option<&HardwareClass> {
+        let agent = self.agents.get(&holder.agent)?;
+        agent.slots.iter().find(|s| s.slot == holder.slot).map(|s| &s.hardware)
+    }
+
+    fn offer(&self, trial: &TrialId) -> Option<Offer> {
+        let entry = self.state.trial(trial)?;
+        Some(Offer {
+            trial: trial.clone(),
+            attempt: entry.life.attempt?,
+            cell: self.state.cell(&trial.cell)?.clone(),
+            keep_weights: self.state.keeps_weights(trial),
+        })
+    }
+
+    /// Grants work to parked questions, oldest first, and answers those whose time is over.
+    pub(super) fn serve_parked(&mut self) {
+        let mut still = Vec::new();
+        for parked in std::mem::take(&mut self.parked) {
+            let next = self.class_of(&parked.holder).and_then(|class| self.state.queue().next_for(class)).cloned();
+            match next.and_then(|trial| self.state.trial(&trial).map(|t| (t.life.next_attempt(), trial))) {
+                Some((attempt, trial)) => {
+                    let holder = parked.holder.clone();
+                    self.record(Event::LeaseGranted { trial: trial.clone(), attempt, holder });
+                    self.progress.insert(trial.clone(), (Progress::default(), self.now.mono));
+                    let offer = self.offer(&trial);
+                    self.reply(parked.token, Reply::Leased(offer));
+                }
+                None if parked.until <= self.now.mono => self.reply(parked.token, Reply::Leased(None)),
+                None => still.push(parked),
+            }
+        }
+        self.parked = still;
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a report has that many parts")]
+    pub(super) fn report(
+        &mut self,
+        holder: &Holder,
+        trial: TrialId,
+        attempt: Attempt,
+        class: OutcomeClass,
+        reason: String,
+        record: Vec<u8>,
+        seal: Seal,
+    ) -> Reported {
+        let Some(entry) = self.state.trial(&trial) else { return Reported::NotWanted };
+        let life = &entry.life;
+        if life.may_resume(attempt) && self.state.held_by(holder).is_none() {
+            // Given up too early, and nobody else has it: its work counts.
+            self.record(Event::LeaseResumed { trial: trial.clone(), attempt, holder: holder.clone() });
+        } else if !life.is_held(holder, attempt) {
+            if life.attempt == Some(attempt) && life.state == TrialState::Finished {
+                return Reported::AlreadyRecorded;
+            }
+            if class.is_result() {
+                self.record(Event::ReportSuperseded { trial, attempt, record });
+                return Reported::Superseded;
+            }
+            return Reported::NotWanted;
+        }
+        self.progress.remove(&trial);
+        match class {
+            // What happened to the machine says nothing about the cell: try again, but not for ever.
+            OutcomeClass::Crashed if self.may_lose_again(&trial) => self.lose(&trial, &reason),
+            OutcomeClass::Cancelled => {
+                self.record(Event::LeaseReleased { trial, attempt, lost: false, reason });
+            }
+            _ => self.record(Event::TrialRecorded { trial, attempt, class, record, seal }),
+        }
+        Reported::Recorded
+    }
+
+    pub(super) fn release(&mut self, holder: &Holder, trial: &TrialId, attempt: Attempt, reason: String) {
+        if self.state.trial(trial).is_some_and(|t| t.life.is_held(holder, attempt)) {
+            self.progress.remove(trial);
+            self.record(Event::LeaseReleased { trial: trial.clone(), attempt, lost: false, reason });
+        }
+    }
+
+    fn may_lose_again(&self, trial: &TrialId) -> bool {
+        self.state.trial(trial).is_some_and(|t| t.life.losses + 1 < self.terms.max_losses)
+    }
+
+    /// Takes a lease back from an agent (or worker) that is gone; the trial waits again, or is given up.
+    fn lose(&mut self, trial: &TrialId, reason: &str) {
+        let Some(attempt) = self.state.trial(trial).and_then(|t| t.life.attempt) else { return };
+        let again = self.may_lose_again(trial);
+        self.progress.remove(trial);
+        self.record(Event::LeaseReleased { trial: trial.clone(), attempt, lost: true, reason: reason.to_owned() });
+        if !again {
+            let losses = self.state.trial(trial).map_or(0, |t| t.life.losses);
+            self.record(Event::TrialGivenUp { trial: trial.clone(), losses, reason: reason.to_owned() });
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        let lost: Vec<(TrialId, String)> = self
+            .state
+            .leases()
+            .filter(|(_, trial)| {
+                self.state.trial(trial).is_some_and(|t| t.life.is_lost(&self.terms, self.now.mono))
+            })
+            .map(|(holder, trial)| (trial.clone(), format!("agent {} fell silent", holder.agent)))
+            .collect();
+        for (trial, reason) in lost {
+            self.lose(&trial, &reason);
+        }
+        // An agent that holds nothing and says nothing is no longer here.
+        let (now, silence) = (self.now.mono, self.terms.time_ms * 2);
+        let busy: HashSet<AgentId> = self.state.leases().map(|(h, _)| h.agent.clone()).collect();
+        self.agents.retain(|id, a| busy.contains(id) || now.0.saturating_sub(a.heard.0) < silence);
+    }
+}
+
+fn attempt(entry: &super::TrialEntry) -> String {
+    entry.life.attempt.map_or_else(|| "none".to_owned(), |a| a.to_string())
+}

@@ -1,0 +1,355 @@
+//! The coordinator's decisions: inputs in, events and replies out, one owner of the state.
+//!
+//! Nothing here waits, reads a clock or touches a disk. The driver feeds inputs one at a time, makes the events durable,
+//! and only then sends the replies: what an agent or a person has been told is never forgotten.
+
+mod campaigns;
+mod event;
+mod leases;
+mod state;
+mod status;
+
+use std::collections::{BTreeMap, HashMap};
+
+use fleet_common::id::{AgentId, Attempt, CampaignName, HardwareClass, SlotId, TrialId};
+use fleet_common::lease::{Holder, LeaseTerms, Millis};
+use fleet_common::record::OutcomeClass;
+use fleet_common::telemetry::Seal;
+
+pub use campaigns::Prepared;
+pub use event::{CellEntry, Event, Submission};
+pub use state::{ApplyError, Campaign, State, TrialEntry};
+pub use status::{AgentView, CampaignView, Running, Snapshot};
+
+/// Names one question, so that its answer finds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// The clocks, read by the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic; for leases.
+    pub mono: Millis,
+    /// Wall clock, milliseconds since 1970; for people.
+    pub unix_ms: u64,
+}
+
+/// A slot as its agent describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotInfo {
+    /// Which.
+    pub slot: SlotId,
+    /// Its class.
+    pub hardware: HardwareClass,
+    /// Its memory, bytes.
+    pub memory_bytes: u64,
+}
+
+/// A lease as an agent claims to hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The trial.
+    pub trial: TrialId,
+    /// Under which attempt.
+    pub attempt: Attempt,
+    /// In which slot.
+    pub slot: SlotId,
+}
+
+/// How far a running trial is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Progress {
+    /// Phase at work.
+    pub phase: String,
+    /// Steps or images done.
+    pub done: u64,
+    /// Of how many.
+    pub of: u64,
+    /// Latest training loss.
+    pub loss: Option<f64>,
+}
+
+/// What may happen to the coordinator.
+#[derive(Debug)]
+pub enum Input {
+    /// A person submits a campaign.
+    Submit(Token, Box<Prepared>),
+    /// A person opens ended trials again.
+    Retry {
+        /// Whom to answer.
+        token: Token,
+        /// Which campaign.
+        campaign: CampaignName,
+        /// Trials whose outcome says nothing about the cell.
+        failed: bool,
+        /// Trials that were called off.
+        missing: bool,
+    },
+    /// A person calls a campaign off.
+    Cancel(Token, CampaignName),
+    /// A person asks where things stand.
+    Status(Token, Option<CampaignName>),
+    /// An agent introduces itself.
+    Register {
+        /// Whom to answer.
+        token: Token,
+        /// Who.
+        agent: AgentId,
+        /// Its version.
+        version: String,
+        /// Its host.
+        host: String,
+        /// Its slots.
+        slots: Vec<SlotInfo>,
+        /// What it is running.
+        held: Vec<Claim>,
+    },
+    /// A free slot asks for work.
+    Pull {
+        /// Whom to answer.
+        token: Token,
+        /// Which slot.
+        holder: Holder,
+        /// How long the question may wait, milliseconds.
+        wait_ms: u64,
+    },
+    /// Nobody waits for this answer any more.
+    Gone(Token),
+    /// An agent renews its leases.
+    Heartbeat {
+        /// Whom to answer.
+        token: Token,
+        /// Who.
+        agent: AgentId,
+        /// What it is running, and how far it is.
+        running: Vec<(Claim, Progress)>,
+    },
+    /// An agent delivers a record.
+    Report {
+        /// Whom to answer.
+        token: Token,
+        /// Who.
+        holder: Holder,
+        /// The trial.
+        trial: TrialId,
+        /// The attempt.
+        attempt: Attempt,
+        /// Class of the outcome.
+        class: OutcomeClass,
+        /// The outcome's reason in words.
+        reason: String,
+        /// The document.
+        record: Vec<u8>,
+        /// Its samples, as stored.
+        seal: Seal,
+    },
+    /// An agent gives a lease back.
+    Release {
+        /// Whom to answer.
+        token: Token,
+        /// Who.
+        holder: Holder,
+        /// The trial.
+        trial: TrialId,
+        /// The attempt.
+        attempt: Attempt,
+        /// Why.
+        reason: String,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What became of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    /// It is the trial's record, or its crash was noted and the trial waits again.
+    Recorded,
+    /// It was stored before.
+    AlreadyRecorded,
+    /// Stored outside the statistics.
+    Superseded,
+    /// No such trial.
+    NotWanted,
+}
+
+/// What the coordinator thinks of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The claim.
+    pub claim: Claim,
+    /// Go on, or stop for this reason.
+    pub keep: Result<(), String>,
+}
+
+/// A lease that is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The trial.
+    pub trial: TrialId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Its cell.
+    pub cell: std::sync::Arc<CellEntry>,
+    /// Keep the trained weights.
+    pub keep_weights: bool,
+}
+
+/// Why a person's request was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such campaign.
+    #[error("no campaign is called \"{name}\"{hint}")]
+    UnknownCampaign {
+        /// The name.
+        name: CampaignName,
+        /// The nearest one, or all there are.
+        hint: String,
+    },
+    /// It cannot be done as things stand.
+    #[error("{0}")]
+    NotNow(String),
+}
+
+/// Answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// To a submission: trials in all, and new ones.
+    Submitted(Result<(u64, u64), Refusal>),
+    /// To retry and cancel: how many trials.
+    Changed(Result<u64, Refusal>),
+    /// To a question for the status.
+    Status(Result<Box<Snapshot>, Refusal>),
+    /// To an introduction.
+    Registered(Vec<Verdict>),
+    /// To a pull.
+    Leased(Option<Offer>),
+    /// To a heartbeat; `None`: register again.
+    Heartbeat(Option<Vec<Verdict>>),
+    /// To a report.
+    Reported(Reported),
+    /// To a release.
+    Released,
+}
+
+/// What follows from an input: facts to make durable, then answers to send.
+#[derive(Debug, Default, PartialEq)]
+pub struct Step {
+    /// In order.
+    pub events: Vec<Event>,
+    /// In any order, after the events are durable.
+    pub replies: Vec<(Token, Reply)>,
+}
+
+/// What is known of an agent. Not durable: agents introduce themselves again.
+#[derive(Debug, Clone, PartialEq)]
+struct Agent {
+    version: String,
+    host: String,
+    slots: Vec<SlotInfo>,
+    heard: Millis,
+}
+
+/// A pull that waits for work.
+#[derive(Debug, Clone, PartialEq)]
+struct Parked {
+    token: Token,
+    holder: Holder,
+    until: Millis,
+}
+
+/// The coordinator's mind.
+#[derive(Debug)]
+pub struct Core {
+    state: State,
+    terms: LeaseTerms,
+    agents: BTreeMap<AgentId, Agent>,
+    parked: Vec<Parked>,
+    progress: HashMap<TrialId, (Progress, Millis)>,
+    now: Now,
+    step: Step,
+}
+
+impl Core {
+    /// A coordinator that knows what `state` says.
+    pub fn new(state: State, terms: LeaseTerms) -> Self {
+        Self {
+            state,
+            terms,
+            agents: BTreeMap::new(),
+            parked: Vec::new(),
+            progress: HashMap::new(),
+            now: Now { mono: Millis(0), unix_ms: 0 },
+            step: Step::default(),
+        }
+    }
+
+    /// What is known.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// How long leases last.
+    pub fn terms(&self) -> LeaseTerms {
+        self.terms
+    }
+
+    /// Takes in what happened and says what follows. The events are already part of the state.
+    pub fn handle(&mut self, input: Input, now: Now) -> Step {
+        self.now = now;
+        match input {
+            Input::Submit(token, prepared) => self.submit(token, *prepared),
+            Input::Retry { token, campaign, failed, missing } => self.retry(token, &campaign, failed, missing),
+            Input::Cancel(token, campaign) => self.cancel(token, campaign),
+            Input::Status(token, campaign) => {
+                let snapshot = self.snapshot(campaign.as_ref());
+                self.reply(token, Reply::Status(snapshot.map(Box::new)));
+            }
+            Input::Register { token, agent, version, host, slots, held } => {
+                self.register(token, agent, version, host, slots, held);
+            }
+            Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
+            Input::Gone(token) => self.parked.retain(|p| p.token != token),
+            Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
+            Input::Report { token, holder, trial, attempt, class, reason, record, seal } => {
+                let reported = self.report(&holder, trial, attempt, class, reason, record, seal);
+                self.reply(token, Reply::Reported(reported));
+            }
+            Input::Release { token, holder, trial, attempt, reason } => {
+                self.release(&holder, &trial, attempt, reason);
+                self.reply(token, Reply::Released);
+            }
+            Input::Tick => self.tick(),
+        }
+        self.serve_parked();
+        std::mem::take(&mut self.step)
+    }
+
+    /// Makes an event part of the state and of this step.
+    fn record(&mut self, event: Event) {
+        let applied = self.state.apply(&event, self.now.mono, self.now.unix_ms);
+        // The core checks before it decides, so this is a slip of the core itself; a fact that does not fit must not
+        // reach the journal.
+        assert!(applied.is_ok() || !cfg!(test), "{applied:?}");
+        if applied.is_ok() {
+            self.step.events.push(event);
+        }
+    }
+
+    fn reply(&mut self, token: Token, reply: Reply) {
+        self.step.replies.push((token, reply));
+    }
+
+    fn unknown_campaign(&self, name: &CampaignName) -> Refusal {
+        let names: Vec<&str> = self.state.campaigns().keys().map(CampaignName::as_str).collect();
+        let hint = match (fleet_common::spec::nearest(name.as_str(), names.iter().copied()), names.is_empty()) {
+            (Some(nearest), _) => format!("; did you mean \"{nearest}\"?"),
+            (None, true) => "; none has been submitted yet".to_owned(),
+            (None, false) => format!("; there are {}", names.join(", ")),
+        };
+        Refusal::UnknownCampaign { name: name.clone(), hint }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,498 @@
+//! The core's decisions, one story at a time, and then any stories at all.
+
+use std::collections::BTreeMap;
+
+use fleet_common::id::{AgentId, Attempt, CampaignName, SlotId, TrialId};
+use fleet_common::lease::{Holder, LeaseTerms, Millis, StateKind};
+use fleet_common::plan::{DatasetIdentity, Resolution, plan};
+use fleet_common::record::OutcomeClass;
+use fleet_common::spec::{self, DatasetName};
+use fleet_common::telemetry::Seal;
+use proptest::prelude::*;
+
+use super::*;
+
+const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
+
+fn prepared(seeds: &str, hardware: &str) -> Box<Prepared> {
+    let toml = format!(
+        "name = \"t\"\nseeds = {seeds}\nhardware = {hardware}\n[matrix]\nmethod = [\"full\", \"lora\"]\n\
+         backbone = \"vit_micro\"\ndataset = \"textures\"\n[train]\nsteps = 10\n"
+    );
+    let campaign = spec::Campaign::parse("t.toml", &toml).expect("valid");
+    let identity = DatasetIdentity { fingerprint: "0".repeat(64), classes: 8, train: 10, test: 10 };
+    let datasets = [(DatasetName::Textures("textures".into()), Ok(identity))].into();
+    let plan = plan(&campaign, &Resolution { datasets, ..Resolution::default() });
+    Box::new(Prepared { campaign, toml, plan })
+}
+
+fn holder(agent: &str) -> Holder {
+    Holder { agent: agent.parse().expect("an id"), slot: "cpu".parse().expect("a slot") }
+}
+
+/// A core with a clock, and everything it ever said.
+struct World {
+    core: Core,
+    now: u64,
+    tokens: u64,
+    events: Vec<Event>,
+    replies: BTreeMap<Token, Reply>,
+}
+
+impl World {
+    fn new() -> Self {
+        let core = Core::new(State::default(), TERMS);
+        Self { core, now: 0, tokens: 0, events: Vec::new(), replies: BTreeMap::new() }
+    }
+
+    fn token(&mut self) -> Token {
+        self.tokens += 1;
+        Token(self.tokens)
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Event> {
+        let step = self.core.handle(input, Now { mono: Millis(self.now), unix_ms: 1_000 + self.now });
+        self.events.extend(step.events.clone());
+        for (token, reply) in step.replies {
+            assert!(self.replies.insert(token, reply).is_none(), "answered twice");
+        }
+        step.events
+    }
+
+    fn ask(&mut self, input: impl FnOnce(Token) -> Input) -> Option<Reply> {
+        let token = self.token();
+        self.feed(input(token));
+        self.replies.get(&token).cloned()
+    }
+
+    fn submit(&mut self, seeds: &str) -> Reply {
+        self.ask(|t| Input::Submit(t, prepared(seeds, "\"any\""))).expect("answered at once")
+    }
+
+    fn register(&mut self, agent: &str, held: Vec<Claim>) -> Vec<Verdict> {
+        let slots = vec![SlotInfo {
+            slot: "cpu".parse().expect("a slot"),
+            hardware: "CPU".parse().expect("a class"),
+            memory_bytes: 1 << 30,
+        }];
+        let agent: AgentId = agent.parse().expect("an id");
+        let reply = self.ask(|token| Input::Register {
+            token,
+            agent,
+            version: "1".into(),
+            host: "h".into(),
+            slots,
+            held,
+        });
+        match reply {
+            Some(Reply::Registered(verdicts)) => verdicts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pull(&mut self, agent: &str) -> Option<Offer> {
+        match self.ask(|token| Input::Pull { token, holder: holder(agent), wait_ms: 0 }) {
+            Some(Reply::Leased(offer)) => offer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn report(&mut self, agent: &str, offer: &Offer, class: OutcomeClass) -> Reported {
+        let (trial, attempt) = (offer.trial.clone(), offer.attempt);
+        let reply = self.ask(|token| Input::Report {
+            token,
+            holder: holder(agent),
+            trial,
+            attempt,
+            class,
+            reason: "because".into(),
+            record: b"{}".to_vec(),
+            seal: Seal::default(),
+        });
+        match reply {
+            Some(Reply::Reported(reported)) => reported,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn heartbeat(&mut self, agent: &str, offer: &Offer) -> Option<Vec<Verdict>> {
+        let running = vec![(claim(offer), Progress::default())];
+        let agent: AgentId = agent.parse().expect("an id");
+        match self.ask(|token| Input::Heartbeat { token, agent, running }) {
+            Some(Reply::Heartbeat(verdicts)) => verdicts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn pass(&mut self, ms: u64) -> Vec<Event> {
+        self.now += ms;
+        self.feed(Input::Tick)
+    }
+
+    fn kind(&self, trial: &TrialId) -> StateKind {
+        self.core.state().trial(trial).expect("known").life.state.kind()
+    }
+}
+
+fn claim(offer: &Offer) -> Claim {
+    Claim { trial: offer.trial.clone(), attempt: offer.attempt, slot: "cpu".parse::<SlotId>().expect("a slot") }
+}
+
+#[test]
+fn a_campaign_runs_to_its_end() {
+    let mut w = World::new();
+    assert_eq!(w.submit("[0, 1]"), Reply::Submitted(Ok((4, 4))));
+    w.register("a", vec![]);
+    let mut seen = Vec::new();
+    while let Some(offer) = w.pull("a") {
+        assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::Recorded);
+        assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::AlreadyRecorded, "may be repeated");
+        seen.push(offer.trial);
+    }
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 4);
+    assert_eq!(w.events.iter().filter(|e| matches!(e, Event::TrialRecorded { .. })).count(), 4);
+}
+
+#[test]
+fn submitting_again_asks_only_for_what_is_missing() {
+    let mut w = World::new();
+    w.submit("[0]");
+    let before = w.events.len();
+    assert_eq!(w.submit("[0]"), Reply::Submitted(Ok((2, 0))));
+    assert_eq!(w.events.len(), before, "the same file changes nothing");
+    assert_eq!(w.submit("[0, 1]"), Reply::Submitted(Ok((4, 2))));
+    // A smaller file calls off what it no longer asks for.
+    assert_eq!(w.submit("[1]"), Reply::Submitted(Ok((2, 0))));
+    w.register("a", vec![]);
+    let mut left = 0;
+    while let Some(offer) = w.pull("a") {
+        w.report("a", &offer, OutcomeClass::Completed);
+        left += 1;
+    }
+    assert_eq!(left, 2);
+    // And a grown one brings it back.
+    w.submit("[0, 1]");
+    assert!(w.pull("a").is_some());
+}
+
+#[test]
+fn each_class_of_hardware_gets_a_trial_of_its_own() {
+    let mut w = World::new();
+    let refused = w.ask(|t| Input::Submit(t, prepared("[0]", "\"each\"")));
+    assert!(matches!(&refused, Some(Reply::Submitted(Err(Refusal::NotNow(why)))) if why.contains("no agent")), "{refused:?}");
+    let named = w.ask(|t| Input::Submit(t, prepared("[0]", "[\"CPU\", \"GPU X\"]")));
+    assert_eq!(named, Some(Reply::Submitted(Ok((4, 4)))));
+    w.register("a", vec![]);
+    let mut got = 0;
+    while let Some(offer) = w.pull("a") {
+        assert_eq!(offer.trial.hardware.as_ref().map(|h| h.as_str()), Some("CPU"));
+        w.report("a", &offer, OutcomeClass::Completed);
+        got += 1;
+    }
+    assert_eq!(got, 2, "the other class's trials wait for their hardware");
+    let Some(Reply::Status(Ok(snapshot))) = w.ask(|t| Input::Status(t, None)) else { panic!("no status") };
+    assert_eq!(snapshot.campaigns[0].waits, [("no connected agent has a GPU X".to_owned(), 2)].into());
+}
+
+#[test]
+fn a_question_waits_for_work_and_a_lost_answer_costs_nothing() {
+    let mut w = World::new();
+    w.register("a", vec![]);
+    let token = w.token();
+    w.feed(Input::Pull { token, holder: holder("a"), wait_ms: 30_000 });
+    assert!(!w.replies.contains_key(&token), "nothing to do yet");
+    w.submit("[0]");
+    let Some(Reply::Leased(Some(offer))) = w.replies.get(&token).cloned() else { panic!("not served") };
+    // The answer never arrived; asking again gives the same lease, not another one.
+    assert_eq!(w.pull("a"), Some(offer));
+    // A question whose asker is gone is not granted anything.
+    w.register("b", vec![]);
+    let token = w.token();
+    w.feed(Input::Pull { token, holder: holder("b"), wait_ms: 30_000 });
+    assert!(w.replies.contains_key(&token), "the second trial");
+    w.register("c", vec![]);
+    let token = w.token();
+    w.feed(Input::Pull { token, holder: holder("c"), wait_ms: 30_000 });
+    w.feed(Input::Gone(token));
+    w.submit("[0, 1]");
+    assert!(!w.replies.contains_key(&token));
+    // And one whose time is over is answered.
+    let token = w.token();
+    w.feed(Input::Cancel(Token(9_999), "t".parse().expect("a name")));
+    w.feed(Input::Pull { token, holder: holder("c"), wait_ms: 30_000 });
+    w.pass(29_999);
+    assert!(!w.replies.contains_key(&token));
+    w.pass(1);
+    assert_eq!(w.replies.get(&token), Some(&Reply::Leased(None)));
+}
+
+#[test]
+fn a_silent_agent_loses_its_lease_and_a_late_report_is_fenced() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", vec![]);
+    w.register("b", vec![]);
+    let first = w.pull("a").expect("work");
+    assert!(w.pass(59_999).is_empty(), "not yet");
+    let lost = w.pass(1);
+    assert!(matches!(&lost[..], [Event::LeaseReleased { lost: true, .. }]), "{lost:?}");
+    w.register("b", vec![]);
+    // The trial is granted again, under a higher attempt.
+    let mut second = w.pull("b").expect("work");
+    if second.trial != first.trial {
+        w.report("b", &second, OutcomeClass::Completed);
+        second = w.pull("b").expect("work");
+    }
+    assert_eq!((second.trial.clone(), second.attempt), (first.trial.clone(), first.attempt.next()));
+    // The first agent wakes up: it is told to stop, and its record is kept aside.
+    w.register("a", vec![]);
+    let verdicts = w.heartbeat("a", &first).expect("known");
+    assert!(verdicts[0].keep.as_ref().expect_err("stop").contains("attempt 2 has it now"), "{verdicts:?}");
+    assert_eq!(w.report("a", &first, OutcomeClass::Completed), Reported::Superseded);
+    assert_eq!(w.report("b", &second, OutcomeClass::Completed), Reported::Recorded);
+    assert_eq!(w.report("a", &first, OutcomeClass::Completed), Reported::Superseded);
+    assert_eq!(w.core.state().trial(&first.trial).expect("known").superseded, 2);
+}
+
+#[test]
+fn an_agent_that_was_given_up_too_early_takes_its_lease_up_again() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", vec![]);
+    let offer = w.pull("a").expect("work");
+    w.pass(60_000);
+    assert_eq!(w.kind(&offer.trial), StateKind::Waiting);
+    // The agent was cut off, not dead; nobody else took the trial.
+    let verdicts = w.register("a", vec![claim(&offer)]);
+    assert_eq!(verdicts[0].keep, Ok(()));
+    assert_eq!(w.kind(&offer.trial), StateKind::Leased);
+    assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::Recorded);
+    // The same when it comes back only with the finished record.
+    let offer = w.pull("a").expect("work");
+    w.pass(60_000);
+    assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::Recorded);
+}
+
+#[test]
+fn a_restarted_agent_gives_back_at_once_what_it_no_longer_runs() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", vec![]);
+    let offer = w.pull("a").expect("work");
+    w.register("a", vec![]);
+    assert_eq!(w.kind(&offer.trial), StateKind::Waiting, "without waiting for the lease's time");
+    // An agent that still runs it keeps it.
+    let again = w.pull("a").expect("work");
+    assert_eq!(w.register("a", vec![claim(&again)])[0].keep, Ok(()));
+    assert_eq!(w.kind(&again.trial), StateKind::Leased);
+}
+
+#[test]
+fn a_trial_that_keeps_killing_its_workers_is_given_up() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", vec![]);
+    let victim = w.pull("a").expect("work");
+    for round in 1..=3 {
+        let offer = if round == 1 { victim.clone() } else { w.pull("a").expect("work") };
+        assert_eq!(offer.trial, victim.trial, "it goes back to its place in line");
+        assert_eq!(w.kind(&victim.trial), StateKind::Leased);
+        w.report("a", &offer, OutcomeClass::Crashed);
+    }
+    let entry = w.core.state().trial(&victim.trial).expect("known");
+    assert_eq!((entry.life.state.kind(), entry.class), (StateKind::Finished, Some(OutcomeClass::Crashed)));
+    // A person may open it again; results are not worth that.
+    let name: CampaignName = "t".parse().expect("a name");
+    let other = w.pull("a").expect("the other trial");
+    w.report("a", &other, OutcomeClass::DoesNotFit);
+    let retry = |failed, missing| {
+        let campaign = name.clone();
+        move |token| Input::Retry { token, campaign, failed, missing }
+    };
+    assert_eq!(w.ask(retry(false, true)), Some(Reply::Changed(Ok(0))));
+    assert_eq!(w.ask(retry(true, false)), Some(Reply::Changed(Ok(1))));
+    assert_eq!(w.pull("a").expect("open again").trial, victim.trial);
+}
+
+#[test]
+fn cancelling_calls_off_what_has_not_ended() {
+    let mut w = World::new();
+    w.submit("[0, 1]");
+    w.register("a", vec![]);
+    let done = w.pull("a").expect("work");
+    w.report("a", &done, OutcomeClass::Completed);
+    let running = w.pull("a").expect("work");
+    let name: CampaignName = "t".parse().expect("a name");
+    assert_eq!(w.ask(|t| Input::Cancel(t, name.clone())), Some(Reply::Changed(Ok(3))));
+    assert_eq!(w.ask(|t| Input::Cancel(t, name.clone())), Some(Reply::Changed(Ok(0))));
+    assert!(w.heartbeat("a", &running).expect("known")[0].keep.is_err());
+    assert_eq!(w.report("a", &running, OutcomeClass::Cancelled), Reported::NotWanted);
+    assert_eq!(w.kind(&done.trial), StateKind::Finished);
+    assert_eq!(w.kind(&running.trial), StateKind::Cancelled);
+    let unknown = w.ask(|t| Input::Cancel(t, "tt".parse().expect("a name")));
+    assert!(matches!(unknown, Some(Reply::Changed(Err(r))) if r.to_string().contains("did you mean \"t\"")));
+}
+
+#[test]
+fn a_restarted_coordinator_asks_agents_to_introduce_themselves_and_keeps_their_leases() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", vec![]);
+    let offer = w.pull("a").expect("work");
+    // Restart: the same events, a fresh clock, no agents.
+    let mut state = State::default();
+    for event in &w.events {
+        state.apply(event, Millis(0), 1_000).expect("the journal fits");
+    }
+    let mut w = World { core: Core::new(state, TERMS), now: 0, tokens: 100, events: vec![], replies: BTreeMap::new() };
+    assert_eq!(w.heartbeat("a", &offer), None, "register again");
+    assert!(w.pass(59_999).is_empty(), "leases get their full time anew");
+    assert_eq!(w.register("a", vec![claim(&offer)])[0].keep, Ok(()));
+    assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::Recorded);
+}
+
+/// What a random story is made of.
+#[derive(Debug, Clone)]
+enum Act {
+    Submit(u8),
+    Register(u8, bool),
+    Pull(u8),
+    Heartbeat(u8),
+    Report(u8, u8),
+    Crash(u8),
+    Pass(u32),
+    Cancel,
+    Retry,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        1 => (1u8..4).prop_map(Act::Submit),
+        2 => (0u8..3, any::<bool>()).prop_map(|(a, honest)| Act::Register(a, honest)),
+        6 => (0u8..3).prop_map(Act::Pull),
+        3 => (0u8..3).prop_map(Act::Heartbeat),
+        5 => (0u8..3, 0u8..8).prop_map(|(a, which)| Act::Report(a, which)),
+        1 => (0u8..3).prop_map(Act::Crash),
+        3 => (0u32..90_000).prop_map(Act::Pass),
+        1 => Just(Act::Cancel),
+        1 => Just(Act::Retry),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever happens, in whatever order: no trial is recorded twice, no slot holds two trials and no trial two slots,
+    /// exactly the waiting trials are in line, and replaying the events gives the same state.
+    #[test]
+    fn any_story_keeps_the_promises(acts in prop::collection::vec(act(), 1..120)) {
+        let mut w = World::new();
+        // What each agent believes it was granted, the latest last.
+        let mut believes: Vec<Vec<Offer>> = vec![Vec::new(); 3];
+        let agent = |i: u8| format!("agent-{i}");
+        for act in acts {
+            match act {
+                Act::Submit(n) => {
+                    let seeds: Vec<String> = (0..n).map(|s| s.to_string()).collect();
+                    w.submit(&format!("[{}]", seeds.join(", ")));
+                }
+                Act::Register(a, honest) => {
+                    let held = if honest { believes[a as usize].last().map(claim).into_iter().collect() } else { vec![] };
+                    w.register(&agent(a), held);
+                }
+                Act::Pull(a) => {
+                    let token = w.token();
+                    w.feed(Input::Pull { token, holder: holder(&agent(a)), wait_ms: 0 });
+                    if let Some(Reply::Leased(Some(offer))) = w.replies.get(&token) {
+                        believes[a as usize].push(offer.clone());
+                    }
+                }
+                Act::Heartbeat(a) => {
+                    if let Some(offer) = believes[a as usize].last().cloned() {
+                        w.heartbeat(&agent(a), &offer);
+                    }
+                }
+                Act::Report(a, which) => {
+                    let known = &believes[a as usize];
+                    if !known.is_empty() {
+                        let offer = known[known.len() - 1 - (which as usize % known.len())].clone();
+                        w.report(&agent(a), &offer, OutcomeClass::Completed);
+                    }
+                }
+                Act::Crash(a) => {
+                    if let Some(offer) = believes[a as usize].last().cloned() {
+                        w.report(&agent(a), &offer, OutcomeClass::Crashed);
+                    }
+                }
+                Act::Pass(ms) => {
+                    w.pass(u64::from(ms));
+                }
+                Act::Cancel => {
+                    w.ask(|t| Input::Cancel(t, "t".parse().expect("a name")));
+                }
+                Act::Retry => {
+                    let campaign = "t".parse().expect("a name");
+                    w.ask(|token| Input::Retry { token, campaign, failed: true, missing: true });
+                }
+            }
+            check_now(&w)?;
+        }
+        check_history(&w)?;
+    }
+}
+
+fn check_now(w: &World) -> Result<(), TestCaseError> {
+    let state = w.core.state();
+    let mut trials = std::collections::BTreeSet::new();
+    for (holder, trial) in state.leases() {
+        prop_assert!(trials.insert(trial.clone()), "{} is lent twice", trial);
+        let life = &state.trial(trial).expect("known").life;
+        let attempt = life.attempt.expect("granted");
+        prop_assert!(life.is_held(holder, attempt));
+    }
+    for id in state.campaigns().values().flat_map(|c| &c.trials) {
+        let entry = state.trial(id).expect("known");
+        let waits = entry.life.state.kind() == StateKind::Waiting;
+        let mut queue = state.queue().clone();
+        queue.remove(entry.rank, id);
+        prop_assert_eq!(queue != *state.queue(), waits, "{} in line", id);
+    }
+    Ok(())
+}
+
+fn check_history(w: &World) -> Result<(), TestCaseError> {
+    let mut recorded: BTreeMap<TrialId, Attempt> = BTreeMap::new();
+    let mut latest: BTreeMap<TrialId, Attempt> = BTreeMap::new();
+    for event in &w.events {
+        match event {
+            Event::LeaseGranted { trial, attempt, .. } => {
+                let before = latest.insert(trial.clone(), *attempt);
+                prop_assert!(before.is_none_or(|b| b < *attempt), "attempts only rise");
+                prop_assert!(!recorded.contains_key(trial), "a recorded trial is not lent again");
+            }
+            Event::TrialRecorded { trial, attempt, .. } => {
+                prop_assert!(recorded.insert(trial.clone(), *attempt).is_none(), "{} is recorded twice", trial);
+                prop_assert_eq!(latest.get(trial), Some(attempt), "only the latest attempt is recorded");
+            }
+            Event::TrialRetried { trial } => {
+                recorded.remove(trial);
+            }
+            _ => {}
+        }
+    }
+    let mut replayed = State::default();
+    for event in &w.events {
+        let wire = Event::from_journal(event.to_journal(5)).expect("our own event");
+        prop_assert_eq!(&wire, event, "the journal keeps every part");
+        replayed.apply(&wire, Millis(0), 5).expect("fits");
+    }
+    for id in w.core.state().campaigns().values().flat_map(|c| &c.trials) {
+        let (a, b) = (w.core.state().trial(id).expect("known"), replayed.trial(id).expect("known"));
+        prop_assert_eq!(a.life.state.kind(), b.life.state.kind());
+        prop_assert_eq!((a.life.attempt, a.life.losses, a.class), (b.life.attempt, b.life.losses, b.class));
+    }
+    prop_assert_eq!(w.core.state().queue(), replayed.queue());
+    Ok(())
+}
