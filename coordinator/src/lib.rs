@@ -5,9 +5,15 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`core`] | decisions: inputs in, events and replies out; pure |
+//! | [`driver`] | owns the core: inputs in, journal, answers out |
+//! | [`service`] | the gRPC edge |
 //! | [`scheduler`] | which waiting trial a free slot gets; pure |
+//! | [`store`] | journal, index, samples |
 //! | [`report`] | records → table and HTML; pure |
 
 pub mod core;
+pub mod driver;
 pub mod report;
 pub mod scheduler;
+pub mod service;
+pub mod store;

@@ -19,7 +19,7 @@ use fleet_common::telemetry::Seal;
 pub use campaigns::Prepared;
 pub use event::{CellEntry, Event, Submission};
 pub use state::{ApplyError, Campaign, State, TrialEntry};
-pub use status::{AgentView, CampaignView, Running, Snapshot};
+pub use status::{AgentView, CampaignView, Description, Running, Snapshot};
 
 /// Names one question, so that its answer finds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,6 +87,8 @@ pub enum Input {
     },
     /// A person calls a campaign off.
     Cancel(Token, CampaignName),
+    /// A person asks what a campaign asks for.
+    Describe(Token, CampaignName),
     /// A person asks where things stand.
     Status(Token, Option<CampaignName>),
     /// An agent introduces itself.
@@ -218,6 +220,8 @@ pub enum Reply {
     Submitted(Result<(u64, u64), Refusal>),
     /// To retry and cancel: how many trials.
     Changed(Result<u64, Refusal>),
+    /// To a question for a campaign.
+    Described(Result<Box<Description>, Refusal>),
     /// To a question for the status.
     Status(Result<Box<Snapshot>, Refusal>),
     /// To an introduction.
@@ -284,6 +288,11 @@ impl Core {
         }
     }
 
+    /// Starts over from what is durable, after a commit failed; agents, questions and progress are kept.
+    pub fn replace_state(&mut self, state: State) {
+        self.state = state;
+    }
+
     /// What is known.
     pub fn state(&self) -> &State {
         &self.state
@@ -301,6 +310,10 @@ impl Core {
             Input::Submit(token, prepared) => self.submit(token, *prepared),
             Input::Retry { token, campaign, failed, missing } => self.retry(token, &campaign, failed, missing),
             Input::Cancel(token, campaign) => self.cancel(token, campaign),
+            Input::Describe(token, campaign) => {
+                let description = self.describe(&campaign);
+                self.reply(token, Reply::Described(description.map(Box::new)));
+            }
             Input::Status(token, campaign) => {
                 let snapshot = self.snapshot(campaign.as_ref());
                 self.reply(token, Reply::Status(snapshot.map(Box::new)));

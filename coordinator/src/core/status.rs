@@ -70,7 +70,28 @@ pub struct AgentView {
     pub silent_ms: u64,
 }
 
+/// What a campaign asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// As submitted.
+    pub campaign: super::Campaign,
+    /// Trials that were given up, with a label and the reason.
+    pub given_up: Vec<(TrialId, String, String)>,
+}
+
 impl Core {
+    pub(super) fn describe(&self, name: &CampaignName) -> Result<Description, Refusal> {
+        let campaign = self.state.campaigns().get(name).ok_or_else(|| self.unknown_campaign(name))?.clone();
+        let given_up = campaign
+            .trials
+            .iter()
+            .filter_map(|id| Some((id, self.state.trial(id)?)))
+            .filter(|(_, entry)| entry.class == Some(OutcomeClass::Lost))
+            .map(|(id, entry)| (id.clone(), self.label(id), entry.note.clone().unwrap_or_default()))
+            .collect();
+        Ok(Description { campaign, given_up })
+    }
+
     pub(super) fn snapshot(&self, only: Option<&CampaignName>) -> Result<Snapshot, Refusal> {
         if let Some(name) = only
             && !self.state.campaigns().contains_key(name)

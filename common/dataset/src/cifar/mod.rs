@@ -22,7 +22,7 @@ const RECORD: usize = 2 + 3 * PLANE;
 /// A bound on what a file or a hostile archive can make us allocate; the official train.bin has 154 MB.
 const MAX_BYTES: u64 = 200_000_000;
 
-/// The name files whose absence or content can be an error.
+/// May be absent, but may not contradict [`CLASSES`].
 const NAMES: &str = "fine_label_names.txt";
 
 /// CIFAR-100 in memory.

@@ -1,0 +1,202 @@
+//! What agents call.
+
+use std::pin::Pin;
+
+use fleet_common::id::{AgentId, SlotId};
+use fleet_common::lease::Holder;
+use fleet_common::record::Record;
+use fleet_common::wire::{self, WireError, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::rpc::agents_server::Agents;
+use super::{Service, ServiceError};
+use crate::core::{Claim, Input, Progress, Reply, Reported, SlotInfo, Verdict};
+
+/// The longest that a question for work may wait: shorter than what proxies and routers cut off.
+const MAX_WAIT_MS: u64 = 55_000;
+
+fn claim(agent: &AgentId, lease: v1::HeldLease) -> Result<Claim, WireError> {
+    let (trial, attempt, holder) = wire::lease(agent, lease)?;
+    Ok(Claim { trial, attempt, slot: holder.slot })
+}
+
+fn holder(agent: &str, slot: &str) -> Result<Holder, WireError> {
+    Ok(Holder { agent: agent.parse()?, slot: slot.parse::<SlotId>()? })
+}
+
+fn verdict(verdict: Verdict) -> v1::Verdict {
+    v1::Verdict {
+        trial: Some((&verdict.claim.trial).into()),
+        attempt: verdict.claim.attempt.get(),
+        keep: verdict.keep.is_ok(),
+        reason: verdict.keep.err().unwrap_or_default(),
+    }
+}
+
+#[tonic::async_trait]
+impl Agents for Service {
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterReply>, Status> {
+        let r = request.into_inner();
+        let agent: AgentId = r.agent.parse().map_err(WireError::from).map_err(ServiceError::from)?;
+        let slots = r
+            .slots
+            .into_iter()
+            .map(|s| {
+                Ok(SlotInfo { slot: s.slot.parse()?, hardware: s.hardware.parse()?, memory_bytes: s.memory_bytes })
+            })
+            .collect::<Result<Vec<_>, WireError>>()
+            .map_err(ServiceError::from)?;
+        let held = r.held.into_iter().map(|l| claim(&agent, l)).collect::<Result<_, _>>().map_err(ServiceError::from)?;
+        tracing::info!(%agent, host = r.host, slots = slots.len(), "an agent registered");
+        let (version, host) = (r.version, r.host);
+        let reply = self
+            .driver
+            .ask(|token| Input::Register { token, agent, version, host, slots, held })
+            .await
+            .map_err(ServiceError::from)?;
+        let Reply::Registered(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        Ok(Response::new(v1::RegisterReply {
+            heartbeat_every_ms: self.driver.terms().renew_every_ms,
+            verdicts: verdicts.into_iter().map(verdict).collect(),
+        }))
+    }
+
+    async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<v1::PullReply>, Status> {
+        let r = request.into_inner();
+        let holder = holder(&r.agent, &r.slot).map_err(ServiceError::from)?;
+        let wait_ms = r.wait_ms.min(MAX_WAIT_MS);
+        let reply =
+            self.driver.ask(|token| Input::Pull { token, holder, wait_ms }).await.map_err(ServiceError::from)?;
+        let Reply::Leased(offer) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        let lease = offer.map(|o| v1::Lease {
+            trial: Some((&o.trial).into()),
+            attempt: o.attempt.get(),
+            settings_json: o.cell.settings_json.clone(),
+            dataset: o.cell.dataset.clone(),
+            keep_weights: o.keep_weights,
+        });
+        Ok(Response::new(v1::PullReply { lease }))
+    }
+
+    async fn heartbeat(&self, request: Request<v1::HeartbeatRequest>) -> Result<Response<v1::HeartbeatReply>, Status> {
+        let r = request.into_inner();
+        let agent: AgentId = r.agent.parse().map_err(WireError::from).map_err(ServiceError::from)?;
+        let running = r
+            .progress
+            .into_iter()
+            .map(|p| {
+                let lease = v1::HeldLease { trial: p.trial, attempt: p.attempt, slot: p.slot };
+                let progress = Progress { phase: p.phase, done: p.done, of: p.of, loss: p.loss };
+                Ok((claim(&agent, lease)?, progress))
+            })
+            .collect::<Result<_, WireError>>()
+            .map_err(ServiceError::from)?;
+        let reply = self
+            .driver
+            .ask(|token| Input::Heartbeat { token, agent, running })
+            .await
+            .map_err(ServiceError::from)?;
+        let Reply::Heartbeat(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        let register_again = verdicts.is_none();
+        let verdicts = verdicts.unwrap_or_default().into_iter().map(verdict).collect();
+        Ok(Response::new(v1::HeartbeatReply { verdicts, register_again }))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
+        let r = request.into_inner();
+        let holder = holder(&r.agent, &r.slot).map_err(ServiceError::from)?;
+        let trial = wire::trial(r.trial).map_err(ServiceError::from)?;
+        let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
+        let record = Record::from_json(&r.record_json).map_err(ServiceError::BadRequest)?;
+        if record.trial != trial || record.attempt != attempt || record.settings.id() != trial.cell {
+            let text = format!("the record is of trial {} attempt {}, not of {trial} attempt {attempt}", record.trial, record.attempt);
+            return Err(ServiceError::BadRequest(text).into());
+        }
+        let seal = {
+            let (samples, trial, taken) = (self.samples.clone(), trial.clone(), record.samples_taken);
+            tokio::task::spawn_blocking(move || samples.seal(&trial, attempt, taken))
+                .await
+                .map_err(|e| ServiceError::Storage(e.to_string()))?
+                .map_err(|e| ServiceError::Storage(e.to_string()))?
+        };
+        let class = record.outcome.kind();
+        tracing::info!(%trial, %attempt, agent = %holder.agent, outcome = class.name(), "a record arrived");
+        let reply = self
+            .driver
+            .ask(|token| Input::Report {
+                token,
+                holder,
+                trial,
+                attempt,
+                class,
+                reason: record.outcome.reason().unwrap_or_default(),
+                record: r.record_json,
+                seal,
+            })
+            .await
+            .map_err(ServiceError::from)?;
+        let Reply::Reported(reported) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        let outcome = match reported {
+            Reported::Recorded => v1::report_reply::Outcome::Recorded,
+            Reported::AlreadyRecorded => v1::report_reply::Outcome::AlreadyRecorded,
+            Reported::Superseded => v1::report_reply::Outcome::Superseded,
+            Reported::NotWanted => v1::report_reply::Outcome::NotWanted,
+        };
+        Ok(Response::new(v1::ReportReply { outcome: outcome.into() }))
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseReply>, Status> {
+        let r = request.into_inner();
+        let agent: AgentId = r.agent.parse().map_err(WireError::from).map_err(ServiceError::from)?;
+        let lease = r.lease.ok_or(WireError::Missing("a lease")).map_err(ServiceError::from)?;
+        let (trial, attempt, holder) = wire::lease(&agent, lease).map_err(ServiceError::from)?;
+        let reason = r.reason;
+        self.driver
+            .ask(|token| Input::Release { token, holder, trial, attempt, reason })
+            .await
+            .map_err(ServiceError::from)?;
+        Ok(Response::new(v1::ReleaseReply {}))
+    }
+
+    type SamplesStream = Pin<Box<dyn Stream<Item = Result<v1::SampleAck, Status>> + Send>>;
+
+    async fn samples(
+        &self,
+        request: Request<Streaming<v1::SampleBatch>>,
+    ) -> Result<Response<Self::SamplesStream>, Status> {
+        let mut batches = request.into_inner();
+        let samples = self.samples.clone();
+        // Few, so that an agent that does not read its acknowledgements is slowed down rather than served ahead.
+        let (acks, receiver) = mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Some(batch) = batches.next().await {
+                let ack = match batch {
+                    Ok(batch) => {
+                        let samples = samples.clone();
+                        let stored = tokio::task::spawn_blocking(move || store(&samples, batch)).await;
+                        stored.map_err(|e| ServiceError::Storage(e.to_string())).and_then(|r| r)
+                    }
+                    // The stream broke; the agent opens another and sends again what was not acknowledged.
+                    Err(_) => return,
+                };
+                let failed = ack.is_err();
+                if acks.send(ack.map_err(Status::from)).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+fn store(samples: &crate::store::Samples, batch: v1::SampleBatch) -> Result<v1::SampleAck, ServiceError> {
+    wire::samples(&batch)?;
+    let trial = wire::trial(batch.trial.clone())?;
+    let attempt = batch.attempt.try_into().map_err(WireError::from)?;
+    let number =
+        samples.store(&trial, attempt, &batch).map_err(|e| ServiceError::Storage(e.to_string()))?.unwrap_or(0);
+    Ok(v1::SampleAck { trial: Some((&trial).into()), attempt: batch.attempt, number })
+}

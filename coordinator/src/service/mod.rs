@@ -1,0 +1,83 @@
+//! The gRPC edge: messages in, the core's inputs out, and back.
+//!
+//! Everything from the network passes through `fleet_common::wire` before it gets further than this module.
+
+mod agents;
+mod operator;
+
+use std::sync::Arc;
+
+use fleet_common::wire::{MAX_MESSAGE_BYTES, WireError};
+use tonic::Status;
+
+use crate::core::Refusal;
+use crate::driver::{DriverError, Handle};
+use crate::store::{Index, Samples};
+
+/// Generated from `proto/fleet/v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the comments are in proto/")]
+pub mod rpc {
+    tonic::include_proto!("fleet.v1");
+}
+
+use rpc::agents_server::AgentsServer;
+use rpc::operator_server::OperatorServer;
+
+/// What the services share.
+#[derive(Clone)]
+pub struct Service {
+    driver: Handle,
+    index: Arc<dyn Index>,
+    samples: Arc<Samples>,
+}
+
+impl Service {
+    /// A service on a running driver, reading from its store.
+    pub fn new(driver: Handle, index: Arc<dyn Index>, samples: Arc<Samples>) -> Self {
+        Self { driver, index, samples }
+    }
+
+    /// The service for agents.
+    pub fn agents(&self) -> AgentsServer<Self> {
+        AgentsServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The service for people's commands.
+    pub fn operator(&self) -> OperatorServer<Self> {
+        OperatorServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// The one table from error to gRPC code.
+#[derive(Debug, thiserror::Error)]
+enum ServiceError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{0}")]
+    BadRequest(String),
+    #[error("{0}")]
+    Storage(String),
+    #[error("the core answered another question than was asked; this is a bug")]
+    WrongAnswer,
+}
+
+impl From<ServiceError> for Status {
+    fn from(error: ServiceError) -> Self {
+        let text = error.to_string();
+        match error {
+            ServiceError::Wire(_) | ServiceError::BadRequest(_) => Self::invalid_argument(text),
+            ServiceError::Driver(_) | ServiceError::Storage(_) => Self::unavailable(text),
+            ServiceError::Refused(Refusal::UnknownCampaign { .. }) => Self::not_found(text),
+            ServiceError::Refused(Refusal::NotNow(_)) => Self::failed_precondition(text),
+            ServiceError::WrongAnswer => Self::internal(text),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What people's commands call.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use fleet_common::id::{CampaignName, TrialId};
+use fleet_common::plan::{DatasetIdentity, Resolution, plan};
+use fleet_common::spec::{self, Backbone, DatasetName};
+use fleet_common::wire::{self, WireError, v1};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::rpc::operator_server::Operator;
+use super::{Service, ServiceError};
+use crate::core::{CampaignView, Input, Prepared, Reply, SlotInfo, Snapshot};
+
+/// How often a watcher is told of changes.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn name(text: &str) -> Result<CampaignName, ServiceError> {
+    Ok(text.parse().map_err(WireError::from)?)
+}
+
+impl Service {
+    async fn snapshot(&self, campaign: Option<CampaignName>) -> Result<Snapshot, ServiceError> {
+        match self.driver.ask(|token| Input::Status(token, campaign)).await? {
+            Reply::Status(snapshot) => Ok(*snapshot?),
+            _ => Err(ServiceError::WrongAnswer),
+        }
+    }
+
+    async fn describe(&self, campaign: CampaignName) -> Result<crate::core::Description, ServiceError> {
+        match self.driver.ask(|token| Input::Describe(token, campaign)).await? {
+            Reply::Described(description) => Ok(*description?),
+            _ => Err(ServiceError::WrongAnswer),
+        }
+    }
+
+    async fn change(&self, input: impl FnOnce(crate::core::Token) -> Input) -> Result<u64, ServiceError> {
+        match self.driver.ask(input).await? {
+            Reply::Changed(count) => Ok(count?),
+            _ => Err(ServiceError::WrongAnswer),
+        }
+    }
+}
+
+fn resolution(
+    datasets: Vec<v1::ResolvedDataset>,
+    weights: Vec<v1::ResolvedWeights>,
+) -> Result<Resolution, ServiceError> {
+    let mut resolution = Resolution::default();
+    for d in datasets {
+        let name = DatasetName::try_from(d.name).map_err(ServiceError::BadRequest)?;
+        let identity =
+            DatasetIdentity { fingerprint: d.fingerprint, classes: d.classes, train: d.train, test: d.test };
+        resolution.datasets.insert(name, Ok(identity));
+    }
+    for w in weights {
+        let backbone = Backbone::try_from(w.backbone).map_err(ServiceError::BadRequest)?;
+        resolution.weights.insert(backbone, w.sha256);
+    }
+    Ok(resolution)
+}
+
+#[tonic::async_trait]
+impl Operator for Service {
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
+        let r = request.into_inner();
+        let campaign = spec::Campaign::parse(&r.file_name, &r.toml)
+            .map_err(|e| ServiceError::BadRequest(e.to_string()))?;
+        let resolution = resolution(r.datasets, r.weights)?;
+        let toml = r.toml;
+        let prepared = tokio::task::spawn_blocking(move || {
+            let plan = plan(&campaign, &resolution);
+            Box::new(Prepared { campaign, toml, plan })
+        })
+        .await
+        .map_err(|e| ServiceError::Storage(e.to_string()))?;
+        if prepared.plan.cells.is_empty() {
+            let reasons: Vec<&str> = prepared.plan.excluded.iter().map(|e| e.reason.as_str()).collect();
+            let text = format!("nothing of this campaign can run: {}", reasons.first().copied().unwrap_or("it is empty"));
+            return Err(ServiceError::BadRequest(text).into());
+        }
+        let campaign = prepared.campaign.name.to_string();
+        let excluded_json = prepared.plan.excluded.iter().map(fleet_common::canonical::json).collect();
+        let warnings = prepared.plan.warnings.clone();
+        let reply =
+            self.driver.ask(|token| Input::Submit(token, prepared)).await.map_err(ServiceError::from)?;
+        let Reply::Submitted(outcome) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        let (trials, new_trials) = outcome.map_err(ServiceError::from)?;
+        tracing::info!(campaign, trials, new_trials, "a campaign was submitted");
+        Ok(Response::new(v1::SubmitReply { campaign, trials, new_trials, excluded_json, warnings }))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let campaign = request.into_inner().campaign.as_deref().map(name).transpose()?;
+        Ok(Response::new(status_reply(self.snapshot(campaign).await?)))
+    }
+
+    type WatchStream = Answers<v1::StatusReply>;
+
+    async fn watch(&self, request: Request<v1::StatusRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let campaign = request.into_inner().campaign.as_deref().map(name).transpose()?;
+        let first = self.snapshot(campaign.clone()).await?;
+        let (sender, receiver) = mpsc::channel(4);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let mut snapshot = first;
+            let mut told = None;
+            loop {
+                let over = campaign.is_some() && snapshot.campaigns.iter().all(is_over);
+                let reply = status_reply(snapshot);
+                if told.as_ref() != Some(&reply) && sender.send(Ok(reply.clone())).await.is_err() {
+                    return;
+                }
+                told = Some(reply);
+                if over {
+                    return;
+                }
+                tokio::time::sleep(WATCH_EVERY).await;
+                snapshot = match service.snapshot(campaign.clone()).await {
+                    Ok(snapshot) => snapshot,
+                    Err(error) => {
+                        let _ = sender.send(Err(error.into())).await;
+                        return;
+                    }
+                };
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn campaign(&self, request: Request<v1::CampaignRequest>) -> Result<Response<v1::CampaignReply>, Status> {
+        let name = name(&request.into_inner().campaign)?;
+        let description = self.describe(name.clone()).await?;
+        let campaign = description.campaign;
+        Ok(Response::new(v1::CampaignReply {
+            campaign: name.to_string(),
+            toml: campaign.toml,
+            trials: campaign.trials.len() as u64,
+            excluded_json: campaign.excluded_json,
+            warnings: campaign.warnings,
+            given_up: description
+                .given_up
+                .into_iter()
+                .map(|(trial, label, reason)| v1::GivenUp { trial: Some((&trial).into()), label, reason })
+                .collect(),
+        }))
+    }
+
+    type RecordsStream = Answers<v1::RecordMessage>;
+
+    async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
+        let name = name(&request.into_inner().campaign)?;
+        let trials = self.describe(name).await?.campaign.trials;
+        let (sender, receiver) = mpsc::channel(16);
+        let index = self.index.clone();
+        tokio::task::spawn_blocking(move || {
+            for trial in trials {
+                for message in messages(index.as_ref(), &trial) {
+                    let failed = message.is_err();
+                    if sender.blocking_send(message.map_err(Status::from)).is_err() || failed {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type TrialSamplesStream = Answers<v1::SampleBatch>;
+
+    async fn trial_samples(
+        &self,
+        request: Request<v1::TrialSamplesRequest>,
+    ) -> Result<Response<Self::TrialSamplesStream>, Status> {
+        let r = request.into_inner();
+        let trial = wire::trial(r.trial).map_err(ServiceError::from)?;
+        let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
+        let samples = self.samples.clone();
+        let batches = tokio::task::spawn_blocking(move || samples.batches(&trial, attempt))
+            .await
+            .map_err(|e| ServiceError::Storage(e.to_string()))?
+            .map_err(|e| ServiceError::Storage(e.to_string()))?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(batches.into_iter().map(Ok)))))
+    }
+
+    async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryReply>, Status> {
+        let v1::RetryRequest { campaign, failed, missing } = request.into_inner();
+        let campaign = name(&campaign)?;
+        let trials = self.change(|token| Input::Retry { token, campaign, failed, missing }).await?;
+        Ok(Response::new(v1::RetryReply { trials }))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelReply>, Status> {
+        let campaign = name(&request.into_inner().campaign)?;
+        let trials = self.change(|token| Input::Cancel(token, campaign)).await?;
+        Ok(Response::new(v1::CancelReply { trials }))
+    }
+}
+
+/// A trial's record, if it has one, and its late reports.
+fn messages(index: &dyn crate::store::Index, trial: &TrialId) -> Vec<Result<v1::RecordMessage, ServiceError>> {
+    let storage = |e: crate::store::IndexError| ServiceError::Storage(e.to_string());
+    let mut messages = Vec::new();
+    match index.record(trial) {
+        Ok(Some(stored)) => messages.push(Ok(v1::RecordMessage {
+            record_json: stored.record,
+            samples_stored: stored.seal.stored,
+            samples_missing: stored.seal.missing,
+            superseded: false,
+        })),
+        Ok(None) => {}
+        Err(e) => messages.push(Err(storage(e))),
+    }
+    match index.superseded(trial) {
+        Ok(late) => messages.extend(late.into_iter().map(|(_, record_json)| {
+            Ok(v1::RecordMessage { record_json, samples_stored: 0, samples_missing: 0, superseded: true })
+        })),
+        Err(e) => messages.push(Err(storage(e))),
+    }
+    messages
+}
+
+fn is_over(campaign: &CampaignView) -> bool {
+    campaign.waiting == 0 && campaign.running.is_empty()
+}
+
+fn slot(slot: SlotInfo) -> v1::Slot {
+    v1::Slot { slot: slot.slot.into(), hardware: slot.hardware.into(), memory_bytes: slot.memory_bytes }
+}
+
+fn status_reply(snapshot: Snapshot) -> v1::StatusReply {
+    let campaigns = snapshot
+        .campaigns
+        .into_iter()
+        .map(|c| v1::CampaignStatus {
+            name: c.name.into(),
+            submitted_unix_ms: c.submitted_unix_ms,
+            waiting: c.waiting,
+            leased: c.running.len() as u64,
+            finished: c
+                .finished
+                .into_iter()
+                .map(|(class, count)| v1::OutcomeCount { class: class.name().to_owned(), count })
+                .collect(),
+            cancelled: c.cancelled,
+            running: c
+                .running
+                .into_iter()
+                .map(|r| v1::RunningTrial {
+                    trial: Some((&r.trial).into()),
+                    attempt: r.attempt.map_or(0, |a| a.get()),
+                    agent: r.holder.agent.into(),
+                    slot: r.holder.slot.into(),
+                    label: r.label,
+                    phase: r.progress.phase,
+                    done: r.progress.done,
+                    of: r.progress.of,
+                    loss: r.progress.loss,
+                    running_ms: r.running_ms,
+                })
+                .collect(),
+            waits: c.waits.into_iter().map(|(reason, count)| v1::WaitReason { reason, count }).collect(),
+        })
+        .collect();
+    let agents = snapshot
+        .agents
+        .into_iter()
+        .map(|a| v1::AgentStatus {
+            agent: a.agent.into(),
+            host: a.host,
+            version: a.version,
+            slots: a.slots.into_iter().map(slot).collect(),
+            silent_ms: a.silent_ms,
+        })
+        .collect();
+    v1::StatusReply { campaigns, agents }
+}
