@@ -7,9 +7,13 @@
 //! | [`models`] | architectures, one file each |
 //! | [`peft`] | fine-tuning methods, one folder each |
 //! | [`checkpointing`] | recompute policies and the executor |
+//! | [`data`] | data sets → batches |
+//! | [`train`] | a trial from its job to its end |
 
 pub mod checkpointing;
+pub mod data;
 pub mod models;
 pub mod nn;
 pub mod peft;
 pub mod torch;
+pub mod train;

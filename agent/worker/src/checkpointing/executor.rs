@@ -1,6 +1,6 @@
 //! Runs blocks under a policy.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use fleet_common::spec::Checkpointing;
 use tch::Tensor;
@@ -13,17 +13,12 @@ use crate::torch::memory::Place;
 pub struct CheckpointingExecutor {
     policy: RefCell<Box<dyn Policy>>,
     recomputed: RefCell<Vec<u32>>,
-    phase: Cell<Place>,
 }
 
 impl CheckpointingExecutor {
     /// An executor for a strategy.
     pub fn new(checkpointing: Checkpointing) -> Self {
-        Self {
-            policy: RefCell::new(policy(checkpointing)),
-            recomputed: RefCell::default(),
-            phase: Cell::new(Place::phase("forward")),
-        }
+        Self { policy: RefCell::new(policy(checkpointing)), recomputed: RefCell::default() }
     }
 
     /// Which blocks the latest training pass recomputes.
@@ -39,7 +34,7 @@ impl Executor for CheckpointingExecutor {
         if deciding {
             self.recomputed.borrow_mut().clear();
         }
-        let phase = if ctx.train { self.phase.get() } else { Place::phase("evaluate") };
+        let phase = Place::current();
         for (index, slot) in blocks.iter().enumerate() {
             phase.block(index).enter();
             let ctx = Ctx { seed: ctx.seed.branch(index as u64), ..*ctx };

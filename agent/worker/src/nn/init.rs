@@ -58,10 +58,16 @@ fn erf(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
+
+    /// libtorch has one generator per process, and tests are threads.
+    static GENERATOR: Mutex<()> = Mutex::new(());
 
     #[test]
     fn moments_are_those_of_the_named_distribution() {
+        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         let n = 200_000;
         let moments = |init: Init| {
             let x = init.draw(&[n], Seed::root(1));
@@ -90,6 +96,7 @@ mod tests {
 
     #[test]
     fn values_depend_on_the_seed_alone() {
+        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         let draw = |seed| Init::Normal { std: 1.0 }.draw(&[64], Seed::root(seed));
         let first = draw(1);
         let _ = Tensor::randn([1000], tch::kind::FLOAT_CPU);

@@ -83,5 +83,7 @@ unsafe extern "C" {
         eps: f64,
     ) -> *mut c_char;
 
+    pub(super) fn fleet_torch_version() -> *const c_char;
+    pub(super) fn fleet_cuda_runtime_version() -> i64;
     pub(super) fn fleet_tensor_version(tensor: RawTensor) -> i64;
 }

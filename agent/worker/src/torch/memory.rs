@@ -5,6 +5,7 @@
 //! (`PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:F`), because libtorch reads it once.
 
 use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tch::Device;
 
@@ -58,14 +59,20 @@ impl Place {
 
     /// Makes this the place that new peaks and refusals are attributed to; returns the previous one.
     pub fn enter(self) -> Self {
-        // Kept here as well, because reading it back from the allocator's statistics would be a foreign call per block.
-        static CURRENT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let word = self.pack();
         // SAFETY: stores a word.
         unsafe { ffi::fleet_allocator_set_place(word) };
-        Self::unpack(CURRENT.swap(word, std::sync::atomic::Ordering::Relaxed))
+        Self::unpack(CURRENT.swap(word, Ordering::Relaxed))
+    }
+
+    /// The place entered last.
+    pub fn current() -> Self {
+        Self::unpack(CURRENT.load(Ordering::Relaxed))
     }
 }
+
+/// The place entered last, kept here as well as in the allocator, so that reading it is no foreign call.
+static CURRENT: AtomicU64 = AtomicU64::new(0);
 
 /// An allocator's figures, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

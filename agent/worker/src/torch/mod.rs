@@ -74,3 +74,16 @@ pub fn version(tensor: &Tensor) -> i64 {
     // SAFETY: reads a counter of a live tensor.
     unsafe { ffi::fleet_tensor_version(raw(tensor)) }
 }
+
+/// The version of libtorch that this was built against, such as "2.11.0".
+pub fn libtorch_version() -> String {
+    // SAFETY: a string constant.
+    unsafe { CStr::from_ptr(ffi::fleet_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// The version of the CUDA runtime in use, such as "13.0"; `None` without CUDA.
+pub fn cuda_version() -> Option<String> {
+    // SAFETY: asks libtorch's hooks; failures come back as 0.
+    let version = unsafe { ffi::fleet_cuda_runtime_version() };
+    (version > 0).then(|| format!("{}.{}", version / 1000, version % 1000 / 10))
+}

@@ -5,6 +5,7 @@
 // No panic does either: the callbacks report failure by value (see function.rs).
 
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -12,9 +13,11 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
 
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 using at::Tensor;
@@ -68,6 +71,13 @@ class CappedAllocator final : public c10::Allocator {
     c10::free_cpu(block);
   }
 
+  static void refuse(int64_t bytes, int64_t now) {
+    live.fetch_sub(bytes, std::memory_order_relaxed);
+    refused_bytes = now;
+    refused_place = place.load(std::memory_order_relaxed);
+    ++refusals;
+  }
+
  public:
   c10::DataPtr allocate(size_t n) override {
     const c10::Device cpu(c10::DeviceType::CPU);
@@ -75,18 +85,15 @@ class CappedAllocator final : public c10::Allocator {
     const auto bytes = static_cast<int64_t>(n);
     const int64_t now = live.fetch_add(bytes, std::memory_order_relaxed) + bytes;
     if (now > cap.load(std::memory_order_relaxed)) {
-      live.fetch_sub(bytes, std::memory_order_relaxed);
-      refused_bytes = now;
-      refused_place = place.load(std::memory_order_relaxed);
-      ++refusals;
+      refuse(bytes, now);
       TORCH_CHECK_WITH(OutOfMemoryError, false, "the memory cap of ", cap.load(), " bytes refuses ", bytes,
                        " more: ", now, " would be live");
     }
     char* block;
     try {
       block = static_cast<char*>(c10::alloc_cpu(n + kHeader));
-    } catch (...) {
-      live.fetch_sub(bytes, std::memory_order_relaxed);
+    } catch (...) {  // no cap, but the machine has no more
+      refuse(bytes, now);
       throw;
     }
     int64_t before = peak.load(std::memory_order_relaxed);
@@ -230,6 +237,16 @@ char* fleet_adamw_step(Tensor* const* params, Tensor* const* grads, Tensor* cons
     at::_fused_adamw_(list(params, n), list(grads, n), list(means, n), list(squares, n), {}, list(steps, n), lr, beta1,
                       beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
   });
+}
+
+const char* fleet_torch_version() { return TORCH_VERSION; }
+
+// Version of the CUDA runtime, such as 13000; 0 where there is none.
+int64_t fleet_cuda_runtime_version() {
+  int64_t version = 0;
+  char* error = guarded([&] { version = at::detail::getCUDAHooks().versionCUDART(); });
+  free(error);
+  return version;
 }
 
 // How often the tensor was written to in place: what a function saves must not have changed when it is used.

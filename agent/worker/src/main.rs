@@ -1,0 +1,113 @@
+//! One process per trial. The daemon writes a job to standard input and keeps that pipe open; events go to standard
+//! output, logs to standard error. See `fleet_common::worker`.
+
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::os::fd::FromRawFd;
+use std::process::exit;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_common::record::{Outcome, Training};
+use fleet_common::worker::{Job, JobDevice};
+use fleet_worker::torch::cuda::{self, CudaHalf};
+use fleet_worker::torch::memory::Memory;
+use fleet_worker::train::{self, Events};
+use tch::Device;
+
+/// The daemon is gone: nobody wants the result, and another worker may need the device.
+const EXIT_ORPHANED: i32 = 3;
+/// Standard input did not hold a job.
+const EXIT_NO_JOB: i32 = 2;
+/// Ten samples per second (measurement.md asks for at least that).
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+
+fn main() {
+    let events = Arc::new(Events::new(private_stdout()));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
+
+    let mut stdin = std::io::stdin().lock();
+    let mut line = String::new();
+    if let Err(error) = stdin.read_line(&mut line) {
+        eprintln!("fleet-worker: cannot read a job from standard input: {error}");
+        exit(EXIT_NO_JOB);
+    }
+    drop(stdin);
+    let job: Job = match serde_json::from_str(&line) {
+        Ok(job) => job,
+        Err(error) => {
+            eprintln!(
+                "fleet-worker: expected a job as one line of JSON on standard input, found something else ({error}).\n\
+                 This program is started by fleet-agent; see `fleet-agent --help`."
+            );
+            exit(EXIT_NO_JOB);
+        }
+    };
+    end_with_the_daemon();
+
+    let device = match device(job.device) {
+        Ok(device) => device,
+        Err(message) => {
+            events.finished(Outcome::BadInput { message }, Training::default());
+            leave(0);
+        }
+    };
+    let memory = Memory::of(device);
+    tch::set_num_threads(job.threads as i32);
+    tch::set_num_interop_threads(1);
+    {
+        let events = events.clone();
+        std::thread::spawn(move || {
+            loop {
+                if let Ok(stats) = memory.stats() {
+                    events.memory(stats.live);
+                }
+                std::thread::sleep(SAMPLE_EVERY);
+            }
+        });
+    }
+    let (outcome, training) = train::run(&job, device, &events);
+    events.finished(outcome, training);
+    leave(0);
+}
+
+/// The device to train on. Loads libtorch's CUDA half where it is needed, before anything asks about CUDA.
+fn device(wanted: JobDevice) -> Result<Device, String> {
+    match wanted {
+        JobDevice::Cpu => Ok(Device::Cpu),
+        JobDevice::Cuda => match cuda::load() {
+            CudaHalf::Devices(_) => Ok(Device::Cuda(0)),
+            CudaHalf::NoDevice => Err("libtorch's CUDA half is there, but it sees no GPU".to_owned()),
+            CudaHalf::Absent(why) => {
+                Err(format!("libtorch's CUDA half cannot be loaded ({why}); run the set-up again with the GPU present"))
+            }
+        },
+    }
+}
+
+/// Ends the process at once. Decoding and sampling threads are still at work, and running libtorch's destructors under
+/// them could turn a finished trial into a crash; everything was flushed, and nothing else needs tidying.
+fn leave(code: i32) -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Standard output for events alone: whatever a library prints goes to standard error instead.
+fn private_stdout() -> File {
+    // SAFETY: duplicates and redirects this process's own descriptors before any other thread runs.
+    unsafe {
+        let private = libc::dup(1);
+        libc::dup2(2, 1);
+        File::from_raw_fd(private)
+    }
+}
+
+/// Ends this process when standard input ends: then the daemon is gone, however it went.
+fn end_with_the_daemon() {
+    std::thread::spawn(|| {
+        let mut stdin = std::io::stdin().lock();
+        let mut buffer = [0; 64];
+        while matches!(stdin.read(&mut buffer), Ok(n) if n > 0) {}
+        leave(EXIT_ORPHANED);
+    });
+}

@@ -1,0 +1,88 @@
+//! Times and memory of the phases, as the worker sees them.
+
+use std::time::{Duration, Instant};
+
+use fleet_common::record::{Training, WorkerPhase};
+use fleet_common::worker::Phase;
+use tch::{Cuda, Device};
+
+use super::events::Events;
+use super::peak_place;
+use crate::torch::TorchError;
+use crate::torch::memory::Memory;
+
+/// Measures the current phase; memory peaks start anew with each.
+pub(super) struct PhaseMeter<'a> {
+    memory: Memory,
+    device: Device,
+    events: &'a Events,
+    phase: Phase,
+    steps: u64,
+    images: u64,
+    compute: Duration,
+    waiting: Duration,
+}
+
+impl<'a> PhaseMeter<'a> {
+    /// Starts with `phase`.
+    pub(super) fn start(phase: Phase, memory: Memory, device: Device, events: &'a Events) -> Result<Self, TorchError> {
+        memory.reset_peak()?;
+        events.phase(phase);
+        let zero = Duration::ZERO;
+        Ok(Self { memory, device, events, phase, steps: 0, images: 0, compute: zero, waiting: zero })
+    }
+
+    /// Ends the current phase and starts the next.
+    pub(super) fn next(&mut self, phase: Phase, training: &mut Training) -> Result<(), TorchError> {
+        self.finish(training);
+        *self = Self::start(phase, self.memory, self.device, self.events)?;
+        Ok(())
+    }
+
+    /// Adds the current phase to what was measured.
+    pub(super) fn finish(&mut self, training: &mut Training) {
+        self.synchronize();
+        let stats = self.memory.stats().ok();
+        training.phases.push(WorkerPhase {
+            phase: self.phase,
+            steps: self.steps,
+            images: self.images,
+            compute_seconds: self.compute.as_secs_f64(),
+            data_wait_seconds: self.waiting.as_secs_f64(),
+            peak_bytes: stats.map_or(0, |s| s.peak),
+            peak_reserved_bytes: stats.map_or(0, |s| s.reserved_peak),
+            peak_place: stats.and_then(|s| s.peak_place).map(peak_place),
+        });
+    }
+
+    /// Times the wait for data.
+    pub(super) fn wait<T>(&mut self, f: impl FnOnce() -> T) -> T {
+        let from = Instant::now();
+        let result = f();
+        self.waiting += from.elapsed();
+        result
+    }
+
+    /// Times the work on `images` images.
+    pub(super) fn work<T>(&mut self, images: usize, f: impl FnOnce() -> T) -> T {
+        let from = Instant::now();
+        let result = f();
+        self.synchronize();
+        self.compute += from.elapsed();
+        self.steps += 1;
+        self.images += images as u64;
+        result
+    }
+
+    /// Tells how far the phase is.
+    pub(super) fn progress(&self, done: u64, of: u64, loss: Option<f64>) {
+        self.events.progress(self.phase, done, of, loss);
+    }
+
+    /// CUDA works behind the caller's back; clocks are read only when it is done.
+    fn synchronize(&self) {
+        if let Device::Cuda(index) = self.device {
+            Cuda::synchronize(index as i64);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A trial from its job to its end: load, warm up, train, evaluate.
+
+mod build;
+mod evaluate;
+mod events;
+mod meter;
+mod steps;
+
+pub use events::Events;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use fleet_common::record::{Outcome, PeakPlace, Software, Training};
+use fleet_common::worker::{Job, Phase};
+use fleet_dataset::{Dataset, DatasetError};
+use tch::Device;
+
+use crate::nn::{BuildError, Seed, Weights, WeightsError};
+use crate::torch::memory::{Memory, Place};
+use crate::torch::{TorchError, guard};
+use meter::PhaseMeter;
+
+/// Threads that decode images ahead; more only take time from training on a small machine.
+const MAX_DECODE_THREADS: u32 = 4;
+
+/// Why a trial ended before its end.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    /// The loss is no longer a number.
+    #[error("the loss was not a number at step {step}")]
+    Diverged { step: u32 },
+    /// libtorch failed; the allocator knows whether it was for want of memory.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+    /// What was asked for cannot be done.
+    #[error("{0:#}")]
+    BadInput(anyhow::Error),
+    /// Something else broke.
+    #[error("{0:#}")]
+    Broken(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Stop {
+    /// What a user gave us (data, weights, settings) is bad input; the rest is ours.
+    fn from(error: anyhow::Error) -> Self {
+        let theirs = error.chain().any(|e| e.is::<DatasetError>() || e.is::<WeightsError>() || e.is::<BuildError>());
+        if theirs { Self::BadInput(error) } else { Self::Broken(error) }
+    }
+}
+
+/// Runs a job. Whatever happens comes back as an outcome, beside what was measured until then.
+pub fn run(job: &Job, device: Device, events: &Events) -> (Outcome, Training) {
+    let memory = Memory::of(device);
+    let budget = job.settings.budget_bytes;
+    if device == Device::Cpu {
+        memory.set_cpu_cap(budget);
+    }
+    let refusals = || memory.stats().map_or(0, |s| s.refusals);
+    let before = refusals();
+    let decode_threads = job.threads.min(MAX_DECODE_THREADS);
+    let mut training = Training {
+        software: Software {
+            fleet: env!("CARGO_PKG_VERSION").to_owned(),
+            libtorch: crate::torch::libtorch_version(),
+            cuda: if device.is_cuda() { crate::torch::cuda_version() } else { None },
+            threads: job.threads,
+            decode_threads,
+        },
+        ..Training::default()
+    };
+    let outcome = match trial(job, device, memory, events, decode_threads, &mut training) {
+        Ok(()) => Outcome::Completed,
+        Err(Stop::Diverged { step }) => Outcome::Diverged { step },
+        Err(Stop::BadInput(error)) => Outcome::BadInput { message: format!("{error:#}") },
+        Err(_) if refusals() > before => does_not_fit(memory, device, budget),
+        Err(error) => Outcome::Crashed { message: error.to_string() },
+    };
+    (outcome, training)
+}
+
+fn does_not_fit(memory: Memory, device: Device, budget: Option<u64>) -> Outcome {
+    let stats = memory.stats().ok();
+    let (needed_bytes, place) = match memory.last_cpu_refusal() {
+        Some((bytes, place)) if device == Device::Cpu => (bytes, place),
+        // CUDA's allocator does not say how much it was asked for: at least what it held, and a block more.
+        _ => (stats.map_or(0, |s| s.peak + 1), Place::current()),
+    };
+    Outcome::DoesNotFit { needed_bytes, budget_bytes: budget.unwrap_or(needed_bytes), place: peak_place(place) }
+}
+
+fn peak_place(place: Place) -> PeakPlace {
+    PeakPlace { phase: place.phase_name().to_owned(), block: place.block_index() }
+}
+
+fn trial(
+    job: &Job,
+    device: Device,
+    memory: Memory,
+    events: &Events,
+    decode_threads: u32,
+    training: &mut Training,
+) -> Result<(), Stop> {
+    let settings = &job.settings;
+    let seed = Seed::root(settings.seed);
+    let mut meter = PhaseMeter::start(Phase::Load, memory, device, events)?;
+    Place::phase("load").enter();
+    let dataset = Arc::new(Dataset::open(&job.dataset, &job.data_dir).map_err(anyhow::Error::from)?);
+    if dataset.classes().len() as u32 != settings.dataset.classes {
+        return Err(Stop::BadInput(anyhow::anyhow!(
+            "the data set {} has {} classes here, the campaign expects {}; it is not the data that the campaign was \
+             submitted with",
+            settings.dataset.name,
+            dataset.classes().len(),
+            settings.dataset.classes
+        )));
+    }
+    let mut built = guard(|| build::build(job, device, seed))??;
+    training.parameters = built.params.count();
+    training.trainable = built.params.count_trainable();
+    training.loaded = built.loaded.take();
+    training.macs = guard(|| build::count_macs(&built, settings.image_size, device))?;
+
+    let data = steps::Data { dataset: &dataset, decode_threads: decode_threads as usize, seed };
+    let outcome = steps::train(job, &built, &data, device, &mut meter, training);
+    training.recomputed_blocks = built.executor.recomputed_blocks();
+    if outcome.is_ok() {
+        meter.next(Phase::Evaluate, training)?;
+        evaluate::evaluate(job, &built, &data, device, &mut meter, training)?;
+    }
+    meter.finish(training);
+    outcome?;
+    if let Some(path) = &job.save_weights {
+        Place::phase("save").enter();
+        save(path, &built)?;
+    }
+    Ok(())
+}
+
+/// Leaves the trained weights at `path`, under their public names.
+fn save(path: &std::path::Path, built: &build::Built) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let tensors = built.params.iter().map(|p| (p.name.clone(), p.tensor.detach().to_device(Device::Cpu)));
+    Ok(Weights::from_tensors(tensors).write(path)?)
+}
