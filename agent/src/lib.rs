@@ -1,1 +1,18 @@
-//! placeholder
+//! One agent per machine: it owns the devices, runs a worker process per leased trial, and meters it.
+//!
+//! It knows nothing of the matrix or of other agents, and links no libtorch: `doctor` works on exactly the machines where
+//! libtorch does not.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`device`] | what is here: CPU, GPUs, their classes and locks |
+//! | [`meter`] | raw counters → samples |
+//! | [`daemon`] | leases held, worker processes, samples and records on their way to the coordinator |
+//! | [`doctor`] | what this machine has, what is missing, how to get it |
+//! | [`files`] | data sets and weights by content |
+
+pub mod daemon;
+pub mod device;
+pub mod doctor;
+pub mod files;
+pub mod meter;

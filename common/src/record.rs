@@ -101,15 +101,8 @@ pub enum OutcomeClass {
 
 impl OutcomeClass {
     /// Every class.
-    pub const ALL: [Self; 7] = [
-        Self::Completed,
-        Self::DoesNotFit,
-        Self::Diverged,
-        Self::BadInput,
-        Self::Crashed,
-        Self::Cancelled,
-        Self::Lost,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Completed, Self::DoesNotFit, Self::Diverged, Self::BadInput, Self::Crashed, Self::Cancelled, Self::Lost];
 
     /// The name in tables.
     pub const fn name(self) -> &'static str {

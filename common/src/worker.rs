@@ -108,3 +108,15 @@ pub enum Event {
         training: Box<Training>,
     },
 }
+
+/// What `fleet-worker --check` finds, as one line of JSON: whether libtorch can be loaded at all shows in whether there
+/// is an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Version of libtorch.
+    pub libtorch: String,
+    /// GPUs that libtorch can use, or why it can use none.
+    pub cuda: Result<u32, String>,
+    /// Whether a cap on the CPU allocator refused an allocation above it.
+    pub cpu_cap_enforced: bool,
+}

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_common::record::{Outcome, Training};
-use fleet_common::worker::{Job, JobDevice};
+use fleet_common::worker::{Check, Job, JobDevice};
 use fleet_worker::torch::cuda::{self, CudaHalf};
 use fleet_worker::torch::memory::Memory;
+use fleet_worker::torch::{guard, libtorch_version};
 use fleet_worker::train::{self, Events};
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 /// The daemon is gone: nobody wants the result, and another worker may need the device.
 const EXIT_ORPHANED: i32 = 3;
@@ -26,6 +27,9 @@ fn main() {
     let events = Arc::new(Events::new(private_stdout()));
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_max_level(tracing::Level::INFO).init();
 
+    if std::env::args().nth(1).as_deref() == Some("--check") {
+        return events.line(&check());
+    }
     let mut stdin = std::io::stdin().lock();
     let mut line = String::new();
     if let Err(error) = stdin.read_line(&mut line) {
@@ -83,6 +87,20 @@ fn device(wanted: JobDevice) -> Result<Device, String> {
             }
         },
     }
+}
+
+/// What libtorch can do here.
+fn check() -> Check {
+    let cuda = match cuda::load() {
+        CudaHalf::Devices(n) => Ok(n as u32),
+        CudaHalf::NoDevice => Err("libtorch's CUDA half is there, but it sees no GPU".to_owned()),
+        CudaHalf::Absent(_) => Err("libtorch is set up for the CPU only".to_owned()),
+    };
+    let memory = Memory::of(Device::Cpu);
+    memory.set_cpu_cap(Some(64 << 20));
+    let refused = guard(|| Tensor::zeros([32 << 20], (Kind::Float, Device::Cpu))).is_err();
+    let counted = memory.stats().is_ok_and(|s| s.refusals == 1);
+    Check { libtorch: libtorch_version(), cuda, cpu_cap_enforced: refused && counted }
 }
 
 /// Ends the process at once. Decoding and sampling threads are still at work, and running libtorch's destructors under

@@ -99,7 +99,9 @@ pub const fn is_transition_valid(from: StateKind, to: StateKind) -> bool {
     use StateKind::{Cancelled, Finished, Leased, Waiting};
     matches!(
         (from, to),
-        (Waiting, Leased | Cancelled | Finished) | (Leased, Finished | Waiting | Cancelled) | (Finished | Cancelled, Waiting)
+        (Waiting, Leased | Cancelled | Finished)
+            | (Leased, Finished | Waiting | Cancelled)
+            | (Finished | Cancelled, Waiting)
     )
 }
 

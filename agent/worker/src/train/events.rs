@@ -25,7 +25,12 @@ impl Events {
     }
 
     fn send(&self, event: &Event) {
-        let mut line = serde_json::to_vec(event).expect("our own types are JSON");
+        self.line(event);
+    }
+
+    /// Writes any value as one line of JSON.
+    pub fn line(&self, value: &impl serde::Serialize) {
+        let mut line = serde_json::to_vec(value).expect("our own types are JSON");
         line.push(b'\n');
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         // A daemon that is gone closes our standard input too, and that ends the process.

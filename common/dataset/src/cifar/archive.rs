@@ -14,15 +14,40 @@ const MAX_UNPACKED: u64 = 2 * MAX_BYTES + 100_000_000;
 
 const WANTED: [&str; 3] = ["train.bin", "test.bin", NAMES];
 
+/// What was found of [`WANTED`], with the archive's path and the member's for errors.
+type Members = [Option<(PathBuf, Vec<u8>)>; 3];
+
 /// Reads the members that the reader uses.
 pub(super) fn read(path: &Path) -> Result<Content, DatasetError> {
     let file = File::open(path).map_err(DatasetError::io(path, "open it"))?;
     let mut unpacked = GzDecoder::new(io::BufReader::new(file)).take(MAX_UNPACKED);
-    let mut found: [Option<(PathBuf, Vec<u8>)>; 3] = [None, None, None];
+    let found = members(path, &mut unpacked);
+    // Whatever else went wrong is because of this.
+    if unpacked.limit() == 0 {
+        return Err(DatasetError::layout(
+            path,
+            format!("unpacks to more than {MAX_UNPACKED} bytes; expected CIFAR-100's 185 MB. Fetch it again"),
+        ));
+    }
+    let [train, test, names] = found?;
+    let lacks = |file: &str| {
+        DatasetError::layout(
+            path,
+            format!(
+                "has no member cifar-100-binary/{file}; expected the official cifar-100-binary.tar.gz (the binary \
+                 version, not the Python one). Fetch it again"
+            ),
+        )
+    };
+    Ok(Content { train: train.ok_or_else(|| lacks("train.bin"))?, test: test.ok_or_else(|| lacks("test.bin"))?, names })
+}
+
+fn members(path: &Path, unpacked: &mut impl Read) -> Result<Members, DatasetError> {
     let broken = |error: io::Error| {
         DatasetError::layout(path, format!("is not a whole .tar.gz archive: {error}. Fetch it again"))
     };
-    let mut archive = tar::Archive::new(&mut unpacked);
+    let mut found: Members = [None, None, None];
+    let mut archive = tar::Archive::new(&mut *unpacked);
     // Raw: no extension headers, whose content the tar reader would hold in memory whatever its length.
     for entry in archive.entries().map_err(broken)?.raw(true) {
         let entry = entry.map_err(broken)?;
@@ -30,7 +55,6 @@ pub(super) fn read(path: &Path) -> Result<Content, DatasetError> {
         let name = name.trim_start_matches("./");
         let Some(file) = name.strip_prefix("cifar-100-binary/") else { continue };
         let Some(slot) = WANTED.iter().position(|w| *w == file).map(|at| &mut found[at]) else { continue };
-        // So errors name the archive and the member.
         let place = path.join(name);
         if !entry.header().entry_type().is_file() {
             return Err(DatasetError::layout(&place, "is not a regular file in the archive; fetch it again"));
@@ -38,10 +62,10 @@ pub(super) fn read(path: &Path) -> Result<Content, DatasetError> {
         if slot.is_some() {
             return Err(DatasetError::layout(&place, "is in the archive twice; expected once. Fetch it again"));
         }
-        if entry.size() > MAX_BYTES {
+        let expected = entry.size();
+        if expected > MAX_BYTES {
             return Err(too_long(&place));
         }
-        let expected = entry.size();
         let mut bytes = Vec::new();
         entry.take(MAX_BYTES).read_to_end(&mut bytes).map_err(broken)?;
         if bytes.len() as u64 != expected {
@@ -53,22 +77,6 @@ pub(super) fn read(path: &Path) -> Result<Content, DatasetError> {
         *slot = Some((place, bytes));
     }
     // The checksum of the whole comes last.
-    io::copy(&mut unpacked, &mut io::sink()).map_err(broken)?;
-    if unpacked.limit() == 0 {
-        return Err(DatasetError::layout(
-            path,
-            format!("unpacks to more than {MAX_UNPACKED} bytes; expected CIFAR-100's 185 MB. Fetch it again"),
-        ));
-    }
-    let [train, test, names] = found;
-    let lacks = |file: &str| {
-        DatasetError::layout(
-            path,
-            format!(
-                "has no member cifar-100-binary/{file}; expected the official cifar-100-binary.tar.gz (the binary \
-                 version, not the Python one). Fetch it again"
-            ),
-        )
-    };
-    Ok(Content { train: train.ok_or_else(|| lacks("train.bin"))?, test: test.ok_or_else(|| lacks("test.bin"))?, names })
+    io::copy(unpacked, &mut io::sink()).map_err(broken)?;
+    Ok(found)
 }

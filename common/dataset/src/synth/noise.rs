@@ -155,3 +155,52 @@ pub(super) fn turns(x: f32, y: f32) -> f32 {
 pub(super) fn neighbours(column: i32, row: i32) -> impl Iterator<Item = (i32, i32)> {
     (-1..=1).flat_map(move |j| (-1..=1).map(move |i| (column + i, row + j)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splitmix_is_splitmix() {
+        // The reference implementation's first outputs for seed 1234567.
+        let mut rng = Rng(1_234_567);
+        assert_eq!([rng.next(), rng.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+    }
+
+    #[test]
+    fn parts_do_not_run_together() {
+        let first = |parts: &[&[u8]]| Rng::new(parts).next();
+        assert_ne!(first(&[b"ab", b"c"]), first(&[b"a", b"bc"]));
+        assert_eq!(first(&[b"ab", b"c"]), first(&[b"ab", b"c"]));
+    }
+
+    #[test]
+    fn turns_are_angles() {
+        for step in 0..1000 {
+            let angle = (step as f64 + 0.5) / 1000.0;
+            let (sin, cos) = (angle * std::f64::consts::TAU).sin_cos();
+            let found = f64::from(turns(cos as f32 * 3.0, sin as f32 * 3.0));
+            assert!((found - angle).abs() < 0.001, "{angle}: {found}");
+        }
+        assert_eq!(turns(0.0, 0.0), 0.0);
+    }
+
+    #[test]
+    fn waves_and_bands_have_their_period_on_both_sides_of_zero() {
+        for start in [-2.0, -1.0, 0.0, 3.0] {
+            assert_eq!([0.0, 0.25, 0.5, 0.75].map(|x| wave(start + x)), [0.0, 1.0, 0.0, -1.0]);
+            assert_eq!([0.0, 0.125, 0.5, 0.875].map(|x| band(start + x, 0.25, 0.125)), [1.0, 0.5, 0.0, 0.5]);
+        }
+    }
+
+    #[test]
+    fn noise_meets_its_lattice_and_is_continuous_across_it() {
+        for (x, y) in [(-3, 2), (0, 0), (5, -7)] {
+            assert_eq!(value(9, x as f32, y as f32), lattice(9, x, y));
+            let (below, above) = (value(9, x as f32 - 1e-4, y as f32), value(9, x as f32 + 1e-4, y as f32));
+            assert!((below - above).abs() < 1e-4);
+        }
+        let mean = (0..100).flat_map(|x| (0..100).map(move |y| lattice(9, x, y))).sum::<f32>() / 10_000.0;
+        assert!((mean - 0.5).abs() < 0.012, "{mean}"); // four standard deviations
+    }
+}

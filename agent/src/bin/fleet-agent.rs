@@ -1,0 +1,200 @@
+//! The agent's command line.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use fleet_agent::daemon;
+use fleet_agent::device::default_lock_dir;
+use fleet_agent::doctor::{self, Level};
+use fleet_agent::meter::POWERCAP;
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// Runs the trials of NetScore Fleet on this machine: one worker process per device, metered, under a memory budget.
+#[derive(Debug, Parser)]
+#[command(name = "fleet-agent", version, after_help = "Exit codes: 0 success; 1 failure; 2 wrong usage.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Asks a coordinator for trials and runs them until it is stopped (Ctrl-C or SIGTERM ends it tidily).
+    #[command(
+        after_help = "Example: fleet-agent run --coordinator http://192.168.1.10:7070 --data ~/data --weights ~/weights"
+    )]
+    Run(Run),
+    /// Shows what this machine has (devices, libtorch, CUDA, meters, budget, data), what is missing, and how to get it.
+    #[command(after_help = "Example: fleet-agent doctor --data ~/data\nExit code 1 when no trial could run here.")]
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+struct Machine {
+    /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
+    #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// Folder with initial weights, one BACKBONE.safetensors each; without it training starts from scratch
+    #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
+    weights: Option<PathBuf>,
+    /// The worker program [default: fleet-worker beside this program]
+    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
+    worker: Option<PathBuf>,
+    /// Folder of the device locks, which all agents of a machine must share [default: in the system's folder for temporary files]
+    #[arg(long, env = "FLEET_LOCK_DIR", value_name = "DIR")]
+    lock_dir: Option<PathBuf>,
+    /// NVIDIA's management library, if it is not in the usual place
+    #[arg(long, env = "FLEET_NVML", value_name = "FILE")]
+    nvml: Option<PathBuf>,
+    /// Where the kernel shows the CPU packages' energy counters
+    #[arg(long, env = "FLEET_POWERCAP", value_name = "DIR", default_value = POWERCAP)]
+    powercap: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Address of the coordinator
+    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    coordinator: String,
+    /// Folder for this agent's own files
+    #[arg(long, env = "FLEET_AGENT_STATE", value_name = "DIR", default_value = "fleet-state/agent")]
+    state: PathBuf,
+    /// Devices to offer, such as cpu or cuda:0 [default: all GPUs, or the CPU where there is none]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    devices: Vec<String>,
+    /// Threads per worker [default: all CPUs, shared among the devices]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// End when standard input ends: for programs that start an agent
+    #[arg(long)]
+    exit_with_parent: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Debug, Args)]
+struct Doctor {
+    /// Print JSON (schema fleet.doctor/1) instead of text
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+impl Machine {
+    fn worker(&self) -> PathBuf {
+        self.worker.clone().unwrap_or_else(|| {
+            let here = std::env::current_exe().unwrap_or_default();
+            here.with_file_name("fleet-worker")
+        })
+    }
+
+    fn lock_dir(&self) -> PathBuf {
+        self.lock_dir.clone().unwrap_or_else(default_lock_dir)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let outcome = match cli.command {
+        Command::Run(run) => start(run),
+        Command::Doctor(doctor) => return examine(&doctor),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(run: Run) -> anyhow::Result<()> {
+    let options = daemon::Options {
+        coordinator: run.coordinator,
+        state: run.state,
+        worker: run.machine.worker(),
+        lock_dir: run.machine.lock_dir(),
+        data: run.machine.data,
+        weights: run.machine.weights,
+        devices: run.devices,
+        threads: run.threads,
+        nvml: run.machine.nvml,
+        powercap: run.machine.powercap,
+    };
+    let (sender, stopping) = watch::channel(false);
+    if run.exit_with_parent {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while matches!(std::io::stdin().read(&mut buffer), Ok(n) if n > 0) {}
+            sender.send_replace(true);
+        });
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        tokio::spawn(stop_on_signal(sender));
+        daemon::run(options, stopping).await
+    })?;
+    // Meter threads may be in a driver call; nobody waits for them.
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// The first signal ends the daemon tidily, a second one at once.
+async fn stop_on_signal(sender: watch::Sender<bool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    for round in 0..2 {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if round == 1 {
+            std::process::exit(130);
+        }
+        tracing::info!("stopping: ending workers and giving their leases back");
+        sender.send_replace(true);
+    }
+}
+
+fn examine(doctor: &Doctor) -> ExitCode {
+    let machine = &doctor.machine;
+    let diagnosis = doctor::examine(&doctor::Options {
+        data: machine.data.clone(),
+        weights: machine.weights.clone(),
+        worker: machine.worker(),
+        lock_dir: machine.lock_dir(),
+        nvml: machine.nvml.clone(),
+        powercap: machine.powercap.clone(),
+    });
+    if doctor.json {
+        println!("{}", serde_json::to_string_pretty(&diagnosis).expect("our own types are JSON"));
+    } else {
+        for f in &diagnosis.findings {
+            let mark = match f.level {
+                Level::Ok => "ok     ",
+                Level::Note => "note   ",
+                Level::Problem => "PROBLEM",
+            };
+            println!("{mark}  {:<16}  {}", f.subject, f.found);
+            if let Some(remedy) = &f.remedy {
+                println!("{:27}→ {remedy}", "");
+            }
+        }
+        println!();
+        println!(
+            "{}",
+            if diagnosis.is_well() { "Trials can run here." } else { "No trial can run here: see PROBLEM above." }
+        );
+    }
+    if diagnosis.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

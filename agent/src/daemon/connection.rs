@@ -1,0 +1,111 @@
+//! Talking to the coordinator: introducing ourselves, renewing leases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use fleet_common::wire::{MAX_MESSAGE_BYTES, v1};
+use tonic::transport::{Channel, Endpoint};
+
+use super::backoff::Backoff;
+use super::rpc::agents_client::AgentsClient;
+use super::{Shared, trial::Running};
+
+/// Heartbeats carry progress to people who watch, so they come more often than leases need.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A client that connects when it is first used and again whenever the connection is lost.
+///
+/// # Errors
+/// The address is not one.
+pub fn connect(coordinator: &str) -> anyhow::Result<AgentsClient<Channel>> {
+    let endpoint = Endpoint::from_shared(coordinator.to_owned())
+        .ok()
+        .filter(|e| e.uri().scheme().is_some() && e.uri().authority().is_some())
+        .with_context(|| format!("expected the coordinator's address as http://HOST:PORT, found \"{coordinator}\""))?;
+    let channel = endpoint
+        .connect_timeout(Duration::from_secs(5))
+        // A cable that was pulled out is noticed by silence alone.
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    Ok(AgentsClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// Introduces the agent, however long that takes.
+pub(super) async fn register(shared: &Shared) {
+    let mut backoff = Backoff::default();
+    let mut told = false;
+    loop {
+        let request = v1::RegisterRequest {
+            agent: shared.id.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: shared.host.name.clone(),
+            slots: shared
+                .slots
+                .iter()
+                .map(|s| v1::Slot {
+                    slot: s.id.to_string(),
+                    hardware: s.hardware.to_string(),
+                    memory_bytes: s.memory_bytes,
+                })
+                .collect(),
+            held: shared.running().values().map(Running::held).collect(),
+        };
+        match shared.client.clone().register(request).await {
+            Ok(reply) => {
+                tracing::info!(agent = %shared.id, coordinator = shared.options.coordinator, "registered");
+                heed(shared, reply.into_inner().verdicts);
+                return;
+            }
+            Err(status) => {
+                if !told {
+                    tracing::warn!(
+                        coordinator = shared.options.coordinator,
+                        "the coordinator does not answer ({}); trying until it does",
+                        status.message()
+                    );
+                    told = true;
+                }
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// Renews all leases every second, for as long as the daemon lives.
+pub(super) async fn heartbeats(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(HEARTBEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let progress: Vec<v1::Progress> = shared.running().values().map(Running::progress).collect();
+        let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
+        match shared.client.clone().heartbeat(request).await {
+            Ok(reply) => {
+                let reply = reply.into_inner();
+                if reply.register_again {
+                    register(&shared).await;
+                } else {
+                    heed(&shared, reply.verdicts);
+                }
+            }
+            // The next one may get through; the lease lasts a minute.
+            Err(status) => tracing::debug!(message = status.message(), "a heartbeat did not get through"),
+        }
+    }
+}
+
+/// Stops what the coordinator no longer wants.
+fn heed(shared: &Shared, verdicts: Vec<v1::Verdict>) {
+    for verdict in verdicts.into_iter().filter(|v| !v.keep) {
+        let running = shared.running();
+        let unwanted = running.values().find(|r| r.is(verdict.trial.as_ref(), verdict.attempt));
+        if let Some(running) = unwanted {
+            running.stop(verdict.reason);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The daemon: asks for leases, runs each trial in a worker process of its own, meters it, and delivers what came out.
+//!
+//! ```text
+//! STATE/agent-id     who this agent is
+//! STATE/lock         held while the daemon runs
+//! STATE/outbox/      finished records, until they are delivered
+//! STATE/spool/       samples, until they are acknowledged
+//! STATE/logs/        what workers logged, one file per attempt
+//! STATE/artifacts/   trained weights, where a campaign wants them kept
+//! ```
+
+mod backoff;
+mod clock;
+mod connection;
+mod outbox;
+mod process;
+mod record;
+mod slot;
+mod spool;
+mod trial;
+mod upload;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, bail};
+use fleet_common::id::{AgentId, SlotId};
+use fleet_common::spec::nearest;
+use tokio::sync::watch;
+
+pub use connection::connect;
+use outbox::Outbox;
+use trial::Running;
+
+use crate::device::{self, DeviceLock, Host, Nvidia, Slot};
+use crate::files::Files;
+use crate::meter;
+
+/// Generated from `proto/fleet/v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the comments are in proto/")]
+pub mod rpc {
+    tonic::include_proto!("fleet.v1");
+}
+
+/// What a daemon needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The coordinator's address, such as `http://127.0.0.1:7070`.
+    pub coordinator: String,
+    /// The state folder.
+    pub state: PathBuf,
+    /// Where data sets are.
+    pub data: PathBuf,
+    /// Where initial weights are, `BACKBONE.safetensors` each.
+    pub weights: Option<PathBuf>,
+    /// Devices to offer; empty means the GPUs, or the CPU where there is none.
+    pub devices: Vec<String>,
+    /// Threads per worker; by default all CPUs, shared among the slots.
+    pub threads: Option<u32>,
+    /// Where device locks are.
+    pub lock_dir: PathBuf,
+    /// The worker program.
+    pub worker: PathBuf,
+    /// NVML's library, if not the usual one.
+    pub nvml: Option<PathBuf>,
+    /// Where powercap is.
+    pub powercap: PathBuf,
+}
+
+/// What all parts of a daemon share.
+struct Shared {
+    id: AgentId,
+    host: Host,
+    slots: Vec<Slot>,
+    nvidia: Option<Arc<Nvidia>>,
+    options: Options,
+    files: Arc<Files>,
+    outbox: Outbox,
+    threads: u32,
+    client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
+    /// What each slot is doing.
+    running: Mutex<HashMap<SlotId, Running>>,
+    /// Turns true when the daemon is to end.
+    stopping: watch::Receiver<bool>,
+}
+
+impl Shared {
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<SlotId, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Returns once the daemon is to end.
+    async fn stopped(&self) {
+        let _ = self.stopping.clone().wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// Runs until `stopping` turns true. Then workers are ended and their leases given back.
+///
+/// # Errors
+/// The daemon cannot start: a device is taken, the state folder is in use, a path is wrong.
+pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let state = &options.state;
+    std::fs::create_dir_all(state).with_context(|| format!("cannot make the state folder {}", state.display()))?;
+    let _state_lock = lock_state(state)?;
+    if !options.worker.exists() {
+        bail!(
+            "the worker program {} is not there; it is built beside fleet-agent with `cargo build --release`, or named \
+             with --worker",
+            options.worker.display()
+        );
+    }
+    let host = Host::read();
+    let nvidia = Nvidia::open(options.nvml.as_deref());
+    let slots = device::choose(device::all(&host, nvidia.as_ref()), &options.devices)?;
+    let id = agent_id(state, &host.name)?;
+    let mut locks = Vec::new();
+    for slot in &slots {
+        let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
+        locks.push(DeviceLock::take(&options.lock_dir, &slot.id, &owner)?);
+    }
+    let client = connect(&options.coordinator)?;
+    let threads = options.threads.unwrap_or_else(|| (host.cpus / slots.len().max(1) as u32).max(1));
+    let shared = Arc::new(Shared {
+        files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),
+        outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
+        id,
+        host,
+        slots: slots.clone(),
+        nvidia: nvidia.ok().map(Arc::new),
+        options,
+        threads,
+        client,
+        running: Mutex::default(),
+        stopping,
+    });
+    // A crashed daemon's samples belong to attempts that nobody can finish any more.
+    let _ = std::fs::remove_dir_all(shared.options.state.join("spool"));
+    announce(&shared);
+
+    let mut undelivered = shared.outbox.all();
+    for record in &undelivered {
+        shared.running().insert(record.machine.slot.clone(), Running::finished(record));
+    }
+    tokio::select! {
+        () = connection::register(&shared) => {}
+        () = shared.stopped() => return Ok(()),
+    }
+    let heartbeats = tokio::spawn(connection::heartbeats(shared.clone()));
+    let mut loops = tokio::task::JoinSet::new();
+    for (slot, lock) in slots.into_iter().zip(locks) {
+        let mine = undelivered.iter().position(|r| r.machine.slot == slot.id).map(|i| undelivered.remove(i));
+        loops.spawn(slot::run(shared.clone(), slot, lock, mine));
+    }
+    // Records of slots that are no longer offered still have to be delivered.
+    for record in undelivered {
+        let shared = shared.clone();
+        loops.spawn(async move { slot::deliver(&shared, &record, None).await });
+    }
+    while loops.join_next().await.is_some() {}
+    heartbeats.abort();
+    Ok(())
+}
+
+fn lock_state(state: &Path) -> anyhow::Result<File> {
+    let lock = File::create(state.join("lock")).with_context(|| format!("cannot write to {}", state.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "{} is in use by another agent; stop that one, or give this one another --state folder",
+            state.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => Err(error).context("cannot lock the state folder"),
+    }
+}
+
+/// Who this agent is: made up once from the host's name and chance, then kept.
+fn agent_id(state: &Path, host: &str) -> anyhow::Result<AgentId> {
+    let path = state.join("agent-id");
+    if let Ok(text) = std::fs::read_to_string(&path) {
+        return text.trim().parse().with_context(|| format!("{} does not hold an agent id", path.display()));
+    }
+    let plain: String = host.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
+    let name = plain.trim_matches('-');
+    let id = format!("{}-{:08x}", if name.is_empty() { "agent" } else { name }, rand::random::<u32>());
+    std::fs::write(&path, &id).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(id.parse()?)
+}
+
+fn announce(shared: &Shared) {
+    for slot in &shared.slots {
+        let meters = meter::of(slot, shared.nvidia.as_ref(), &shared.options.powercap);
+        let energy = match &meters.energy {
+            Ok(_) => "energy is measured".to_owned(),
+            Err(why) => format!("energy is unavailable: {why}"),
+        };
+        tracing::info!(agent = %shared.id, slot = %slot.id, hardware = %slot.hardware, "{energy}");
+    }
+}
+
+/// The nearest known device to a misspelt one, for the command line.
+pub fn nearest_device<'a>(wanted: &str, slots: &'a [Slot]) -> Option<&'a str> {
+    nearest(wanted, slots.iter().map(|s| s.id.as_str()))
+}

@@ -1,0 +1,142 @@
+//! One device slot's life: ask for a lease, run it, deliver the record, ask again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_common::record::Record;
+use fleet_common::wire::v1;
+use tonic::Code;
+
+use super::Shared;
+use super::backoff::Backoff;
+use super::spool::Spool;
+use super::trial::{self, Ended, Lease};
+use super::upload::upload;
+use crate::device::{DeviceLock, Slot};
+
+/// How long a question for work may stay open.
+const WAIT: Duration = Duration::from_secs(30);
+/// How long a finished trial's samples may take before its record goes ahead without the rest.
+const SAMPLES_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs trials in `slot` until the daemon stops; first delivers a record that an earlier daemon left.
+pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undelivered: Option<Record>) {
+    if let Some(record) = undelivered {
+        tracing::info!(trial = %record.trial, attempt = %record.attempt, "delivering a record from before the restart");
+        deliver(&shared, &record, None).await;
+    }
+    let mut backoff = Backoff::default();
+    while !shared.is_stopping() {
+        let lease = tokio::select! {
+            lease = pull(&shared, &slot) => lease,
+            () = shared.stopped() => return,
+        };
+        match lease {
+            Ok(Some(lease)) => {
+                backoff.reset();
+                work(&shared, &slot, &lock, lease).await;
+            }
+            Ok(None) => backoff.reset(),
+            Err(error) => {
+                tracing::debug!(slot = %slot.id, %error, "asking for work failed");
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    () = shared.stopped() => return,
+                }
+            }
+        }
+    }
+}
+
+async fn pull(shared: &Shared, slot: &Slot) -> anyhow::Result<Option<Lease>> {
+    let request =
+        v1::PullRequest { agent: shared.id.to_string(), slot: slot.id.to_string(), wait_ms: WAIT.as_millis() as u64 };
+    let reply = shared.client.clone().pull(request).await?.into_inner();
+    Ok(reply.lease.map(Lease::try_from).transpose()?)
+}
+
+/// From the lease to the delivered record.
+async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease) {
+    let spool = match Spool::create(&shared.options.state.join("spool"), &lease.trial, lease.attempt) {
+        Ok(spool) => Arc::new(spool),
+        Err(error) => {
+            tracing::error!(%error, "samples cannot be spooled; giving the lease back");
+            release(shared, slot, &lease, format!("the agent's disk refuses: {error}")).await;
+            // The disk will not be free in the next millisecond.
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            return;
+        }
+    };
+    let uploading = tokio::spawn(upload(shared.client.clone(), spool.clone()));
+    let ended = trial::run(shared, slot, lock, &lease, &spool).await;
+    spool.close();
+    match ended {
+        Ended::Record(record) => {
+            if let Err(error) = shared.outbox.put(&record) {
+                // Still in memory; only a crash of this process could lose it now.
+                tracing::error!(%error, "the record could not be kept on disk");
+            }
+            deliver(shared, &record, Some(&spool)).await;
+        }
+        Ended::Stopped(reason) => {
+            tracing::info!(trial = %lease.trial, attempt = %lease.attempt, reason, "stopped");
+            release(shared, slot, &lease, reason).await;
+        }
+    }
+    uploading.abort();
+    spool.remove();
+    shared.running().remove(&slot.id);
+}
+
+/// Delivers a record, however long it takes; its samples first, so that the coordinator can seal them.
+pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&Spool>) {
+    let mut backoff = Backoff::default();
+    loop {
+        if let Some(spool) = samples {
+            let all_sent = async {
+                while !spool.is_done() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            if tokio::time::timeout(SAMPLES_PATIENCE, all_sent).await.is_err() {
+                tracing::warn!(trial = %record.trial, "samples are still not acknowledged; trying to deliver the record");
+            }
+        }
+        let request = v1::ReportRequest {
+            agent: shared.id.to_string(),
+            slot: record.machine.slot.to_string(),
+            trial: Some((&record.trial).into()),
+            attempt: record.attempt.get(),
+            record_json: record.to_json(),
+        };
+        match shared.client.clone().report(request).await {
+            Ok(reply) => {
+                let outcome = reply.into_inner().outcome();
+                tracing::info!(trial = %record.trial, attempt = %record.attempt, outcome = outcome.as_str_name(), "delivered");
+                break;
+            }
+            Err(status) if status.code() == Code::InvalidArgument => {
+                tracing::error!(trial = %record.trial, message = status.message(), "the coordinator refuses the record");
+                break;
+            }
+            Err(status) => {
+                tracing::debug!(message = status.message(), "the record could not be delivered yet");
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    // It stays in the outbox; the next daemon delivers it.
+                    () = shared.stopped() => return,
+                }
+            }
+        }
+    }
+    shared.outbox.remove(record);
+    shared.running().remove(&record.machine.slot);
+}
+
+async fn release(shared: &Shared, slot: &Slot, lease: &Lease, reason: String) {
+    let held =
+        v1::HeldLease { trial: Some((&lease.trial).into()), attempt: lease.attempt.get(), slot: slot.id.to_string() };
+    let request = v1::ReleaseRequest { agent: shared.id.to_string(), lease: Some(held), reason };
+    // One try: what does not arrive is settled by the next introduction, or by the lease's end.
+    let _ = tokio::time::timeout(Duration::from_secs(2), shared.client.clone().release(request)).await;
+}

@@ -1,0 +1,335 @@
+//! One trial: check what it needs, run the worker, meter it, write its record.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fleet_common::id::{Attempt, SlotId, TrialId};
+use fleet_common::plan::CellSettings;
+use fleet_common::record::{Artifact, Machine, Outcome, Record, SCHEMA, Training};
+use fleet_common::spec::DatasetName;
+use fleet_common::telemetry::{MonoNanos, Series};
+use fleet_common::wire::{self, WireError, v1};
+use fleet_common::worker::{Event, Job, JobDevice, Phase};
+use tokio::sync::{mpsc, watch};
+
+use super::process::Worker;
+use super::record::{Readings, flags, phases};
+use super::spool::Spool;
+use super::{Shared, clock};
+use crate::device::{DeviceLock, Slot};
+use crate::files::sha256_of_file;
+use crate::meter::{self, Meter, ProcessMeter};
+
+/// Ten readings per second (measurement.md asks for at least that).
+const METER_EVERY: Duration = Duration::from_millis(100);
+/// Samples go up in batches of this age.
+const BATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// A lease, parsed.
+#[derive(Debug, Clone)]
+pub(super) struct Lease {
+    pub trial: TrialId,
+    pub attempt: Attempt,
+    pub settings: CellSettings,
+    pub dataset: DatasetName,
+    pub keep_weights: bool,
+}
+
+impl TryFrom<v1::Lease> for Lease {
+    type Error = WireError;
+    fn try_from(lease: v1::Lease) -> Result<Self, WireError> {
+        let trial = wire::trial(lease.trial)?;
+        Ok(Self {
+            settings: wire::settings(&trial.cell, &lease.settings_json)?,
+            trial,
+            attempt: lease.attempt.try_into()?,
+            dataset: DatasetName::try_from(lease.dataset).map_err(WireError::Invalid)?,
+            keep_weights: lease.keep_weights,
+        })
+    }
+}
+
+/// What a slot is doing, as heartbeats tell it.
+pub(super) struct Running {
+    trial: TrialId,
+    attempt: Attempt,
+    slot: SlotId,
+    progress: Arc<Mutex<Progress>>,
+    stop: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    phase: String,
+    done: u64,
+    of: u64,
+    loss: Option<f64>,
+}
+
+impl Running {
+    fn new(lease: &Lease, slot: &SlotId) -> Self {
+        Self {
+            trial: lease.trial.clone(),
+            attempt: lease.attempt,
+            slot: slot.clone(),
+            progress: Arc::default(),
+            stop: watch::Sender::new(None),
+        }
+    }
+
+    /// A record that only has to be delivered.
+    pub(super) fn finished(record: &Record) -> Self {
+        Self {
+            trial: record.trial.clone(),
+            attempt: record.attempt,
+            slot: record.machine.slot.clone(),
+            progress: Arc::new(Mutex::new(Progress { phase: "delivering".to_owned(), ..Progress::default() })),
+            stop: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn held(&self) -> v1::HeldLease {
+        v1::HeldLease { trial: Some((&self.trial).into()), attempt: self.attempt.get(), slot: self.slot.to_string() }
+    }
+
+    pub(super) fn progress(&self) -> v1::Progress {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        v1::Progress {
+            trial: Some((&self.trial).into()),
+            attempt: self.attempt.get(),
+            slot: self.slot.to_string(),
+            phase: progress.phase,
+            done: progress.done,
+            of: progress.of,
+            loss: progress.loss,
+        }
+    }
+
+    pub(super) fn is(&self, trial: Option<&v1::TrialId>, attempt: u32) -> bool {
+        self.attempt.get() == attempt && trial.is_some_and(|t| *t == (&self.trial).into())
+    }
+
+    /// Ends the worker.
+    pub(super) fn stop(&self, reason: String) {
+        self.stop.send_replace(Some(reason));
+    }
+}
+
+/// How a trial ended here.
+pub(super) enum Ended {
+    /// With a record.
+    Record(Box<Record>),
+    /// Because somebody said so.
+    Stopped(String),
+}
+
+/// Runs a lease to its end.
+pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: &Lease, spool: &Spool) -> Ended {
+    let running = Running::new(lease, &slot.id);
+    let progress = running.progress.clone();
+    let mut stop = running.stop.subscribe();
+    set(&progress, "checking data", 0, 0, None);
+    shared.running().insert(slot.id.clone(), running);
+    tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
+    let mut attempt = AttemptLog::start(shared, slot);
+
+    let checked = {
+        let (files, lease) = (shared.files.clone(), lease.clone());
+        tokio::task::spawn_blocking(move || {
+            files.check_dataset(&lease.settings, &lease.dataset)?;
+            files.find_weights(&lease.settings)
+        })
+        .await
+        .unwrap_or_else(|e| Err(e.to_string()))
+    };
+    let (outcome, training) = match checked {
+        Err(message) => (Outcome::BadInput { message }, Training::default()),
+        Ok(weights) => {
+            let job = job(shared, slot, lease, weights);
+            match work(shared, slot, lock, lease, spool, &job, &progress, &mut stop, &mut attempt).await {
+                Ok(ended) => ended,
+                Err(reason) => return Ended::Stopped(reason),
+            }
+        }
+    };
+    set(&progress, "delivering", 0, 0, None);
+    spool.flush();
+    Ended::Record(Box::new(attempt.record(shared, slot, lease, spool, outcome, training)))
+}
+
+fn set(progress: &Mutex<Progress>, phase: &str, done: u64, of: u64, loss: Option<f64>) {
+    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+    *progress = Progress { phase: phase.to_owned(), done, of, loss: loss.or(progress.loss) };
+}
+
+fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<std::path::PathBuf>) -> Job {
+    Job {
+        settings: lease.settings.clone(),
+        device: if slot.gpu.is_some() { JobDevice::Cuda } else { JobDevice::Cpu },
+        threads: shared.threads,
+        data_dir: shared.files.data_dir().to_owned(),
+        dataset: lease.dataset.clone(),
+        weights,
+        save_weights: lease.keep_weights.then(|| artifact_path(shared, lease)),
+    }
+}
+
+fn artifact_path(shared: &Shared, lease: &Lease) -> std::path::PathBuf {
+    let name = format!("{}-{}", lease.trial.cell, lease.trial.repeat);
+    shared.options.state.join("artifacts").join(name).join("weights.safetensors")
+}
+
+/// What is noted while an attempt runs.
+struct AttemptLog {
+    started_unix_ms: u64,
+    marks: Vec<(Phase, MonoNanos)>,
+    end: MonoNanos,
+    readings: Readings,
+    energy: Result<fleet_common::record::EnergyDomain, String>,
+}
+
+impl AttemptLog {
+    fn start(shared: &Shared, slot: &Slot) -> Self {
+        let meters = meter::of(slot, shared.nvidia.as_ref(), &shared.options.powercap);
+        Self {
+            started_unix_ms: clock::unix_ms(),
+            marks: Vec::new(),
+            end: clock::monotonic(),
+            readings: Readings::default(),
+            energy: meters.energy,
+        }
+    }
+
+    fn reading(&mut self, spool: &Spool, at: MonoNanos, series: Series, value: i64) {
+        spool.push(at, series, value);
+        self.readings.push(at, series, value);
+    }
+
+    fn record(
+        self,
+        shared: &Shared,
+        slot: &Slot,
+        lease: &Lease,
+        spool: &Spool,
+        outcome: Outcome,
+        training: Training,
+    ) -> Record {
+        let phases = phases(&self.marks, self.end, &self.readings, &self.energy);
+        let artifact = (lease.keep_weights && outcome == Outcome::Completed)
+            .then(|| {
+                let path = artifact_path(shared, lease);
+                let sha256 = sha256_of_file(&path).ok()?;
+                Some(Artifact { path: path.display().to_string(), sha256 })
+            })
+            .flatten();
+        Record {
+            schema: SCHEMA.to_owned(),
+            trial: lease.trial.clone(),
+            attempt: lease.attempt,
+            settings: lease.settings.clone(),
+            flags: flags(&phases),
+            outcome,
+            training,
+            phases,
+            machine: Machine {
+                agent: shared.id.clone(),
+                slot: slot.id.clone(),
+                hardware: slot.hardware.clone(),
+                host: shared.host.name.clone(),
+                os: shared.host.os.clone(),
+                cpu: shared.host.cpu.clone(),
+                cpus: shared.host.cpus,
+                memory_bytes: shared.host.memory_bytes,
+                gpu: slot.gpu.as_ref().map(|g| g.gpu.clone()),
+            },
+            started_unix_ms: self.started_unix_ms,
+            finished_unix_ms: clock::unix_ms(),
+            samples_taken: spool.taken(),
+            artifact,
+        }
+    }
+}
+
+/// Runs the worker; `Err` means that it was stopped, for this reason.
+#[allow(clippy::too_many_arguments, reason = "the loop that brings everything together")]
+async fn work(
+    shared: &Shared,
+    slot: &Slot,
+    lock: &DeviceLock,
+    lease: &Lease,
+    spool: &Spool,
+    job: &Job,
+    progress: &Mutex<Progress>,
+    stop: &mut watch::Receiver<Option<String>>,
+    attempt: &mut AttemptLog,
+) -> Result<(Outcome, Training), String> {
+    let log = shared
+        .options
+        .state
+        .join("logs")
+        .join(format!("{}-{}-{}.log", lease.trial.cell, lease.trial.repeat, lease.attempt));
+    let mut worker = match Worker::start(&shared.options.worker, job, slot, lock, &log).await {
+        Ok(worker) => worker,
+        Err(error) => return Ok((Outcome::Crashed { message: format!("{error:#}") }, Training::default())),
+    };
+    let mut meters = meter::of(slot, shared.nvidia.as_ref(), &shared.options.powercap).meters;
+    meters.extend(worker.pid().map(|pid| Box::new(ProcessMeter::new(pid)) as Box<dyn Meter>));
+    let mut readings = read_meters(meters);
+    let mut batches = tokio::time::interval(BATCH_EVERY);
+    let mut finished = None;
+    loop {
+        tokio::select! {
+            event = worker.next() => match event {
+                Some(Event::Phase { phase, at }) => {
+                    set(progress, phase.name(), 0, 0, None);
+                    attempt.marks.push((phase, at));
+                }
+                Some(Event::Progress { phase, done, of, loss }) => set(progress, phase.name(), done, of, loss),
+                Some(Event::Memory { at, live }) => {
+                    attempt.reading(spool, at, Series::AllocatorLiveBytes, i64::try_from(live).unwrap_or(i64::MAX));
+                }
+                Some(Event::Finished { at, outcome, training }) => {
+                    attempt.end = at;
+                    finished = Some((outcome, *training));
+                }
+                None => break,
+            },
+            Some((at, values)) = readings.recv() => {
+                for (series, value) in values {
+                    attempt.reading(spool, at, series, value);
+                }
+            }
+            _ = batches.tick() => spool.flush(),
+            () = shared.stopped() => {
+                worker.kill().await;
+                return Err("the agent is shutting down".to_owned());
+            }
+            Ok(()) = stop.changed() => {
+                let reason = stop.borrow_and_update().clone();
+                worker.kill().await;
+                return Err(reason.unwrap_or_default());
+            }
+        }
+    }
+    let how = worker.wait().await;
+    Ok(finished.unwrap_or_else(|| {
+        attempt.end = clock::monotonic();
+        (Outcome::Crashed { message: how }, Training::default())
+    }))
+}
+
+/// Reads meters on a thread of their own (a driver may take its time to answer) until nobody listens.
+fn read_meters(mut meters: Vec<Box<dyn Meter>>) -> mpsc::Receiver<(MonoNanos, Vec<meter::Reading>)> {
+    let (sender, receiver) = mpsc::channel(64);
+    std::thread::spawn(move || {
+        loop {
+            let at = clock::monotonic();
+            let values: Vec<meter::Reading> = meters.iter_mut().flat_map(|m| m.read()).collect();
+            if sender.blocking_send((at, values)).is_err() {
+                return;
+            }
+            std::thread::sleep(METER_EVERY);
+        }
+    });
+    receiver
+}

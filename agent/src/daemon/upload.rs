@@ -1,0 +1,61 @@
+//! Samples on their way to the coordinator: batches one way, acknowledgements the other, again after every break.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::backoff::Backoff;
+use super::rpc::agents_client::AgentsClient;
+use super::spool::Spool;
+
+/// Batches that may be under way without an acknowledgement.
+const IN_FLIGHT: usize = 8;
+
+/// Sends a spool until everything is acknowledged and nothing more will come.
+pub(super) async fn upload(client: AgentsClient<tonic::transport::Channel>, spool: Arc<Spool>) {
+    let mut backoff = Backoff::default();
+    while !spool.is_done() {
+        match stream(client.clone(), &spool, &mut backoff).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::debug!(%error, "the sample stream broke");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// One stream's life.
+async fn stream(
+    mut client: AgentsClient<tonic::transport::Channel>,
+    spool: &Spool,
+    backoff: &mut Backoff,
+) -> anyhow::Result<()> {
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+    let mut acks = client.samples(ReceiverStream::new(receiver)).await?.into_inner();
+    // Numbers below this were sent on this stream.
+    let mut sent = 0;
+    let mut in_flight = 0;
+    loop {
+        for batch in spool.unsent(sent, IN_FLIGHT - in_flight)? {
+            sent = batch.first_number + batch.at_nanos.len() as u64;
+            sender.send(batch).await?;
+            in_flight += 1;
+        }
+        if spool.is_done() {
+            return Ok(());
+        }
+        tokio::select! {
+            ack = acks.message() => match ack? {
+                Some(ack) => {
+                    in_flight = in_flight.saturating_sub(1);
+                    backoff.reset();
+                    spool.acknowledge(ack.number);
+                }
+                None => anyhow::bail!("the coordinator ended the stream"),
+            },
+            () = spool.changed.notified() => {}
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What this machine has for the work, what is missing, and how to get it. Works without libtorch: it asks the worker
+//! program, and takes "it cannot be started" for an answer.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use fleet_common::spec::{Backbone, DatasetName};
+use fleet_common::units::Bytes;
+use fleet_common::worker::Check;
+use fleet_dataset::{Dataset, Split};
+use serde::Serialize;
+
+use crate::device::{self, DeviceLock, Host, LockError, Nvidia};
+use crate::meter;
+
+/// Name and version of the `--json` form.
+pub const SCHEMA: &str = "fleet.doctor/1";
+
+/// Where to look.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where data sets are.
+    pub data: PathBuf,
+    /// Where initial weights are.
+    pub weights: Option<PathBuf>,
+    /// The worker program.
+    pub worker: PathBuf,
+    /// Where device locks are.
+    pub lock_dir: PathBuf,
+    /// NVML's library, if not the usual one.
+    pub nvml: Option<PathBuf>,
+    /// Where powercap is.
+    pub powercap: PathBuf,
+}
+
+/// How a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Work can be done without it; something will be missing.
+    Note,
+    /// No trial can run.
+    Problem,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: String,
+    /// How it matters.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// All findings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnosis {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// In the order of the report.
+    pub findings: Vec<Finding>,
+}
+
+impl Diagnosis {
+    /// Whether trials can run here.
+    pub fn is_well(&self) -> bool {
+        self.findings.iter().all(|f| f.level != Level::Problem)
+    }
+}
+
+fn finding(subject: impl Into<String>, level: Level, found: impl Into<String>, remedy: Option<&str>) -> Finding {
+    Finding { subject: subject.into(), level, found: found.into(), remedy: remedy.map(str::to_owned) }
+}
+
+/// Looks at everything.
+pub fn examine(options: &Options) -> Diagnosis {
+    let host = Host::read();
+    let mut findings = vec![finding(
+        "machine",
+        Level::Ok,
+        format!("{}: {}, {} CPUs, {} memory, {}", host.name, host.cpu, host.cpus, Bytes(host.memory_bytes), host.os),
+        None,
+    )];
+    let nvidia = Nvidia::open(options.nvml.as_deref());
+    let check = ask_worker(&options.worker);
+    findings.push(libtorch(&options.worker, &check));
+    findings.push(cuda(&nvidia, check.as_ref().ok()));
+    findings.extend(devices(options, &host, nvidia));
+    findings.push(budget(check.as_ref().ok()));
+    findings.extend(data(&options.data));
+    findings.push(weights(options.weights.as_deref()));
+    Diagnosis { schema: SCHEMA, findings }
+}
+
+fn ask_worker(worker: &Path) -> Result<Check, String> {
+    let output = Command::new(worker).arg("--check").output().map_err(|e| e.to_string())?;
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let words = String::from_utf8_lossy(&output.stderr);
+        let last = words.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
+        format!("{}: {last}", output.status)
+    })
+}
+
+fn libtorch(worker: &Path, check: &Result<Check, String>) -> Finding {
+    match check {
+        Ok(check) => finding("libtorch", Level::Ok, check.libtorch.clone(), None),
+        Err(why) if worker.exists() => finding(
+            "libtorch",
+            Level::Problem,
+            format!("the worker {} cannot be started ({why})", worker.display()),
+            Some("run `make setup` and build again: binaries remember where libtorch was when they were built"),
+        ),
+        Err(_) => finding(
+            "libtorch",
+            Level::Problem,
+            format!("the worker {} is not there", worker.display()),
+            Some("build it with `make build`, or name it with --worker"),
+        ),
+    }
+}
+
+fn cuda(nvidia: &Result<Nvidia, device::NvidiaError>, check: Option<&Check>) -> Finding {
+    match (nvidia, check.map(|c| &c.cuda)) {
+        (Err(error), _) => finding("CUDA", Level::Note, format!("not in use: {error}"), None),
+        (Ok(n), Some(Ok(gpus))) => {
+            finding("CUDA", Level::Ok, format!("driver {}, libtorch sees {gpus} GPU(s)", n.driver()), None)
+        }
+        (Ok(n), Some(Err(why))) => finding(
+            "CUDA",
+            Level::Problem,
+            format!("driver {}, but {why}", n.driver()),
+            Some(
+                "run `FLEET_TORCH=cuda make setup` on this machine and build again, or offer the CPU with --devices cpu",
+            ),
+        ),
+        (Ok(n), None) => {
+            finding("CUDA", Level::Note, format!("driver {}; libtorch could not be asked", n.driver()), None)
+        }
+    }
+}
+
+fn devices(options: &Options, host: &Host, nvidia: Result<Nvidia, device::NvidiaError>) -> Vec<Finding> {
+    let slots = device::all(host, nvidia.as_ref());
+    let nvidia = nvidia.ok().map(std::sync::Arc::new);
+    let mut findings = Vec::new();
+    for slot in slots {
+        let detail = match &slot.gpu {
+            Some(g) => format!(
+                "{}, {}, compute capability {}",
+                slot.hardware,
+                Bytes(slot.memory_bytes),
+                g.gpu.compute_capability
+            ),
+            None => format!("{}, {}", slot.hardware, Bytes(slot.memory_bytes)),
+        };
+        let subject = format!("device {}", slot.id);
+        findings.push(match DeviceLock::try_take(&options.lock_dir, &slot.id) {
+            Ok(()) => finding(subject, Level::Ok, format!("{detail}; free"), None),
+            Err(LockError::Taken { owner, .. }) => {
+                finding(subject, Level::Note, format!("{detail}; in use by {owner}"), None)
+            }
+            Err(error) => finding(subject, Level::Problem, format!("{detail}; {error}"), None),
+        });
+        let meters = meter::of(&slot, nvidia.as_ref(), &options.powercap);
+        let subject = format!("energy of {}", slot.id);
+        findings.push(match meters.energy {
+            Ok(_) => finding(subject, Level::Ok, "measured", None),
+            Err(why) => finding(
+                subject,
+                Level::Note,
+                format!("unavailable: {why}"),
+                Some("trials run; their energy, NS-E and NS# will be n/a"),
+            ),
+        });
+    }
+    findings
+}
+
+fn budget(check: Option<&Check>) -> Finding {
+    match check {
+        Some(c) if c.cpu_cap_enforced => {
+            finding("memory budget", Level::Ok, "enforced: an allocation above the cap was refused", None)
+        }
+        Some(_) => finding(
+            "memory budget",
+            Level::Problem,
+            "an allocation above the cap was not refused",
+            Some("this libtorch does not use the worker's allocator; use the one that `make setup` brings"),
+        ),
+        None => finding("memory budget", Level::Note, "not checked: the worker could not be started", None),
+    }
+}
+
+fn data(dir: &Path) -> Vec<Finding> {
+    DatasetName::KNOWN
+        .iter()
+        .map(|name| {
+            let known = DatasetName::try_from((*name).to_owned()).map_err(|e| e.to_string());
+            let opened = known.and_then(|name| Dataset::open(&name, dir).map_err(|e| e.to_string()));
+            match opened {
+                Ok(d) => finding(
+                    format!("data {name}"),
+                    Level::Ok,
+                    format!(
+                        "{} classes, {} training and {} test images",
+                        d.classes().len(),
+                        d.len(Split::Train),
+                        d.len(Split::Test)
+                    ),
+                    None,
+                ),
+                Err(why) => finding(format!("data {name}"), Level::Note, why, None),
+            }
+        })
+        .collect()
+}
+
+fn weights(dir: Option<&Path>) -> Finding {
+    let Some(dir) = dir else {
+        return finding("weights", Level::Note, "no --weights folder: training starts from scratch", None);
+    };
+    let there: Vec<&str> = Backbone::ALL
+        .into_iter()
+        .map(Backbone::name)
+        .filter(|name| dir.join(format!("{name}.safetensors")).exists())
+        .collect();
+    if there.is_empty() {
+        let expected = format!("put files such as {}.safetensors there", Backbone::ALL[0].name());
+        finding("weights", Level::Note, format!("none in {}", dir.display()), Some(&expected))
+    } else {
+        finding("weights", Level::Ok, there.join(", "), None)
+    }
+}

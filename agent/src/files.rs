@@ -1,0 +1,116 @@
+//! Data sets and weights by content: whether what lies here is what a cell was defined with.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use fleet_common::canonical::hex;
+use fleet_common::plan::{CellSettings, WeightsRef};
+use fleet_common::spec::DatasetName;
+use fleet_dataset::Dataset;
+use sha2::{Digest, Sha256};
+
+/// The folders that an agent looks into, and what it has found out about them.
+#[derive(Debug)]
+pub struct Files {
+    data_dir: PathBuf,
+    weights_dir: Option<PathBuf>,
+    /// Fingerprints by data set; computed once, because they cost a read of everything.
+    datasets: Mutex<HashMap<DatasetName, String>>,
+    weights: Mutex<HashMap<PathBuf, String>>,
+}
+
+impl Files {
+    /// Looks for data in `data_dir` and for weights in `weights_dir`.
+    pub fn new(data_dir: PathBuf, weights_dir: Option<PathBuf>) -> Self {
+        Self { data_dir, weights_dir, datasets: Mutex::default(), weights: Mutex::default() }
+    }
+
+    /// The data folder.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Checks that the data set here has the content that the settings name.
+    ///
+    /// # Errors
+    /// It is not here, cannot be read, or is another one; in words for the record.
+    pub fn check_dataset(&self, settings: &CellSettings, dataset: &DatasetName) -> Result<(), String> {
+        let mut known = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
+        let fingerprint = match known.get(dataset) {
+            Some(fingerprint) => fingerprint.clone(),
+            None => {
+                let identity = Dataset::open(dataset, &self.data_dir)
+                    .and_then(|d| d.identify(&mut |_, _| {}))
+                    .map_err(|e| e.to_string())?;
+                known.insert(dataset.clone(), identity.fingerprint.clone());
+                identity.fingerprint
+            }
+        };
+        if fingerprint == settings.dataset.fingerprint {
+            return Ok(());
+        }
+        // What was found may be about to be put right.
+        known.remove(dataset);
+        Err(format!(
+            "the data set {} under {} is not the one that the campaign was submitted with: expected fingerprint {}…, found \
+             {}…; copy the same data here, or submit again with this data",
+            settings.dataset.name,
+            self.data_dir.display(),
+            &settings.dataset.fingerprint[..12.min(settings.dataset.fingerprint.len())],
+            &fingerprint[..12]
+        ))
+    }
+
+    /// The file with the weights that the settings name; `None` where they train from scratch.
+    ///
+    /// # Errors
+    /// No such file is here; in words for the record.
+    pub fn find_weights(&self, settings: &CellSettings) -> Result<Option<PathBuf>, String> {
+        let WeightsRef::File { sha256 } = &settings.weights else { return Ok(None) };
+        let backbone = settings.backbone.name();
+        let Some(dir) = &self.weights_dir else {
+            return Err(format!("the weights of {backbone} are wanted, but this agent was started without --weights"));
+        };
+        let file = dir.join(format!("{backbone}.safetensors"));
+        let found = self.sha256(&file).map_err(|e| format!("cannot read the weights {}: {e}", file.display()))?;
+        if found == *sha256 {
+            Ok(Some(file))
+        } else {
+            Err(format!(
+                "{} is not the file that the campaign was submitted with: expected SHA-256 {}…, found {}…",
+                file.display(),
+                &sha256[..12.min(sha256.len())],
+                &found[..12]
+            ))
+        }
+    }
+
+    fn sha256(&self, file: &Path) -> std::io::Result<String> {
+        let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hash) = known.get(file) {
+            return Ok(hash.clone());
+        }
+        let hash = sha256_of_file(file)?;
+        known.insert(file.to_owned(), hash.clone());
+        Ok(hash)
+    }
+}
+
+/// SHA-256 of a file, hexadecimal.
+///
+/// # Errors
+/// It cannot be read.
+pub fn sha256_of_file(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
