@@ -1,16 +1,12 @@
 //! Data sets and weights by content: whether what lies here is what a cell was defined with.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use fleet_common::canonical::hex;
 use fleet_common::plan::{CellSettings, WeightsRef};
 use fleet_common::spec::DatasetName;
-use fleet_dataset::Dataset;
-use sha2::{Digest, Sha256};
+use fleet_dataset::{Dataset, sha256_of_file};
 
 /// The folders that an agent looks into, and what it has found out about them.
 #[derive(Debug)]
@@ -96,21 +92,5 @@ impl Files {
         let hash = sha256_of_file(file)?;
         known.insert(file.to_owned(), hash.clone());
         Ok(hash)
-    }
-}
-
-/// SHA-256 of a file, hexadecimal.
-///
-/// # Errors
-/// It cannot be read.
-pub fn sha256_of_file(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            n => hasher.update(&buffer[..n]),
-        }
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`cli`] | the `fleet` command |
 //! | [`core`] | decisions: inputs in, events and replies out; pure |
 //! | [`driver`] | owns the core: inputs in, journal, answers out |
 //! | [`service`] | the gRPC edge |
@@ -11,6 +12,7 @@
 //! | [`store`] | journal, index, samples |
 //! | [`report`] | records → table and HTML; pure |
 
+pub mod cli;
 pub mod core;
 pub mod driver;
 pub mod report;

@@ -10,6 +10,7 @@ use fleet_common::spec::DatasetName;
 use fleet_common::telemetry::{MonoNanos, Series};
 use fleet_common::wire::{self, WireError, v1};
 use fleet_common::worker::{Event, Job, JobDevice, Phase};
+use fleet_dataset::sha256_of_file;
 use tokio::sync::{mpsc, watch};
 
 use super::process::Worker;
@@ -17,7 +18,6 @@ use super::record::{Readings, flags, phases};
 use super::spool::Spool;
 use super::{Shared, clock};
 use crate::device::{DeviceLock, Slot};
-use crate::files::sha256_of_file;
 use crate::meter::{self, Meter, ProcessMeter};
 
 /// Ten readings per second (measurement.md asks for at least that).

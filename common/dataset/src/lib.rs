@@ -17,14 +17,33 @@ mod folder;
 mod listed;
 pub mod synth;
 
+use std::io::Read as _;
 use std::path::Path;
 
 pub use error::DatasetError;
+use fleet_common::canonical::hex;
 use fleet_common::plan::DatasetIdentity;
 use fleet_common::spec::DatasetName;
+use sha2::{Digest, Sha256};
 
 use crate::cifar::Cifar;
 use crate::files::Files;
+
+/// SHA-256 of a file, hexadecimal: what weights are named by.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256_of_file(path: &Path) -> std::io::Result<String> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
 
 /// A half of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

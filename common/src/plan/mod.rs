@@ -49,7 +49,7 @@ pub struct PlannedCell {
 }
 
 /// A combination that will not run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Excluded {
     /// Method of the combination.
     pub method: Method,

@@ -1,2 +1,7 @@
-//! The one command a person types.
-fn main() {}
+//! The one command that a person types.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fleet_coordinator::cli::run()
+}

@@ -124,11 +124,7 @@ impl Event {
                 cells: s
                     .cells
                     .into_iter()
-                    .map(|c| v1::PlannedCell {
-                        cell: c.id.into(),
-                        settings_json: c.settings_json,
-                        dataset: c.dataset,
-                    })
+                    .map(|c| v1::PlannedCell { cell: c.id.into(), settings_json: c.settings_json, dataset: c.dataset })
                     .collect(),
                 trials: s.trials.iter().map(Into::into).collect(),
                 excluded_json: s.excluded_json,
@@ -193,9 +189,7 @@ impl Event {
                 cells: s
                     .cells
                     .into_iter()
-                    .map(|c| {
-                        Ok(CellEntry { id: c.cell.parse()?, settings_json: c.settings_json, dataset: c.dataset })
-                    })
+                    .map(|c| Ok(CellEntry { id: c.cell.parse()?, settings_json: c.settings_json, dataset: c.dataset }))
                     .collect::<Result<_, WireError>>()?,
                 trials: s.trials.into_iter().map(TryInto::try_into).collect::<Result<_, WireError>>()?,
                 excluded_json: s.excluded_json,

@@ -201,9 +201,7 @@ impl Core {
         let lost: Vec<(TrialId, String)> = self
             .state
             .leases()
-            .filter(|(_, trial)| {
-                self.state.trial(trial).is_some_and(|t| t.life.is_lost(&self.terms, self.now.mono))
-            })
+            .filter(|(_, trial)| self.state.trial(trial).is_some_and(|t| t.life.is_lost(&self.terms, self.now.mono)))
             .map(|(holder, trial)| (trial.clone(), format!("agent {} fell silent", holder.agent)))
             .collect();
         for (trial, reason) in lost {

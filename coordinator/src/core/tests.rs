@@ -76,14 +76,8 @@ impl World {
             memory_bytes: 1 << 30,
         }];
         let agent: AgentId = agent.parse().expect("an id");
-        let reply = self.ask(|token| Input::Register {
-            token,
-            agent,
-            version: "1".into(),
-            host: "h".into(),
-            slots,
-            held,
-        });
+        let reply =
+            self.ask(|token| Input::Register { token, agent, version: "1".into(), host: "h".into(), slots, held });
         match reply {
             Some(Reply::Registered(verdicts)) => verdicts,
             other => panic!("{other:?}"),
@@ -181,7 +175,10 @@ fn submitting_again_asks_only_for_what_is_missing() {
 fn each_class_of_hardware_gets_a_trial_of_its_own() {
     let mut w = World::new();
     let refused = w.ask(|t| Input::Submit(t, prepared("[0]", "\"each\"")));
-    assert!(matches!(&refused, Some(Reply::Submitted(Err(Refusal::NotNow(why)))) if why.contains("no agent")), "{refused:?}");
+    assert!(
+        matches!(&refused, Some(Reply::Submitted(Err(Refusal::NotNow(why)))) if why.contains("no agent")),
+        "{refused:?}"
+    );
     let named = w.ask(|t| Input::Submit(t, prepared("[0]", "[\"CPU\", \"GPU X\"]")));
     assert_eq!(named, Some(Reply::Submitted(Ok((4, 4)))));
     w.register("a", vec![]);

@@ -49,7 +49,8 @@ impl Agents for Service {
             })
             .collect::<Result<Vec<_>, WireError>>()
             .map_err(ServiceError::from)?;
-        let held = r.held.into_iter().map(|l| claim(&agent, l)).collect::<Result<_, _>>().map_err(ServiceError::from)?;
+        let held =
+            r.held.into_iter().map(|l| claim(&agent, l)).collect::<Result<_, _>>().map_err(ServiceError::from)?;
         tracing::info!(%agent, host = r.host, slots = slots.len(), "an agent registered");
         let (version, host) = (r.version, r.host);
         let reply = self
@@ -94,11 +95,8 @@ impl Agents for Service {
             })
             .collect::<Result<_, WireError>>()
             .map_err(ServiceError::from)?;
-        let reply = self
-            .driver
-            .ask(|token| Input::Heartbeat { token, agent, running })
-            .await
-            .map_err(ServiceError::from)?;
+        let reply =
+            self.driver.ask(|token| Input::Heartbeat { token, agent, running }).await.map_err(ServiceError::from)?;
         let Reply::Heartbeat(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };
         let register_again = verdicts.is_none();
         let verdicts = verdicts.unwrap_or_default().into_iter().map(verdict).collect();
@@ -112,7 +110,10 @@ impl Agents for Service {
         let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
         let record = Record::from_json(&r.record_json).map_err(ServiceError::BadRequest)?;
         if record.trial != trial || record.attempt != attempt || record.settings.id() != trial.cell {
-            let text = format!("the record is of trial {} attempt {}, not of {trial} attempt {attempt}", record.trial, record.attempt);
+            let text = format!(
+                "the record is of trial {} attempt {}, not of {trial} attempt {attempt}",
+                record.trial, record.attempt
+            );
             return Err(ServiceError::BadRequest(text).into());
         }
         let seal = {
@@ -196,7 +197,6 @@ fn store(samples: &crate::store::Samples, batch: v1::SampleBatch) -> Result<v1::
     wire::samples(&batch)?;
     let trial = wire::trial(batch.trial.clone())?;
     let attempt = batch.attempt.try_into().map_err(WireError::from)?;
-    let number =
-        samples.store(&trial, attempt, &batch).map_err(|e| ServiceError::Storage(e.to_string()))?.unwrap_or(0);
+    let number = samples.store(&trial, attempt, &batch).map_err(|e| ServiceError::Storage(e.to_string()))?.unwrap_or(0);
     Ok(v1::SampleAck { trial: Some((&trial).into()), attempt: batch.attempt, number })
 }

@@ -55,8 +55,7 @@ fn resolution(
     let mut resolution = Resolution::default();
     for d in datasets {
         let name = DatasetName::try_from(d.name).map_err(ServiceError::BadRequest)?;
-        let identity =
-            DatasetIdentity { fingerprint: d.fingerprint, classes: d.classes, train: d.train, test: d.test };
+        let identity = DatasetIdentity { fingerprint: d.fingerprint, classes: d.classes, train: d.train, test: d.test };
         resolution.datasets.insert(name, Ok(identity));
     }
     for w in weights {
@@ -70,8 +69,8 @@ fn resolution(
 impl Operator for Service {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitReply>, Status> {
         let r = request.into_inner();
-        let campaign = spec::Campaign::parse(&r.file_name, &r.toml)
-            .map_err(|e| ServiceError::BadRequest(e.to_string()))?;
+        let campaign =
+            spec::Campaign::parse(&r.file_name, &r.toml).map_err(|e| ServiceError::BadRequest(e.to_string()))?;
         let resolution = resolution(r.datasets, r.weights)?;
         let toml = r.toml;
         let prepared = tokio::task::spawn_blocking(move || {
@@ -82,14 +81,14 @@ impl Operator for Service {
         .map_err(|e| ServiceError::Storage(e.to_string()))?;
         if prepared.plan.cells.is_empty() {
             let reasons: Vec<&str> = prepared.plan.excluded.iter().map(|e| e.reason.as_str()).collect();
-            let text = format!("nothing of this campaign can run: {}", reasons.first().copied().unwrap_or("it is empty"));
+            let text =
+                format!("nothing of this campaign can run: {}", reasons.first().copied().unwrap_or("it is empty"));
             return Err(ServiceError::BadRequest(text).into());
         }
         let campaign = prepared.campaign.name.to_string();
         let excluded_json = prepared.plan.excluded.iter().map(fleet_common::canonical::json).collect();
         let warnings = prepared.plan.warnings.clone();
-        let reply =
-            self.driver.ask(|token| Input::Submit(token, prepared)).await.map_err(ServiceError::from)?;
+        let reply = self.driver.ask(|token| Input::Submit(token, prepared)).await.map_err(ServiceError::from)?;
         let Reply::Submitted(outcome) = reply else { return Err(ServiceError::WrongAnswer.into()) };
         let (trials, new_trials) = outcome.map_err(ServiceError::from)?;
         tracing::info!(campaign, trials, new_trials, "a campaign was submitted");

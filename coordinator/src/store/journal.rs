@@ -85,13 +85,8 @@ impl Journal {
     /// The file cannot be read or written, or is not a journal.
     pub fn open(path: &Path) -> Result<(Self, Replay), JournalError> {
         let io = |doing| move |source| JournalError::Io { path: path.to_owned(), doing, source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(io("opened"))?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io("opened"))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io("read"))?;
         if bytes.len() < MAGIC.len() && MAGIC.starts_with(&bytes) {

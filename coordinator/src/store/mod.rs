@@ -138,9 +138,7 @@ impl Store {
     pub fn commit(&mut self, events: Vec<(u64, Event)>) -> Result<(), StoreError> {
         let numbered: Vec<(u64, Event)> = events
             .into_iter()
-            .map(|(at_unix_ms, event)| {
-                (self.journal.append(&event.to_journal(at_unix_ms).encode_to_vec()), event)
-            })
+            .map(|(at_unix_ms, event)| (self.journal.append(&event.to_journal(at_unix_ms).encode_to_vec()), event))
             .collect();
         self.journal.commit()?;
         self.index.apply(&numbered)?;
@@ -206,7 +204,8 @@ mod tests {
             warnings: vec![],
             keep_weights: false,
         }));
-        let holder = fleet_common::lease::Holder { agent: "a".parse().expect("an id"), slot: "cpu".parse().expect("a slot") };
+        let holder =
+            fleet_common::lease::Holder { agent: "a".parse().expect("an id"), slot: "cpu".parse().expect("a slot") };
         let granted = |n| Event::LeaseGranted { trial: trial(n), attempt: Attempt::FIRST, holder: holder.clone() };
         let recorded = |n| Event::TrialRecorded {
             trial: trial(n),

@@ -142,12 +142,7 @@ impl Chunks {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(error("stored"))?;
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(error("opened"))?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(error("opened"))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(error("read"))?;
         let (batches, length) = scan(&bytes);

@@ -1,0 +1,244 @@
+//! submit, plan, retry, cancel.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use comfy_table::{LineStyle, Table, TableStyle};
+use fleet_common::plan::{self, Excluded, Resolution};
+use fleet_common::spec;
+use fleet_common::units::Bytes;
+use fleet_common::wire::v1;
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use super::{Coordinator, Failure, Files, Json, Named, client, print_json, resolve};
+use crate::service::rpc::operator_client::OperatorClient;
+
+/// `fleet submit`.
+#[derive(Debug, Args)]
+pub(super) struct Submit {
+    /// The campaign file
+    #[arg(value_name = "CAMPAIGN.toml")]
+    file: PathBuf,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    coordinator: Coordinator,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Submit {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let (campaign, toml) = resolve::campaign(&self.file)?;
+        let resolution = resolve::resolve(&campaign, &self.files)?;
+        let mut client = client::connect(&self.coordinator.coordinator).await?;
+        let reply = submit(&mut client, &self.file, toml, resolution).await?;
+        if self.json.json {
+            print_json(&serde_json::json!({
+                "schema": "fleet.submitted/1",
+                "campaign": reply.campaign,
+                "trials": reply.trials,
+                "new_trials": reply.new_trials,
+                "warnings": reply.warnings,
+            }));
+        } else {
+            println!("{}: {} trials, {} of them new", reply.campaign, reply.trials, reply.new_trials);
+            reply.warnings.iter().for_each(|w| println!("  note: {w}"));
+            println!("Follow it with `fleet watch {}`.", reply.campaign);
+        }
+        Ok(())
+    }
+}
+
+/// Submits a campaign whose names have been looked up; all of its data must be there.
+pub(super) async fn submit(
+    client: &mut OperatorClient<Channel>,
+    file: &Path,
+    toml: String,
+    resolution: Resolution,
+) -> Result<v1::SubmitReply, Failure> {
+    let mut datasets = Vec::new();
+    for (name, identity) in resolution.datasets {
+        let identity = identity.map_err(|why| Failure::usage(format!("the data set {}: {why}", name.label())))?;
+        datasets.push(v1::ResolvedDataset {
+            name: name.into(),
+            fingerprint: identity.fingerprint,
+            classes: identity.classes,
+            train: identity.train,
+            test: identity.test,
+        });
+    }
+    let weights = resolution
+        .weights
+        .into_iter()
+        .map(|(backbone, sha256)| v1::ResolvedWeights { backbone: backbone.name().to_owned(), sha256 })
+        .collect();
+    let request = v1::SubmitRequest { file_name: file.display().to_string(), toml, datasets, weights };
+    Ok(client.submit(request).await?.into_inner())
+}
+
+/// `fleet plan`.
+#[derive(Debug, Args)]
+pub(super) struct Plan {
+    /// The campaign file
+    #[arg(value_name = "CAMPAIGN.toml")]
+    file: PathBuf,
+    #[command(flatten)]
+    files: Files,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// The `--json` form of a plan.
+#[derive(Serialize)]
+struct PlanDocument<'a> {
+    schema: &'static str,
+    campaign: &'a str,
+    cells: Vec<CellDocument<'a>>,
+    excluded: &'a [Excluded],
+    warnings: &'a [String],
+    repeats: u32,
+}
+
+#[derive(Serialize)]
+struct CellDocument<'a> {
+    id: &'a str,
+    settings: &'a plan::CellSettings,
+}
+
+impl Plan {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let (campaign, _) = resolve::campaign(&self.file)?;
+        let resolution = resolve::resolve(&campaign, &self.files)?;
+        let plan = plan::plan(&campaign, &resolution);
+        if self.json.json {
+            print_json(&PlanDocument {
+                schema: "fleet.plan/1",
+                campaign: campaign.name.as_str(),
+                cells: plan.cells.iter().map(|c| CellDocument { id: c.id.as_str(), settings: &c.settings }).collect(),
+                excluded: &plan.excluded,
+                warnings: &plan.warnings,
+                repeats: plan.repeats,
+            });
+        } else {
+            print(&campaign, &plan);
+        }
+        Ok(())
+    }
+}
+
+fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('-').junction('-')));
+    table.set_header([
+        "cell",
+        "method",
+        "backbone",
+        "checkpointing",
+        "data",
+        "weights",
+        "seed",
+        "steps × batch",
+        "budget",
+    ]);
+    for cell in &plan.cells {
+        let s = &cell.settings;
+        let weights = match &s.weights {
+            plan::WeightsRef::Scratch => "scratch".to_owned(),
+            plan::WeightsRef::File { sha256 } => sha256.chars().take(8).collect(),
+        };
+        table.add_row([
+            cell.id.short().to_owned(),
+            s.method.method().name().to_owned(),
+            s.backbone.name().to_owned(),
+            s.checkpointing.name().to_owned(),
+            s.dataset.name.clone(),
+            weights,
+            s.seed.to_string(),
+            format!("{} × {}", s.train.steps, s.train.batch),
+            s.budget_bytes.map_or_else(|| "unlimited".to_owned(), |b| Bytes(b).to_string()),
+        ]);
+    }
+    let trials = plan.cells.len() * plan.repeats as usize;
+    let per = match &campaign.hardware {
+        spec::Hardware::Any => String::new(),
+        spec::Hardware::Each => " per hardware class that is connected at submission".to_owned(),
+        spec::Hardware::Classes(classes) => format!(" on each of {} hardware classes", classes.len()),
+    };
+    println!("{}: {} cells × {} repeats = {trials} trials{per}\n", campaign.name, plan.cells.len(), plan.repeats);
+    println!("{table}");
+    if !plan.excluded.is_empty() {
+        println!("\nLeft out:");
+        for e in &plan.excluded {
+            println!(
+                "  {} · {} · {} · {} ({} cells): {}",
+                e.method.name(),
+                e.backbone.name(),
+                e.checkpointing.name(),
+                e.dataset,
+                e.cells,
+                e.reason
+            );
+        }
+    }
+    plan.warnings.iter().for_each(|w| println!("\nnote: {w}"));
+}
+
+/// `fleet retry`.
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = true, args = ["failed", "missing"])]
+pub(super) struct Retry {
+    #[command(flatten)]
+    named: Named,
+    /// Trials that crashed, were given bad input, or lost their agents
+    #[arg(long)]
+    failed: bool,
+    /// Trials that were called off
+    #[arg(long)]
+    missing: bool,
+    #[command(flatten)]
+    coordinator: Coordinator,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Retry {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut client = client::connect(&self.coordinator.coordinator).await?;
+        let campaign = self.named.campaign.to_string();
+        let request = v1::RetryRequest { campaign: campaign.clone(), failed: self.failed, missing: self.missing };
+        let trials = client.retry(request).await?.into_inner().trials;
+        changed(self.json.json, &campaign, trials, "opened again");
+        Ok(())
+    }
+}
+
+/// `fleet cancel`.
+#[derive(Debug, Args)]
+pub(super) struct Cancel {
+    #[command(flatten)]
+    named: Named,
+    #[command(flatten)]
+    coordinator: Coordinator,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Cancel {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut client = client::connect(&self.coordinator.coordinator).await?;
+        let campaign = self.named.campaign.to_string();
+        let trials = client.cancel(v1::CancelRequest { campaign: campaign.clone() }).await?.into_inner().trials;
+        changed(self.json.json, &campaign, trials, "called off");
+        Ok(())
+    }
+}
+
+fn changed(json: bool, campaign: &str, trials: u64, what: &str) {
+    if json {
+        print_json(&serde_json::json!({ "schema": "fleet.changed/1", "campaign": campaign, "trials": trials }));
+    } else {
+        println!("{campaign}: {trials} trial{} {what}", if trials == 1 { "" } else { "s" });
+    }
+}

@@ -1,0 +1,27 @@
+//! The coordinator's client.
+
+use std::time::Duration;
+
+use fleet_common::wire::MAX_MESSAGE_BYTES;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Failure;
+use crate::service::rpc::operator_client::OperatorClient;
+
+/// A connected client.
+pub(super) async fn connect(coordinator: &str) -> Result<OperatorClient<Channel>, Failure> {
+    let endpoint = Endpoint::from_shared(coordinator.to_owned())
+        .ok()
+        .filter(|e| e.uri().scheme().is_some() && e.uri().authority().is_some())
+        .ok_or_else(|| {
+            Failure::usage(format!("expected the coordinator's address as http://HOST:PORT, found \"{coordinator}\""))
+        })?;
+    let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await.map_err(|_| {
+        Failure::Unreachable(format!(
+            "no coordinator answers at {coordinator}; start one with `fleet serve`, or name another with --coordinator"
+        ))
+    })?;
+    Ok(OperatorClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}

@@ -1,0 +1,126 @@
+//! Data sets: look at them, or write the procedural textures.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use fleet_common::spec::DatasetName;
+use fleet_dataset::synth::{self, TextureSet, TextureSpec};
+
+use super::{Failure, Json, print_json, resolve};
+
+/// `fleet data`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Data {
+    /// Writes a set of procedural textures in DTD's layout, the same on every machine.
+    #[command(after_help = "Example: fleet data synth --data data --name textures")]
+    Synth(Synth),
+    /// Shows what a data set is: classes, images, fingerprint.
+    #[command(after_help = "Example: fleet data info dtd --data ~/data")]
+    Info(Info),
+}
+
+/// `fleet data synth`.
+#[derive(Debug, Args)]
+pub(super) struct Synth {
+    /// Folder of the data sets
+    #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// Name of the set: textures, or a name that begins with textures-
+    #[arg(long, default_value = "textures")]
+    name: String,
+    /// Which families of textures: A or B, which share none
+    #[arg(long, default_value = "A")]
+    set: TextureSet,
+    /// Images per class; a third each for training, validation and test
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    per_class: u32,
+    /// Side of an image in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 96)]
+    size: u32,
+    /// Seed of the images
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// `fleet data info`.
+#[derive(Debug, Args)]
+pub(super) struct Info {
+    /// cifar100, dtd, textures…, or a path to an image folder (with a '/')
+    #[arg(value_name = "DATA SET")]
+    name: String,
+    /// Folder of the data sets
+    #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Data {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Synth(synth) => synth.run(),
+            Self::Info(info) => info.run(),
+        }
+    }
+}
+
+impl Synth {
+    fn run(self) -> Result<(), Failure> {
+        let name = match DatasetName::try_from(self.name.clone()) {
+            Ok(name @ DatasetName::Textures(_)) => name,
+            _ => {
+                return Err(Failure::usage(format!(
+                    "--name: expected textures or a name that begins with textures-, found \"{}\"",
+                    self.name
+                )));
+            }
+        };
+        let dir = self.data.join(&self.name);
+        let spec = TextureSpec { seed: self.seed, set: self.set, per_class: self.per_class, size: self.size };
+        let mut told = Instant::now();
+        let live = std::io::stderr().is_terminal();
+        std::fs::create_dir_all(&self.data)
+            .map_err(|e| Failure::failed(format!("cannot make the folder {}: {e}", self.data.display())))?;
+        synth::write(&dir, &spec, &mut |done, of| {
+            if told.elapsed() > Duration::from_millis(if live { 200 } else { 2000 }) {
+                told = Instant::now();
+                eprint!("writing textures: {done} of {of}{}", if live { "\r" } else { "\n" });
+            }
+        })
+        .map_err(|e| Failure::failed(e.to_string()))?;
+        let identity = resolve::identify(&name, &self.data).map_err(Failure::failed)?;
+        println!(
+            "{}: {} classes, {} training and {} test images",
+            dir.display(),
+            identity.classes,
+            identity.train,
+            identity.test
+        );
+        Ok(())
+    }
+}
+
+impl Info {
+    fn run(self) -> Result<(), Failure> {
+        let name = DatasetName::try_from(self.name.clone()).map_err(Failure::usage)?;
+        let dataset = fleet_dataset::Dataset::open(&name, &self.data).map_err(|e| Failure::usage(e.to_string()))?;
+        let identity = resolve::identify(&name, &self.data).map_err(Failure::usage)?;
+        if self.json.json {
+            print_json(&serde_json::json!({
+                "schema": "fleet.dataset/1",
+                "name": name.label(),
+                "identity": identity,
+                "class_names": dataset.classes(),
+            }));
+        } else {
+            println!("{}", name.label());
+            println!("  classes      {}: {}", identity.classes, dataset.classes().join(", "));
+            println!("  training     {} images", identity.train);
+            println!("  test         {} images", identity.test);
+            println!("  fingerprint  {}", identity.fingerprint);
+        }
+        Ok(())
+    }
+}

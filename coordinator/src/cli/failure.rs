@@ -1,0 +1,67 @@
+//! How a command fails, and with which exit code.
+
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something failed.
+    Failed(String),
+    /// What was given is not right.
+    Usage(String),
+    /// There is no coordinator at that address.
+    Unreachable(String),
+    /// The user interrupted.
+    Interrupted(String),
+    /// The campaign ended with failed trials; that was already said.
+    FailedTrials,
+}
+
+impl Failure {
+    /// Something failed.
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(message.into())
+    }
+
+    /// What was given is not right.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    /// What to say.
+    pub(super) fn message(&self) -> Option<&str> {
+        match self {
+            Self::Failed(m) | Self::Usage(m) | Self::Unreachable(m) | Self::Interrupted(m) => Some(m),
+            Self::FailedTrials => None,
+        }
+    }
+
+    /// The exit code, as the help lists them.
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) | Self::FailedTrials => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::Interrupted(_) => 130,
+        })
+    }
+}
+
+impl From<Status> for Failure {
+    /// What the coordinator answered.
+    fn from(status: Status) -> Self {
+        let message = status.message().to_owned();
+        match status.code() {
+            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => Self::Usage(message),
+            Code::OutOfRange | Code::ResourceExhausted => {
+                Self::Usage(format!("the message is larger than the coordinator accepts: {message}"))
+            }
+            Code::Unavailable => {
+                Self::Unreachable(format!("the coordinator cannot be reached or cannot work now: {message}"))
+            }
+            _ => Self::Failed(format!("the coordinator failed: {message}")),
+        }
+    }
+}

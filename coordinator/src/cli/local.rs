@@ -1,0 +1,194 @@
+//! A whole campaign on one machine: a coordinator in this process, an agent beside it, real gRPC on loopback between them.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use clap::Args;
+use fleet_common::record::Record;
+use fleet_common::spec::Campaign;
+use tokio::process::{Child, ChildStdin, Command};
+
+use super::fetch::Fetched;
+use super::serve::{Leases, Running, interrupted};
+use super::{Failure, Files, Json, campaign, client, report, resolve, status};
+
+/// An agent ends its worker and gives its lease back within this time.
+const AGENT_FAREWELL: Duration = Duration::from_secs(10);
+
+/// `fleet local`.
+#[derive(Debug, Args)]
+pub(super) struct Local {
+    /// The campaign file
+    #[arg(value_name = "CAMPAIGN.toml")]
+    file: PathBuf,
+    #[command(flatten)]
+    files: Files,
+    /// Folder for everything that is kept: the journal, samples, logs; run again with the same one to go on
+    #[arg(long, value_name = "DIR", default_value = "fleet-state")]
+    state: PathBuf,
+    /// Where to write the HTML report [default: STATE/CAMPAIGN.html]
+    #[arg(long, value_name = "OUT.html")]
+    report: Option<PathBuf>,
+    /// Devices to use, such as cpu or cuda:0 [default: all GPUs, or the CPU where there is none]
+    #[arg(long, value_name = "LIST")]
+    devices: Option<String>,
+    /// Threads per trial [default: all CPUs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// Copy the best trial's trained weights of each backbone to DIR/BACKBONE.safetensors, for --weights later
+    #[arg(long, value_name = "DIR")]
+    keep_weights: Option<PathBuf>,
+    /// The agent program [default: fleet-agent beside this program]
+    #[arg(long, env = "FLEET_AGENT", value_name = "FILE")]
+    agent: Option<PathBuf>,
+    #[command(flatten)]
+    leases: Leases,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Local {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let (campaign, toml) = resolve::campaign(&self.file)?;
+        if self.keep_weights.is_some() && !campaign.output.weights {
+            return Err(Failure::usage(format!(
+                "--keep-weights needs weights to keep: put `weights = true` under [output] in {}",
+                self.file.display()
+            )));
+        }
+        let resolution = resolve::resolve(&campaign, &self.files)?;
+        let name = campaign.name.to_string();
+        let page = self.report.clone().unwrap_or_else(|| self.state.join(format!("{name}.html")));
+
+        let loopback = ([127, 0, 0, 1], 0).into();
+        let coordinator = Running::start(&self.state.join("coordinator"), loopback, self.leases.terms()).await?;
+        let address = format!("http://{}", coordinator.address);
+        let mut client = client::connect(&address).await?;
+        let submitted = campaign::submit(&mut client, &self.file, toml, resolution).await?;
+        eprintln!("{name}: {} trials, {} of them new", submitted.trials, submitted.new_trials);
+        submitted.warnings.iter().for_each(|w| eprintln!("note: {w}"));
+
+        let mut agent = Agent::start(&self, &address)?;
+        let outcome = tokio::select! {
+            last = status::watch(&mut client, &name) => last,
+            why = agent.ended() => Err(Failure::failed(why)),
+            () = interrupted() => Err(Failure::Interrupted(format!(
+                "interrupted; nothing is lost. To go on: fleet local {}{}",
+                self.file.display(),
+                if self.state == Path::new("fleet-state") { String::new() } else { format!(" --state {}", self.state.display()) },
+            ))),
+        };
+        agent.stop().await;
+        let outcome = match outcome {
+            Ok(last) => {
+                let fetched = report::show(&mut client, &name, Some(&page), self.json.json).await?;
+                if let Some(dir) = &self.keep_weights {
+                    keep_weights(&campaign, &fetched, dir)?;
+                }
+                eprintln!("{}", status::conclusion(&last));
+                eprintln!("Report: {}", page.display());
+                status::verdict(&last)
+            }
+            Err(failure) => Err(failure),
+        };
+        coordinator.stop().await;
+        outcome
+    }
+}
+
+/// The agent's process.
+struct Agent {
+    child: Child,
+    /// Open for as long as the agent is to work. Kept apart from `child`, whose `wait` would close it.
+    stdin: Option<ChildStdin>,
+    log: PathBuf,
+}
+
+impl Agent {
+    fn start(local: &Local, address: &str) -> Result<Self, Failure> {
+        let program = local.agent.clone().unwrap_or_else(|| {
+            let here = std::env::current_exe().unwrap_or_default();
+            here.with_file_name("fleet-agent")
+        });
+        let state = local.state.join("agent");
+        let log = state.join("agent.log");
+        let cannot = |e: std::io::Error| Failure::failed(format!("cannot write {}: {e}", log.display()));
+        std::fs::create_dir_all(&state).map_err(cannot)?;
+        let log_file = std::fs::File::create(&log).map_err(cannot)?;
+        let mut command = Command::new(&program);
+        command.arg("run").arg("--exit-with-parent").args(["--coordinator", address]);
+        command.arg("--state").arg(&state).arg("--data").arg(&local.files.data);
+        if let Some(weights) = &local.files.weights {
+            command.arg("--weights").arg(weights);
+        }
+        if let Some(devices) = &local.devices {
+            command.args(["--devices", devices]);
+        }
+        if let Some(threads) = local.threads {
+            command.args(["--threads", &threads.to_string()]);
+        }
+        // Its standard input ends with this process, however that goes; a group of its own keeps Ctrl-C for us, so that
+        // the order of leaving is ours.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log_file).process_group(0);
+        let mut child = command.spawn().map_err(|e| {
+            Failure::failed(format!(
+                "cannot start the agent {}: {e}; build it with `cargo build --release`, or name it with --agent",
+                program.display()
+            ))
+        })?;
+        let stdin = child.stdin.take();
+        Ok(Self { child, stdin, log })
+    }
+
+    /// Returns when the agent has ended by itself, with its reason.
+    async fn ended(&mut self) -> String {
+        let status = self.child.wait().await;
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let reason = log.lines().rev().find_map(|l| l.strip_prefix("error: "));
+        match (reason, status) {
+            (Some(reason), _) => format!("the agent could not go on: {reason}"),
+            (None, Ok(status)) => format!("the agent ended ({status}); its log is {}", self.log.display()),
+            (None, Err(e)) => format!("the agent cannot be waited for: {e}"),
+        }
+    }
+
+    /// Lets the agent end its work, and makes sure that it is gone.
+    async fn stop(&mut self) {
+        // The end of its standard input is the signal.
+        drop(self.stdin.take());
+        if tokio::time::timeout(AGENT_FAREWELL, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+/// Copies the weights of each backbone's best completed trial.
+fn keep_weights(campaign: &Campaign, fetched: &Fetched, dir: &Path) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::failed(format!("cannot keep weights in {}: {e}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    for backbone in campaign.matrix.backbone.values() {
+        let accuracy = |r: &&Record| r.training.top1_percent.unwrap_or(f64::NEG_INFINITY);
+        let best = fetched
+            .records
+            .iter()
+            .filter(|r| r.settings.backbone == *backbone && r.artifact.is_some())
+            .max_by(|a, b| accuracy(a).total_cmp(&accuracy(b)));
+        let Some((record, artifact)) = best.and_then(|r| Some((r, r.artifact.as_ref()?))) else {
+            return Err(Failure::failed(format!("no completed trial of {} left weights", backbone.name())));
+        };
+        let target = dir.join(format!("{}.safetensors", backbone.name()));
+        let partial = target.with_extension("partial");
+        std::fs::copy(&artifact.path, &partial).map_err(failed)?;
+        std::fs::rename(&partial, &target).map_err(failed)?;
+        eprintln!(
+            "Weights of {} ({}, seed {}, {:.1} %): {}",
+            backbone.name(),
+            record.settings.method.method().name(),
+            record.settings.seed,
+            accuracy(&record),
+            target.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The `fleet` command: what people type, and what they get to see.
+//!
+//! Tables and progress are for people; `--json` is for programs, and the two are never mixed: with `--json`, standard
+//! output holds one JSON document and nothing else.
+
+mod campaign;
+mod client;
+mod data;
+mod failure;
+mod fetch;
+mod local;
+mod progress;
+mod report;
+mod resolve;
+mod serve;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use fleet_common::id::CampaignName;
+use tracing_subscriber::EnvFilter;
+
+pub use failure::Failure;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    success (a trial that does not fit its budget, or that diverged, is a result and no failure)
+  1    something failed, or a campaign ended with failed trials
+  2    wrong usage, or a campaign file, data set or weights file that is not right
+  3    the coordinator cannot be reached
+  130  interrupted; nothing is lost, the same command goes on";
+
+/// Compares fine-tuning methods, vision backbones and checkpointing strategies on the hardware that you have: what each
+/// costs in memory, time and energy, and what it gives.
+#[derive(Debug, Parser)]
+#[command(name = "fleet", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a campaign on this machine: coordinator and agent in one command, then the report.
+    #[command(after_help = "Example: fleet local deploy/campaigns/vits.toml --data ~/data --report vits.html\n\
+        Interrupted, the same command goes on where it was.")]
+    Local(local::Local),
+    /// Runs a coordinator.
+    #[command(after_help = "Example: fleet serve --state /var/lib/fleet\n\
+        Other machines reach it with --listen 0.0.0.0:7070 --insecure (plain text: only on a network that you trust).")]
+    Serve(serve::Serve),
+    /// Submits a campaign to a coordinator; a changed file asks only for what is new.
+    #[command(after_help = "Example: fleet submit campaign.toml --data ~/data --weights ~/weights")]
+    Submit(campaign::Submit),
+    /// Shows what a campaign would run, and every combination left out with its reason. Runs nothing.
+    #[command(after_help = "Example: fleet plan campaign.toml --data ~/data")]
+    Plan(campaign::Plan),
+    /// Shows where campaigns and agents stand.
+    #[command(after_help = "Example: fleet status nightly")]
+    Status(status::Status),
+    /// Shows a campaign's progress until it is over.
+    #[command(after_help = "Example: fleet watch nightly")]
+    Watch(status::Watch),
+    /// Compares what a campaign has finished: a table, and with --html a report.
+    #[command(after_help = "Example: fleet report nightly --html nightly.html")]
+    Report(report::Report),
+    /// Opens a campaign's failed or cancelled trials again.
+    #[command(after_help = "Example: fleet retry nightly --failed")]
+    Retry(campaign::Retry),
+    /// Calls off what of a campaign has not ended; what has ended is kept.
+    #[command(after_help = "Example: fleet cancel nightly")]
+    Cancel(campaign::Cancel),
+    /// Data sets: look at them, or write the procedural textures.
+    #[command(subcommand)]
+    Data(data::Data),
+}
+
+/// Where the coordinator is.
+#[derive(Debug, Args)]
+struct Coordinator {
+    /// Address of the coordinator
+    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    coordinator: String,
+}
+
+/// Where files are.
+#[derive(Debug, Args)]
+struct Files {
+    /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
+    #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// Folder with initial weights, one BACKBONE.safetensors each; a backbone without one trains from scratch
+    #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
+    weights: Option<PathBuf>,
+}
+
+/// A campaign by name.
+#[derive(Debug, Args)]
+struct Named {
+    /// The campaign's name, as its file gives it
+    #[arg(value_name = "CAMPAIGN")]
+    campaign: CampaignName,
+}
+
+/// How results are shown.
+#[derive(Debug, Args)]
+struct Json {
+    /// Print one JSON document instead of text (coordinator/README.md describes the schemas)
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command line.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let quiet = matches!(cli.command, Command::Local(_));
+    let default = if quiet { "warn" } else { "info" };
+    let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start: {e}")))
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(dispatch(cli.command));
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = failure.message() {
+                eprintln!("error: {message}");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Local(local) => local.run().await,
+        Command::Serve(serve) => serve.run().await,
+        Command::Submit(submit) => submit.run().await,
+        Command::Plan(plan) => plan.run().await,
+        Command::Status(status) => status.run().await,
+        Command::Watch(watch) => watch.run().await,
+        Command::Report(report) => report.run().await,
+        Command::Retry(retry) => retry.run().await,
+        Command::Cancel(cancel) => cancel.run().await,
+        Command::Data(data) => data.run().await,
+    }
+}
+
+/// Prints a JSON document.
+fn print_json(value: &impl serde::Serialize) {
+    let text = serde_json::to_string_pretty(value).expect("our own types are JSON");
+    // A reader that has seen enough closes the pipe; that is no failure.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes());
+}

@@ -1,0 +1,99 @@
+//! The comparison of a campaign: as a table, as JSON, as a page.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use tonic::transport::Channel;
+
+use super::fetch::{Fetched, fetch};
+use super::{Coordinator, Failure, Json, Named, client, print_json};
+use crate::report::{self, ReportInput};
+use crate::service::rpc::operator_client::OperatorClient;
+
+/// `fleet report`.
+#[derive(Debug, Args)]
+pub(super) struct Report {
+    #[command(flatten)]
+    named: Named,
+    /// Also write a self-contained HTML page
+    #[arg(long, value_name = "OUT.html")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    coordinator: Coordinator,
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Report {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut client = client::connect(&self.coordinator.coordinator).await?;
+        let name = self.named.campaign.to_string();
+        show(&mut client, &name, self.html.as_deref(), self.json.json).await?;
+        if let (Some(path), false) = (&self.html, self.json.json) {
+            println!("Report: {}", path.display());
+        }
+        Ok(())
+    }
+}
+
+/// Prints the comparison, and writes the page if one is wanted.
+pub(super) async fn show(
+    client: &mut OperatorClient<Channel>,
+    name: &str,
+    html: Option<&Path>,
+    json: bool,
+) -> Result<Fetched, Failure> {
+    let fetched = fetch(client, name, html.is_some()).await?;
+    if let Some(path) = html {
+        write(path, &page(&fetched))?;
+    }
+    if json {
+        print_json(&fetched.comparison);
+    } else {
+        let width = terminal_width();
+        println!("{}", report::table(&fetched.comparison, width));
+        for lost in &fetched.campaign.given_up {
+            println!("given up: {}: {}", lost.label, lost.reason);
+        }
+    }
+    Ok(fetched)
+}
+
+fn page(f: &Fetched) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    report::html(&ReportInput {
+        campaign: &f.campaign.campaign,
+        generated_unix_ms: now.as_millis() as u64,
+        version: env!("CARGO_PKG_VERSION"),
+        toml: &f.campaign.toml,
+        asked: f.campaign.trials,
+        waiting: f.status.waiting,
+        running: f.status.leased,
+        cancelled: f.status.cancelled,
+        excluded: &f.excluded,
+        warnings: &f.campaign.warnings,
+        comparison: &f.comparison,
+        records: &f.records,
+        samples: &f.samples,
+        superseded: f.superseded,
+    })
+}
+
+/// Writes a file whole or not at all.
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::failed(format!("cannot write the report {}: {e}", path.display()));
+    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, text).map_err(failed)?;
+    std::fs::rename(&partial, path).map_err(failed)
+}
+
+/// Columns of the terminal; `None` where output goes elsewhere.
+fn terminal_width() -> Option<u16> {
+    use std::io::IsTerminal as _;
+    let columns = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col);
+    columns.filter(|columns| *columns > 0 && std::io::stdout().is_terminal())
+}

@@ -1,0 +1,162 @@
+//! The coordinator as a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use fleet_common::lease::LeaseTerms;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use super::Failure;
+use crate::driver::{self, Handle};
+use crate::service::Service;
+use crate::store::Store;
+
+/// Open questions and streams get this long to end when the coordinator stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// `fleet serve`.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Address to listen on
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070")]
+    listen: String,
+    /// Folder for the journal, the index and the samples
+    #[arg(long, value_name = "DIR", default_value = "fleet-state/coordinator")]
+    state: PathBuf,
+    /// Listen beyond this machine although nothing is encrypted and nobody is authenticated
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    leases: Leases,
+}
+
+/// How long leases last.
+#[derive(Debug, Args)]
+pub(super) struct Leases {
+    /// Seconds of silence after which an agent may be taken for lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    lease_seconds: u64,
+    /// Agents that a trial may lose before it is given up
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    max_losses: u32,
+}
+
+impl Leases {
+    pub(super) fn terms(&self) -> LeaseTerms {
+        let time_ms = self.lease_seconds * 1000;
+        LeaseTerms { time_ms, renew_every_ms: time_ms / 4, missed_renewals: 4, max_losses: self.max_losses }
+    }
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let address = listen_address(&self.listen).await?;
+        if !address.ip().is_loopback() && !self.insecure {
+            return Err(Failure::usage(format!(
+                "{address} can be reached from other machines, and the connection is neither encrypted nor authenticated. \
+                 Listen on 127.0.0.1 (and forward it, for instance with ssh), or say --insecure on a network that you trust"
+            )));
+        }
+        let running = Running::start(&self.state, address, self.leases.terms()).await?;
+        tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
+        println!("listening on http://{}", running.address);
+        interrupted().await;
+        tracing::info!("stopping");
+        running.stop().await;
+        Ok(())
+    }
+}
+
+async fn listen_address(text: &str) -> Result<SocketAddr, Failure> {
+    let mut found = tokio::net::lookup_host(text).await.map_err(|e| {
+        Failure::usage(format!("--listen: expected HOST:PORT such as 127.0.0.1:7070, found \"{text}\" ({e})"))
+    })?;
+    found.next().ok_or_else(|| Failure::usage(format!("--listen: {text} names no address")))
+}
+
+/// A coordinator at work in this process.
+pub(super) struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    driver: Handle,
+    thread: std::thread::JoinHandle<()>,
+    server: tokio::task::JoinHandle<()>,
+    stop: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Running {
+    pub(super) async fn start(state: &Path, address: SocketAddr, terms: LeaseTerms) -> Result<Self, Failure> {
+        let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
+            std::io::ErrorKind::AddrInUse => Failure::failed(format!(
+                "port {} is in use by another program (perhaps another coordinator); stop that one, or choose another \
+                 with --listen HOST:PORT",
+                address.port()
+            )),
+            _ => Failure::failed(format!("cannot listen on {address}: {e}")),
+        })?;
+        let address = listener.local_addr().map_err(|e| Failure::failed(e.to_string()))?;
+        let folder = state.to_owned();
+        let (store, known, opened) = tokio::task::spawn_blocking(move || Store::open(&folder))
+            .await
+            .map_err(|e| Failure::failed(e.to_string()))?
+            .map_err(|e| Failure::failed(e.to_string()))?;
+        for damage in &opened.damage {
+            tracing::error!(
+                offset = damage.offset,
+                bytes = damage.bytes,
+                "the journal is damaged here; {}",
+                if damage.tail { "the rest was cut off" } else { "this part was skipped" }
+            );
+        }
+        opened.misfits.iter().for_each(|m| tracing::error!("the journal has a hole: {m}"));
+        tracing::info!(events = opened.events, rebuilt_index = opened.rebuilt, "the journal was read");
+        let (index, samples) = (store.index.clone(), store.samples.clone());
+        let (driver, thread) = driver::start(store, known, terms);
+        let ticking = driver.clone();
+        tokio::spawn(async move { ticking.tick().await });
+        let service = Service::new(driver.clone(), index, samples);
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .add_service(service.agents())
+            .add_service(service.operator())
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                let _ = stopped.await;
+            });
+        let server = tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the server failed");
+            }
+        });
+        Ok(Self { address, driver, thread, server, stop })
+    }
+
+    /// Ends the server, then the driver; everything that was answered is on disk.
+    pub(super) async fn stop(self) {
+        let _ = self.stop.send(());
+        // Questions for work stay open for half a minute; nobody should wait for those.
+        let _ = tokio::time::timeout(FAREWELL, self.server).await;
+        self.driver.stop().await;
+        let thread = self.thread;
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+pub(super) async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        },
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}
