@@ -7,11 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use fleet_common::record::Record;
 use fleet_common::spec::Campaign;
+use fleet_common::wire::v1;
 use tokio::process::{Child, ChildStdin, Command};
+use tonic::transport::Channel;
 
 use super::fetch::Fetched;
 use super::serve::{Leases, Running, interrupted};
 use super::{Failure, Files, Json, campaign, client, report, resolve, status};
+use crate::service::rpc::operator_client::OperatorClient;
 
 /// An agent ends its worker and gives its lease back within this time.
 const AGENT_FAREWELL: Duration = Duration::from_secs(10);
@@ -69,9 +72,28 @@ impl Local {
         eprintln!("{name}: {} trials, {} of them new", submitted.trials, submitted.new_trials);
         submitted.warnings.iter().for_each(|w| eprintln!("note: {w}"));
 
-        let mut agent = Agent::start(&self, &address)?;
+        let outcome = match self.work(&mut client, &name, &address).await {
+            Ok(last) => self.conclude(&mut client, &campaign, &page, &last).await,
+            Err(failure) => Err(failure),
+        };
+        coordinator.stop().await;
+        outcome
+    }
+
+    /// Runs what is left of the campaign; returns its last status.
+    async fn work(
+        &self,
+        client: &mut OperatorClient<Channel>,
+        name: &str,
+        address: &str,
+    ) -> Result<v1::CampaignStatus, Failure> {
+        let status = client.status(v1::StatusRequest { campaign: Some(name.to_owned()) }).await?.into_inner();
+        if let Some(over) = status.campaigns.into_iter().find(|c| c.waiting == 0 && c.leased == 0) {
+            return Ok(over);
+        }
+        let mut agent = Agent::start(self, address)?;
         let outcome = tokio::select! {
-            last = status::watch(&mut client, &name) => last,
+            last = status::watch(client, name) => last,
             why = agent.ended() => Err(Failure::failed(why)),
             () = interrupted() => Err(Failure::Interrupted(format!(
                 "interrupted; nothing is lost. To go on: fleet local {}{}",
@@ -80,20 +102,24 @@ impl Local {
             ))),
         };
         agent.stop().await;
-        let outcome = match outcome {
-            Ok(last) => {
-                let fetched = report::show(&mut client, &name, Some(&page), self.json.json).await?;
-                if let Some(dir) = &self.keep_weights {
-                    keep_weights(&campaign, &fetched, dir)?;
-                }
-                eprintln!("{}", status::conclusion(&last));
-                eprintln!("Report: {}", page.display());
-                status::verdict(&last)
-            }
-            Err(failure) => Err(failure),
-        };
-        coordinator.stop().await;
         outcome
+    }
+
+    /// Shows what came out.
+    async fn conclude(
+        &self,
+        client: &mut OperatorClient<Channel>,
+        campaign: &Campaign,
+        page: &Path,
+        last: &v1::CampaignStatus,
+    ) -> Result<(), Failure> {
+        let fetched = report::show(client, campaign.name.as_str(), Some(page), self.json.json).await?;
+        if let Some(dir) = &self.keep_weights {
+            keep_weights(campaign, &fetched, dir)?;
+        }
+        eprintln!("{}", status::conclusion(last));
+        eprintln!("Report: {}", page.display());
+        status::verdict(last)
     }
 }
 

@@ -118,7 +118,8 @@ pub fn run() -> ExitCode {
     let quiet = matches!(cli.command, Command::Local(_));
     let default = if quiet { "warn" } else { "info" };
     let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

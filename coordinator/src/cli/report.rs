@@ -1,9 +1,13 @@
 //! The comparison of a campaign: as a table, as JSON, as a page.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use fleet_common::compare::Comparison;
+use fleet_common::plan::Excluded;
+use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::fetch::{Fetched, fetch};
@@ -49,7 +53,7 @@ pub(super) async fn show(
         write(path, &page(&fetched))?;
     }
     if json {
-        print_json(&fetched.comparison);
+        print_json(&Document::from(&fetched));
     } else {
         let width = terminal_width();
         println!("{}", report::table(&fetched.comparison, width));
@@ -58,6 +62,43 @@ pub(super) async fn show(
         }
     }
     Ok(fetched)
+}
+
+/// The `--json` form.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    campaign: &'a str,
+    /// Trials that the campaign asks for.
+    asked: u64,
+    waiting: u64,
+    running: u64,
+    cancelled: u64,
+    /// Ended trials by class of outcome.
+    finished: BTreeMap<&'a str, u64>,
+    /// Reports of former lease holders, outside the statistics.
+    superseded: usize,
+    warnings: &'a [String],
+    excluded: &'a [Excluded],
+    comparison: &'a Comparison,
+}
+
+impl<'a> From<&'a Fetched> for Document<'a> {
+    fn from(f: &'a Fetched) -> Self {
+        Self {
+            schema: "fleet.report/1",
+            campaign: &f.campaign.campaign,
+            asked: f.campaign.trials,
+            waiting: f.status.waiting,
+            running: f.status.leased,
+            cancelled: f.status.cancelled,
+            finished: f.status.finished.iter().map(|c| (c.class.as_str(), c.count)).collect(),
+            superseded: f.superseded,
+            warnings: &f.campaign.warnings,
+            excluded: &f.excluded,
+            comparison: &f.comparison,
+        }
+    }
 }
 
 fn page(f: &Fetched) -> String {

@@ -1,0 +1,21 @@
+# Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
+.PHONY: setup build demo test check clean-demo
+
+build: setup            ## Build the three programs into target/release
+	cargo build --release --locked
+
+setup:                  ## A compiler, Rust and libtorch; does nothing when they are there
+	@deploy/setup.sh
+
+demo: build             ## A small real campaign, and its report
+	@deploy/demo.sh
+
+test: build             ## All tests
+	cargo test --release --locked --workspace
+
+check: setup            ## Formatting and lints, warnings denied
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+
+clean-demo:             ## Forget the demo's results
+	rm -rf .demo
