@@ -1,1 +1,68 @@
-//! placeholder
+//! Records → a page and a table for people. Pure: no file, no clock; the time is an argument.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`table`](fn@table) | the comparison in a terminal |
+//! | [`html`] | the report: one file that opens offline |
+//! | `blocks` | what may be compared with what |
+//! | `summary` | how far the campaign is |
+//! | `findings` | the sentences at the top, and what they may claim |
+//! | `settings`, `numbers`, `notes` | settings, quantities and missing values in words |
+//! | `chart` | data → SVG |
+//! | `page` | everything → HTML |
+
+mod blocks;
+mod chart;
+mod findings;
+mod notes;
+mod numbers;
+mod page;
+mod settings;
+mod summary;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use fleet_common::compare::Comparison;
+use fleet_common::id::TrialId;
+use fleet_common::plan::Excluded;
+use fleet_common::record::Record;
+use fleet_common::telemetry::Sample;
+
+pub use page::html;
+pub use table::table;
+
+/// Everything that a report tells.
+#[derive(Debug, Clone, Copy)]
+pub struct ReportInput<'a> {
+    /// Name of the campaign.
+    pub campaign: &'a str,
+    /// Now, milliseconds since 1970.
+    pub generated_unix_ms: u64,
+    /// Version of this program.
+    pub version: &'a str,
+    /// The campaign file.
+    pub toml: &'a str,
+    /// Trials that the campaign asks for.
+    pub asked: u64,
+    /// Of them, those that nobody has leased.
+    pub waiting: u64,
+    /// Those that are leased.
+    pub running: u64,
+    /// Those that were stopped on request.
+    pub cancelled: u64,
+    /// Combinations that the plan left out.
+    pub excluded: &'a [Excluded],
+    /// What the plan warned of.
+    pub warnings: &'a [String],
+    /// The records, compared.
+    pub comparison: &'a Comparison,
+    /// The records of this campaign's finished trials.
+    pub records: &'a [Record],
+    /// Samples of finished trials; a trial may be absent.
+    pub samples: &'a BTreeMap<TrialId, Vec<Sample>>,
+    /// Reports outside the statistics: of trials that had an accepted report already.
+    pub superseded: usize,
+}

@@ -1,0 +1,217 @@
+//! What may be compared with what: one block per data set, hardware class and number of evaluated images.
+//!
+//! Rows of one block stand in one table and one chart; nothing is ranked across blocks. Fronts are drawn here rather
+//! than taken from [`Group::on_front`], because a front of this report must not reach across numbers of evaluated
+//! images or across energy domains. Where those are the same for all, the two agree (a test says so).
+
+use std::collections::BTreeSet;
+
+use fleet_common::compare::{Comparison, Failure, Group};
+use fleet_common::id::HardwareClass;
+use fleet_common::plan::{CellSettings, DatasetRef};
+use fleet_common::record::{EnergyDomain, Record};
+use fleet_common::score::{Summary, pareto_front};
+
+use super::settings::{self, Flat};
+
+/// A training cost that accuracy is weighed against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cost {
+    Memory,
+    Time,
+    Energy,
+}
+
+impl Cost {
+    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Time, Self::Energy];
+
+    /// The group's cost, in bytes, seconds or joules.
+    pub(super) fn of(self, group: &Group) -> Option<&Summary> {
+        match self {
+            Self::Memory => group.training.peak_bytes.as_ref(),
+            Self::Time => group.training.seconds.as_ref(),
+            Self::Energy => group.training.joules.value(),
+        }
+    }
+}
+
+/// One combination in a block.
+pub(super) struct Row<'a> {
+    /// Its number in the whole report, from 1.
+    pub(super) number: usize,
+    pub(super) group: &'a Group,
+    /// Short and unique in its block: "lora · static".
+    pub(super) label: String,
+    /// What is particular to it, in words.
+    pub(super) particular: Vec<String>,
+    /// Per [`Cost::ALL`]: whether it is on the front; `None` where the cost was not measured.
+    pub(super) on_front: [Option<bool>; 3],
+}
+
+impl Row<'_> {
+    /// Whether the row is on the front of accuracy against `cost`.
+    pub(super) fn on_front(&self, cost: Cost) -> Option<bool> {
+        self.on_front[cost as usize]
+    }
+}
+
+/// Rows that may be compared, and the failures beside them.
+pub(super) struct Block<'a> {
+    pub(super) dataset: &'a DatasetRef,
+    pub(super) hardware: &'a HardwareClass,
+    /// Images evaluated per trial; `None` where no trial completed.
+    pub(super) evaluated: Option<u64>,
+    pub(super) rows: Vec<Row<'a>>,
+    pub(super) failures: Vec<&'a Failure>,
+    /// What all rows have in common, in words.
+    pub(super) common: Vec<String>,
+    /// Whether another block has a data set of the same name and other content.
+    pub(super) namesake: bool,
+}
+
+/// The blocks of a comparison, in its order.
+pub(super) fn blocks(comparison: &Comparison) -> Vec<Block<'_>> {
+    let mut blocks: Vec<Block<'_>> = Vec::new();
+    for group in &comparison.groups {
+        let block = find(&mut blocks, &group.settings.dataset, &group.hardware, Some(group.evaluated));
+        block.rows.push(Row { number: 0, group, label: String::new(), particular: Vec::new(), on_front: [None; 3] });
+    }
+    for failure in &comparison.failures {
+        // A failed trial evaluated nothing: it stands beside the others of its combination, or else beside whatever ran
+        // on that data and hardware.
+        let (settings, hardware) = (&failure.settings, &failure.hardware);
+        let kin =
+            |b: &Block<'_>| b.hardware == hardware && b.rows.iter().any(|r| same_but_seed(&r.group.settings, settings));
+        let evaluated = blocks.iter().find(|b| kin(b)).and_then(|b| b.evaluated);
+        find(&mut blocks, &settings.dataset, hardware, evaluated).failures.push(failure);
+    }
+    let datasets: BTreeSet<(String, String)> =
+        blocks.iter().map(|b| (b.dataset.name.clone(), b.dataset.fingerprint.clone())).collect();
+    let mut number = 0;
+    for block in &mut blocks {
+        block.namesake = datasets.iter().filter(|(name, _)| *name == block.dataset.name).count() > 1;
+        let flats: Vec<Flat> = block.rows.iter().map(|r| settings::flat(&r.group.settings)).collect();
+        block.common = settings::common(&flats);
+        for (row, flat) in block.rows.iter_mut().zip(&flats) {
+            number += 1;
+            row.number = number;
+            row.particular = settings::particular(flat, &flats);
+        }
+        let labels = labels(&block.rows, &flats);
+        block.rows.iter_mut().zip(labels).for_each(|(row, label)| row.label = label);
+        mark_fronts(&mut block.rows);
+    }
+    blocks
+}
+
+fn find<'b, 'a>(
+    blocks: &'b mut Vec<Block<'a>>,
+    dataset: &'a DatasetRef,
+    hardware: &'a HardwareClass,
+    evaluated: Option<u64>,
+) -> &'b mut Block<'a> {
+    let fits = |b: &Block<'_>| {
+        b.dataset == dataset && b.hardware == hardware && (evaluated.is_none() || b.evaluated == evaluated)
+    };
+    let at = blocks.iter().position(fits).unwrap_or_else(|| {
+        blocks.push(Block {
+            dataset,
+            hardware,
+            evaluated,
+            rows: Vec::new(),
+            failures: Vec::new(),
+            common: Vec::new(),
+            namesake: false,
+        });
+        blocks.len() - 1
+    });
+    &mut blocks[at]
+}
+
+/// Method and checkpointing, the backbone where there are several, and whatever else it takes to be unique.
+fn labels(rows: &[Row<'_>], flats: &[Flat]) -> Vec<String> {
+    let backbones: BTreeSet<_> = rows.iter().map(|r| r.group.settings.backbone).collect();
+    let base: Vec<String> = rows.iter().map(|r| brief(&r.group.settings, backbones.len() > 1)).collect();
+    base.iter()
+        .enumerate()
+        .map(|(i, label)| {
+            let twins: Vec<&Flat> =
+                (0..rows.len()).filter(|&k| k != i && base[k] == *label).map(|k| &flats[k]).collect();
+            let mut parts = vec![label.clone()];
+            parts.extend(settings::distinction(&flats[i], &twins));
+            parts.join(" · ")
+        })
+        .collect()
+}
+
+/// A combination in few words.
+pub(super) fn brief(settings: &CellSettings, with_backbone: bool) -> String {
+    let rest = format!("{} · {}", settings.method.method().name(), settings.checkpointing.name());
+    match with_backbone {
+        true => format!("{} · {rest}", settings::brief_backbone(settings.backbone.name())),
+        false => rest,
+    }
+}
+
+fn mark_fronts(rows: &mut [Row<'_>]) {
+    for cost in Cost::ALL {
+        // Time and memory have one domain; joules of a GPU and of CPU packages have two, with a front each.
+        for domain in domains(rows, cost) {
+            let measured: Vec<(usize, (f64, f64))> = rows
+                .iter()
+                .enumerate()
+                .filter(|(_, r)| domain_of(r.group, cost) == domain)
+                .filter_map(|(i, r)| Some((i, (cost.of(r.group)?.mean, r.group.top1_percent?.mean))))
+                .collect();
+            let front = pareto_front(&measured.iter().map(|(_, point)| *point).collect::<Vec<_>>());
+            for (k, (i, _)) in measured.iter().enumerate() {
+                rows[*i].on_front[cost as usize] = Some(front.contains(&k));
+            }
+        }
+    }
+}
+
+/// What the joules of a group cover; `None` for other costs.
+pub(super) fn domain_of(group: &Group, cost: Cost) -> Option<EnergyDomain> {
+    if cost == Cost::Energy { group.training.domain } else { None }
+}
+
+/// The domains in which `cost` was measured.
+pub(super) fn domains(rows: &[Row<'_>], cost: Cost) -> BTreeSet<Option<EnergyDomain>> {
+    rows.iter().filter(|r| cost.of(r.group).is_some()).map(|r| domain_of(r.group, cost)).collect()
+}
+
+/// What joules of a domain cover.
+pub(super) const fn domain_in_words(domain: EnergyDomain) -> &'static str {
+    match domain {
+        EnergyDomain::Gpu => "the GPU board",
+        EnergyDomain::CpuPackages => "all CPU packages of the machine",
+    }
+}
+
+impl Block<'_> {
+    /// "textures on NVIDIA GeForce RTX 4090".
+    pub(super) fn title(&self) -> String {
+        let hash = if self.namesake {
+            format!(" (content {})", settings::short(&self.dataset.fingerprint))
+        } else {
+            String::new()
+        };
+        format!("{}{hash} on {}", self.dataset.name, self.hardware)
+    }
+
+    /// Whether rows of several backbones stand in it.
+    pub(super) fn several_backbones(&self) -> bool {
+        self.rows.windows(2).any(|w| w[0].group.settings.backbone != w[1].group.settings.backbone)
+    }
+
+    /// Whether `record` is a trial of `row`.
+    pub(super) fn belongs(row: &Row<'_>, record: &Record) -> bool {
+        record.machine.hardware == row.group.hardware && same_but_seed(&record.settings, &row.group.settings)
+    }
+}
+
+/// Whether two trials differ in nothing but their seed.
+pub(super) fn same_but_seed(a: &CellSettings, b: &CellSettings) -> bool {
+    *a == CellSettings { seed: a.seed, ..b.clone() }
+}

@@ -1,0 +1,188 @@
+//! Axes: a range, linear or logarithmic, with round ticks.
+
+use std::ops::Range;
+
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+
+use crate::report::numbers::fixed;
+
+/// How values are laid along an axis.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Scale {
+    logarithmic: bool,
+    /// Ends, in values.
+    low: f64,
+    high: f64,
+    ticks: Vec<f64>,
+    /// Decimals of the ticks' labels.
+    decimals: usize,
+}
+
+/// Ratio of the largest to the smallest cost from which an axis is logarithmic: on a linear one the small would crowd
+/// into its first tenth.
+const WIDE: f64 = 12.0;
+
+impl Scale {
+    /// Linear from `low` to `high`, widened to neither; about `count` ticks inside.
+    pub(crate) fn linear(low: f64, high: f64, count: usize) -> Self {
+        let (low, high) = ordered(low, high);
+        let step = round_step((high - low) / count.max(1) as f64);
+        let first = (low / step).ceil() as i64;
+        let last = (high / step + 1e-9).floor() as i64;
+        let ticks = (first..=last).map(|i| i as f64 * step).collect();
+        let decimals = usize::try_from(-step.log10().floor() as i64).unwrap_or(0).min(9);
+        Self { logarithmic: false, low, high, ticks, decimals }
+    }
+
+    /// For costs: from zero where that leaves them room, from near the least where it does not, logarithmic where they
+    /// are far apart.
+    pub(crate) fn costs(values: impl Iterator<Item = f64> + Clone, count: usize) -> Self {
+        let (least, most) = range(values);
+        if least > 0.0 && most / least > WIDE {
+            Self::logarithmic(least / 1.25, most * 1.25)
+        } else if least > 0.6 * most {
+            Self::padded(least, most, count)
+        } else {
+            Self::linear(0.0, 1.08 * most, count)
+        }
+    }
+
+    /// Linear with some room on both sides.
+    pub(crate) fn padded(least: f64, most: f64, count: usize) -> Self {
+        let room = match 0.1 * (most - least) {
+            r if r > 0.0 => r,
+            _ => (0.05 * most.abs()).max(1e-3),
+        };
+        Self::linear(least - room, most + room, count)
+    }
+
+    /// Logarithmic, with ticks at 1, 2 and 5 times the powers of ten, or at the powers alone over many decades.
+    pub(crate) fn logarithmic(low: f64, high: f64) -> Self {
+        let (low, high) = ordered(low.max(f64::MIN_POSITIVE), high);
+        let decades = (high / low).log10();
+        let factors: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+        let ticks: Vec<f64> = (first..=last)
+            .flat_map(|d| factors.iter().map(move |f| f * 10f64.powi(d)))
+            .filter(|t| (low..=high).contains(t))
+            .collect();
+        let decimals = ticks.first().map_or(0, |t| usize::try_from(-t.log10().floor() as i64).unwrap_or(0).min(9));
+        Self { logarithmic: true, low, high, ticks, decimals }
+    }
+
+    /// Whether the axis is logarithmic; its title says so.
+    pub(crate) fn is_logarithmic(&self) -> bool {
+        self.logarithmic
+    }
+
+    /// Where a value lies: 0 at the low end, 1 at the high.
+    pub(crate) fn fraction(&self, value: f64) -> f64 {
+        let on_axis = |v: f64| if self.logarithmic { v.max(f64::MIN_POSITIVE).log10() } else { v };
+        (on_axis(value) - on_axis(self.low)) / (on_axis(self.high) - on_axis(self.low))
+    }
+
+    /// The greatest value on the axis.
+    pub(crate) fn high(&self) -> f64 {
+        self.high
+    }
+
+    /// The least value on the axis.
+    pub(crate) fn low(&self) -> f64 {
+        self.low
+    }
+
+    /// The ticks.
+    pub(crate) fn ticks(&self) -> &[f64] {
+        &self.ticks
+    }
+
+    /// The label of a tick.
+    pub(crate) fn label(&self, tick: f64) -> String {
+        if self.logarithmic {
+            let decimals = usize::try_from(-(tick * 1.000_001).log10().floor() as i64).unwrap_or(0).min(self.decimals);
+            return fixed(tick, decimals);
+        }
+        fixed(tick, self.decimals)
+    }
+}
+
+/// plotters' view of an axis: where a value is, and at which values its lines and labels are.
+impl Ranged for Scale {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        (f64::from(from) + self.fraction(*value) * f64::from(to - from)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.ticks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.low..self.high
+    }
+}
+
+/// Finite ends in order and apart, whatever came in.
+fn ordered(low: f64, high: f64) -> (f64, f64) {
+    let low = if low.is_finite() { low } else { 0.0 };
+    if high.is_finite() && high > low { (low, high) } else { (low, low + low.abs().max(1.0)) }
+}
+
+/// Least and greatest of the finite values; 0 and 1 where there are none.
+pub(crate) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (least, most) =
+        values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+    if least <= most { (least, most) } else { (0.0, 1.0) }
+}
+
+/// The nearest of 1, 2, 5, 10, … times a power of ten.
+fn round_step(step: f64) -> f64 {
+    let power = 10f64.powf(step.log10().floor());
+    let factor = match step / power {
+        f if f < 1.5 => 1.0,
+        f if f < 3.5 => 2.0,
+        f if f < 7.5 => 5.0,
+        _ => 10.0,
+    };
+    factor * power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        let scale = Scale::linear(0.0, 1234.0, 5);
+        assert_eq!(scale.ticks(), [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0, 1200.0]);
+        assert_eq!(scale.label(400.0), "400");
+        let fine = Scale::linear(0.31, 0.79, 4);
+        let labels: Vec<String> = fine.ticks().iter().map(|t| fine.label(*t)).collect();
+        assert_eq!(labels, ["0.4", "0.5", "0.6", "0.7"]);
+    }
+
+    #[test]
+    fn costs_far_apart_are_logarithmic_and_alike_ones_are_not() {
+        let far = Scale::costs([10.0, 2000.0].into_iter(), 5);
+        assert!(far.is_logarithmic());
+        let labels: Vec<String> = far.ticks().iter().map(|t| far.label(*t)).collect();
+        assert_eq!(labels, ["10", "20", "50", "100", "200", "500", "1000", "2000"]);
+        assert!(!Scale::costs([10.0, 100.0].into_iter(), 5).is_logarithmic());
+        assert_eq!(Scale::costs([10.0, 100.0].into_iter(), 5).fraction(0.0), 0.0, "from zero");
+        assert!(Scale::costs([90.0, 100.0].into_iter(), 5).low() > 80.0, "not from zero");
+    }
+
+    #[test]
+    fn nothing_odd_breaks_a_scale() {
+        for (low, high) in [(0.0, 0.0), (f64::NAN, 1.0), (5.0, f64::INFINITY), (3.0, -3.0)] {
+            for scale in [Scale::linear(low, high, 5), Scale::padded(low, high, 5), Scale::logarithmic(low, high)] {
+                let (from, to) = (scale.fraction(scale.low()), scale.fraction(scale.high()));
+                assert_eq!((from, to), (0.0, 1.0), "{low} {high} {scale:?}");
+                assert!(scale.ticks().len() < 400);
+            }
+        }
+        assert_eq!(range([].into_iter()), (0.0, 1.0));
+    }
+}

@@ -1,0 +1,53 @@
+//! Footnotes: a reason stands once, however many cells of however many tables refer to it.
+
+use fleet_common::compare::{Comparison, ScoreSummaries};
+use fleet_common::record::{Reading, Record};
+
+/// Reasons in order of appearance; the first is note 1.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    reasons: Vec<String>,
+}
+
+impl Notes {
+    /// Every reason for a missing value in `comparison` and `records`.
+    ///
+    /// They are gathered before anything is written, so that the list can stand directly under the first table.
+    pub(super) fn of(comparison: &Comparison, records: &[Record]) -> Self {
+        let mut notes = Self::default();
+        for cost in comparison.groups.iter().flat_map(|g| [&g.training, &g.inference]) {
+            notes.take(&cost.joules);
+            let ScoreSummaries { ns, ns_e, ns_m, ns_sharp } = &cost.scores;
+            for score in [ns, ns_e, ns_m, ns_sharp] {
+                notes.take(score);
+            }
+        }
+        for phase in records.iter().flat_map(|r| &r.phases) {
+            notes.take(&phase.energy);
+        }
+        notes
+    }
+
+    fn take<T>(&mut self, reading: &Reading<T>) {
+        if let Reading::Unavailable(reason) = reading
+            && !self.reasons.contains(reason)
+        {
+            self.reasons.push(reason.clone());
+        }
+    }
+
+    /// The number of a reason.
+    pub(super) fn number(&self, reason: &str) -> Option<usize> {
+        self.reasons.iter().position(|r| r == reason).map(|i| i + 1)
+    }
+
+    /// The numbered reasons.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.reasons.iter().enumerate().map(|(i, r)| (i + 1, r.as_str()))
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.reasons.is_empty()
+    }
+}

@@ -1,0 +1,100 @@
+//! How far the campaign is, and what it was: counts, warnings, flags; combinations left out and the campaign file.
+
+use std::collections::BTreeMap;
+
+use fleet_common::record::OutcomeClass;
+use maud::{Markup, html};
+
+use super::{Page, Section};
+use crate::report::numbers::{plural, whole};
+use crate::report::summary::Progress;
+
+pub(super) fn section(page: &Page<'_>) -> Section {
+    let progress = Progress::of(page.input);
+    let mut parts: Vec<(&str, &str, u64)> = progress.classes.iter().map(|(c, n)| (c.name(), tone(*c), *n)).collect();
+    parts.extend([
+        ("cancelled", "still", progress.cancelled),
+        ("left no record", "bad", progress.missing),
+        ("running", "busy", progress.running),
+        ("waiting", "open", progress.waiting),
+    ]);
+    parts.retain(|(_, _, n)| *n > 0);
+    let body = html! {
+        @if !parts.is_empty() {
+            div.bar aria-hidden="true" {
+                @for (_, tone, n) in &parts { span class=(tone) style={ "flex-grow:" (n) } {} }
+            }
+        }
+        ul.counts {
+            li { b { (whole(page.input.asked)) } " asked for" }
+            @for (name, tone, n) in &parts { li { span class={ "dot " (tone) } {} b { (whole(*n)) } " " (name) } }
+        }
+        @if progress.missing > 0 {
+            p.muted { "A trial leaves no record where it lost its agents too often." }
+        }
+        @if page.input.superseded > 0 {
+            p {
+                (plural(page.input.superseded as u64, "further report"))
+                " of trials that already had an accepted one stay outside the statistics."
+            }
+        }
+        (warnings(page))
+        (flags(page))
+    };
+    Section { id: "progress", heading: "Progress", body }
+}
+
+fn tone(class: OutcomeClass) -> &'static str {
+    match class {
+        OutcomeClass::Completed => "good",
+        OutcomeClass::DoesNotFit | OutcomeClass::Diverged => "result",
+        OutcomeClass::Cancelled => "still",
+        OutcomeClass::BadInput | OutcomeClass::Crashed | OutcomeClass::Lost => "bad",
+    }
+}
+
+fn warnings(page: &Page<'_>) -> Markup {
+    html! {
+        @if !page.input.warnings.is_empty() {
+            h3 { "Warnings of the plan" }
+            ul { @for warning in page.input.warnings { li { (warning) } } }
+        }
+    }
+}
+
+/// Flags of the records, each once, with the number of trials that carry it.
+fn flags(page: &Page<'_>) -> Markup {
+    let mut flags: BTreeMap<&str, u64> = BTreeMap::new();
+    for flag in page.input.records.iter().flat_map(|r| &r.flags) {
+        *flags.entry(flag).or_default() += 1;
+    }
+    html! {
+        @if !flags.is_empty() {
+            h3 { "Flags of the records" }
+            ul { @for (flag, n) in flags { li { (flag) " " span.muted { "(" (plural(n, "trial")) ")" } } } }
+            p.muted { "Which trials carry them stands in the list of trials under “How it was measured”." }
+        }
+    }
+}
+
+/// What was asked for, and what of it cannot run.
+pub(super) fn campaign(page: &Page<'_>) -> Section {
+    let body = html! {
+        @if !page.input.excluded.is_empty() {
+            h3 { "Combinations left out by the plan" }
+            div.scroll { table {
+                thead { tr {
+                    th { "data set" } th { "backbone" } th { "method" } th { "checkpointing" } th.num { "trials' settings" } th { "reason" }
+                } }
+                tbody { @for e in page.input.excluded { tr {
+                    td { (e.dataset) } td { (e.backbone.name()) } td { (e.method.name()) } td { (e.checkpointing.name()) }
+                    td.num { (e.cells) } td { (e.reason) }
+                } } }
+            } }
+        } @else {
+            p { "The plan left no combination out." }
+        }
+        details { summary { "The campaign file" } pre { code { (page.input.toml) } } }
+    };
+    Section { id: "campaign", heading: "Campaign", body }
+}

@@ -1,0 +1,90 @@
+//! The NetScore family, with training cost and with inference cost, and what exactly was computed.
+
+use fleet_common::record::Reading;
+use fleet_common::score::Summary;
+use maud::{Markup, html};
+
+use super::{Page, Section, value};
+use crate::report::blocks::Block;
+use crate::report::numbers::mean_and_spread;
+
+pub(super) fn section(page: &Page<'_>) -> Option<Section> {
+    let blocks: Vec<&Block<'_>> = page.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
+    if blocks.is_empty() {
+        return None;
+    }
+    let body = html! {
+        p.howto {
+            "Higher is better. A score is the mean of the scores of the trials, in decibels as its authors scale it: 20·log"
+            sub { "10" } " of a ratio. See the " a href="#score-definitions" { "definitions" }
+            ". Compare scores within a table only."
+        }
+        @for block in &blocks { (table(page, block)) }
+        (definitions(page))
+    };
+    Some(Section { id: "scores", heading: "Scores", body })
+}
+
+fn table(page: &Page<'_>, block: &Block<'_>) -> Markup {
+    html! {
+        h3 { (block.title()) }
+        div.scroll { table.scores {
+            thead {
+                tr {
+                    th.num rowspan="2" { "#" } th rowspan="2" { "combination" } th.num rowspan="2" { "n" }
+                    th.num rowspan="2" { "NS" }
+                    th.group colspan="3" { "with training cost" } th.group colspan="3" { "with inference cost" }
+                }
+                tr { @for _ in 0..2 { th.num { "NS-E" } th.num { "NS-M" } th.num { "NS#" } } }
+            }
+            tbody { @for row in &block.rows {
+                @let (training, inference) = (&row.group.training.scores, &row.group.inference.scores);
+                tr {
+                    td.num.muted { (row.number) } td.nowrap { (row.label) } td.num { (row.group.completed) }
+                    td.num { (score(page, &training.ns)) }
+                    @for s in [training, inference] {
+                        td.num { (score(page, &s.ns_e)) } td.num { (score(page, &s.ns_m)) } td.num { (score(page, &s.ns_sharp)) }
+                    }
+                }
+            } }
+        } }
+    }
+}
+
+fn score(page: &Page<'_>, reading: &Reading<Summary>) -> Markup {
+    html! { @match reading {
+        Reading::Measured(s) => { @let (mean, spread) = mean_and_spread(s, 4); (value(&mean, spread.as_deref())) }
+        Reading::Unavailable(why) => (page.not_available(why)),
+    } }
+}
+
+fn definitions(page: &Page<'_>) -> Markup {
+    let e = page.input.comparison.exponents;
+    html! {
+        h3 id="score-definitions" { "Definitions" }
+        dl.definitions {
+            dt { "NS" } dd { "20·log" sub { "10" } " ( A" sup { (e.alpha) } " / ( p" sup { (e.beta) } " · m" sup { (e.gamma) } " ) )" }
+            dt { "NS-E" } dd { "20·log" sub { "10" } " ( A" sup { (e.alpha) } " / ( t" sup { (e.w) } " · P" sup { (e.w) } " ) )" }
+            dt { "NS-M" } dd { "20·log" sub { "10" } " ( A" sup { (e.alpha) } " / r" sup { (e.w) } " )" }
+            dt { "NS#" } dd { "20·log" sub { "10" } " ( A" sup { (e.alpha) } " / ( r" sup { (e.w) } " · t" sup { (e.w) } " · P" sup { (e.w) } " ) )" }
+        }
+        p {
+            "A: top-1 accuracy in percent. p: all parameters of the model, adapters and head included, in millions. "
+            "m: multiply-accumulates of one forward pass of one image, in billions. t: time in seconds. "
+            "P: mean power over that time in watts, so t·P is the energy. r: peak allocator memory in MiB. "
+            "Exponents of this report: α = " (e.alpha) ", β = " (e.beta) ", γ = " (e.gamma) ", w = " (e.w) "."
+        }
+        p {
+            "With training cost, t and P are those of the training window and r is the peak of warm-up and training. "
+            "With inference cost, all three are those of classifying the evaluated images, all of them together. "
+            "NS knows no cost but parameters and multiply-accumulates, so it is the same for both."
+        }
+        p.muted {
+            "Units shift every score by a constant: accuracy as a fraction would lower all of them by 80 (at α = 2), GiB instead of MiB "
+            "would raise NS-M and NS# by 7.5 (at w = 1/8). NS is from "
+            a href="https://arxiv.org/abs/1806.05512" { "arXiv 1806.05512" }
+            "; NS-E, NS-M and NS# are its extensions by energy and memory as works citing "
+            a href="https://arxiv.org/abs/2607.02158" { "arXiv 2607.02158" } " implement them."
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Records that a campaign could have left, made through their JSON form as the journal's are.
+
+use std::collections::BTreeMap;
+
+use fleet_common::compare::{Comparison, compare};
+use fleet_common::id::TrialId;
+use fleet_common::plan::{CellSettings, Excluded};
+use fleet_common::record::Record;
+use fleet_common::score::Exponents;
+use fleet_common::spec::{Backbone, Checkpointing, Method};
+use fleet_common::telemetry::{MonoNanos, Sample, Series};
+use serde_json::{Value, json};
+
+use crate::report::ReportInput;
+
+pub(super) const CPU: &str = "AMD EPYC 7763 64-Core Processor";
+pub(super) const GPU: &str = "NVIDIA GeForce RTX 4090";
+pub(super) const NO_METER: &str =
+    "the package energy counter can be read by root only (0400); `doctor` prints the remedy";
+
+/// One trial to make up.
+#[derive(Clone)]
+pub(super) struct Trial {
+    pub(super) backbone: &'static str,
+    pub(super) method: &'static str,
+    pub(super) checkpointing: &'static str,
+    pub(super) dataset: &'static str,
+    pub(super) hardware: &'static str,
+    pub(super) seed: u64,
+    pub(super) repeat: u32,
+    pub(super) evaluated: u64,
+    pub(super) batch: u32,
+    pub(super) outcome: Value,
+    pub(super) flags: Vec<&'static str>,
+    pub(super) weights: Option<String>,
+}
+
+pub(super) fn trial(method: &'static str, checkpointing: &'static str, hardware: &'static str, seed: u64) -> Trial {
+    Trial {
+        backbone: "vit_micro",
+        method,
+        checkpointing,
+        dataset: "textures",
+        hardware,
+        seed,
+        repeat: 0,
+        evaluated: 400,
+        batch: 32,
+        outcome: json!({ "class": "completed" }),
+        flags: vec!["short window"],
+        weights: None,
+    }
+}
+
+/// A number in [-1, 1] that depends on `of` alone.
+fn wobble(of: &str) -> f64 {
+    let hash = of.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mixed = (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((mixed >> 11) as f64 / (1u64 << 53) as f64) * 2.0 - 1.0
+}
+
+/// What a trial measures, before its seed's luck.
+struct Typical {
+    parameters: u64,
+    trainable: u64,
+    macs: u64,
+    accuracy: f64,
+    peak: f64,
+    seconds: f64,
+    watts: f64,
+}
+
+fn typical(t: &Trial) -> Typical {
+    let (parameters, macs, size): (u64, u64, f64) = match t.backbone {
+        "vit_micro" => (1_208_456, 78_000_000, 1.0),
+        "vit_tiny_patch16_224" => (5_526_536, 1_080_000_000, 9.0),
+        _ => (21_668_744, 4_250_000_000, 22.0),
+    };
+    let (share, accuracy, memory, time) = match t.method {
+        "full" => (1.0, 63.1, 1.0, 1.0),
+        "lora" => (0.069, 59.9, 0.59, 0.86),
+        _ => (0.011, 55.2, 0.52, 0.74),
+    };
+    let (memory, time) = if t.checkpointing == "static" { (memory * 0.45, time * 1.29) } else { (memory, time) };
+    let gpu = t.hardware == GPU;
+    let mib = f64::from(1 << 20);
+    Typical {
+        parameters,
+        trainable: (parameters as f64 * share) as u64,
+        macs,
+        accuracy: accuracy + 9.0 * size.log10() + 2.0 * (f64::from(t.batch) / 32.0).log2(),
+        peak: 412.0 * memory * size.sqrt() * (f64::from(t.batch) / 32.0).powf(0.7) * mib,
+        seconds: 41.0 * time * size / if gpu { 14.0 } else { 1.0 },
+        watts: if gpu { 212.0 } else { 118.0 },
+    }
+}
+
+impl Trial {
+    fn name(&self) -> String {
+        format!("{}{}{}{}{}{}", self.backbone, self.method, self.dataset, self.hardware, self.seed, self.repeat)
+    }
+
+    fn budget(&self) -> u64 {
+        let completed = self.outcome["class"] == "completed";
+        if completed && self.backbone != "vit_micro" { 4 << 30 } else { 512 << 20 }
+    }
+
+    fn settings(&self) -> Value {
+        let method = match self.method {
+            "lora" => {
+                json!({ "name": "lora", "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["fc1", "fc2", "qkv"] })
+            }
+            name => json!({ "name": name }),
+        };
+        let weights = match &self.weights {
+            Some(sha256) => json!({ "from": "file", "sha256": sha256 }),
+            None => json!({ "from": "scratch" }),
+        };
+        let rate = if self.method == "full" { 1e-3 } else { 5e-3 };
+        json!({
+            "definition": 1, "method": method, "backbone": self.backbone, "image_size": 64,
+            "checkpointing": self.checkpointing,
+            "dataset": { "name": self.dataset, "fingerprint": "5eed".repeat(16), "classes": 8 },
+            "weights": weights, "seed": self.seed, "budget_bytes": self.budget(),
+            "train": {
+                "steps": 240, "warm_up_steps": 2, "batch": self.batch, "learning_rate": rate, "weight_decay": 0.05,
+                "sampling": "replacement", "augment": true
+            },
+            "evaluate": { "batch": 64 }
+        })
+    }
+
+    fn energy(&self, joules: f64) -> Value {
+        match self.hardware {
+            GPU => json!({ "measured": {
+                "joules": joules, "domain": "gpu", "source": "NVML energy counter", "readings": 180
+            } }),
+            _ => json!({ "unavailable": NO_METER }),
+        }
+    }
+
+    fn machine(&self) -> Value {
+        let gpu = (self.hardware == GPU).then(|| {
+            json!({
+                "name": GPU, "uuid_hash": "9f31c2aa04d7e6b1", "memory_bytes": 25_757_220_864u64, "driver": "580.95.05",
+                "compute_capability": "8.9", "power_limit_milliwatts": 450_000
+            })
+        });
+        let host = if gpu.is_some() { "rack-3" } else { "bench-1" };
+        let mut machine = json!({
+            "agent": format!("{host}-a1"), "slot": if gpu.is_some() { "cuda:0" } else { "cpu" }, "hardware": self.hardware,
+            "host": host, "os": "Linux 6.8.0-45-generic", "cpu": CPU, "cpus": 16, "memory_bytes": 67_430_000_000u64
+        });
+        if let (Some(gpu), Some(fields)) = (gpu, machine.as_object_mut()) {
+            fields.insert("gpu".to_owned(), gpu);
+        }
+        machine
+    }
+
+    /// The record, by way of its JSON.
+    pub(super) fn record(&self) -> Record {
+        let settings = self.settings();
+        let cell = serde_json::from_value::<CellSettings>(settings.clone()).expect("settings").id();
+        let t = typical(self);
+        let luck = wobble(&self.name());
+        let completed = self.outcome["class"] == "completed";
+        // Nothing holds more than its budget: the allocator stops it.
+        let t = Typical { peak: t.peak.min(self.budget() as f64 - 1e6), ..t };
+        let t = if completed { t } else { Typical { seconds: t.seconds * 0.13, ..t } };
+        let accuracy = (t.accuracy + 0.9 * luck).clamp(0.5, 99.5) / 100.0 * self.evaluated as f64;
+        let seconds = t.seconds * (1.0 + 0.012 * wobble(&(self.name() + self.checkpointing)));
+        let steps = if completed { 240 } else { 31 };
+        let losses: Vec<f64> = (0..steps)
+            .map(|i| {
+                let noise = wobble(&format!("{}{i}", self.name()));
+                let floor = 0.3 + 0.03 * (66.0 - t.accuracy).max(0.0);
+                floor
+                    + (2.08 - floor) * (-f64::from(i) / (40.0 + 2.0 * (66.0 - t.accuracy).max(0.0))).exp()
+                    + 0.11 * noise
+            })
+            .collect();
+        let phases: Vec<(&str, f64, u64, f64)> =
+            [("load", 0.8, 0, 0.09), ("warm_up", seconds / 60.0, 64, 0.94), ("train", seconds, 238 * 32, 1.0)]
+                .into_iter()
+                .chain(completed.then_some(("evaluate", seconds / 9.0, self.evaluated, 0.31)))
+                .collect();
+        let place = |phase: &str| match phase {
+            "train" => json!({ "phase": "backward", "block": 5 }),
+            _ => json!({ "phase": "forward", "block": 0 }),
+        };
+        let worker: Vec<Value> = phases
+            .iter()
+            .map(|(phase, seconds, images, memory)| {
+                json!({
+                    "phase": phase, "steps": images / 32, "images": images, "compute_seconds": seconds * 0.96,
+                    "data_wait_seconds": seconds * 0.04, "peak_bytes": (t.peak * memory) as u64,
+                    "peak_reserved_bytes": (t.peak * memory * 1.07) as u64, "peak_place": place(phase)
+                })
+            })
+            .collect();
+        let timed: Vec<Value> = phases
+            .iter()
+            .map(|(phase, seconds, _, _)| {
+                json!({
+                    "phase": phase, "seconds": seconds, "peak_process_bytes": (t.peak * 1.2) as u64 + (350 << 20),
+                    "energy": self.energy(seconds * t.watts * (1.0 + 0.02 * luck))
+                })
+            })
+            .collect();
+        let document = json!({
+            "schema": "fleet.record/1",
+            "trial": { "cell": cell, "hardware": self.hardware, "repeat": self.repeat },
+            "attempt": 1 + self.seed % 2, "settings": settings, "outcome": self.outcome,
+            "training": {
+                "parameters": t.parameters, "trainable": t.trainable, "macs": t.macs, "losses": losses,
+                "top1_percent": completed.then_some(100.0 * accuracy.round() / self.evaluated as f64),
+                "evaluation_loss": completed.then_some(1.21), "evaluated": if completed { self.evaluated } else { 0 },
+                "phases": worker, "recomputed_blocks": [],
+                "software": {
+                    "fleet": "0.1.0", "libtorch": "2.11.0", "cuda": (self.hardware == GPU).then_some("13.0"),
+                    "threads": 8, "decode_threads": 2
+                }
+            },
+            "phases": timed, "machine": self.machine(),
+            "started_unix_ms": 1_790_000_000_000u64 + self.seed * 60_000,
+            "finished_unix_ms": 1_790_000_050_000u64 + self.seed * 60_000,
+            "samples_taken": 4000, "flags": self.flags
+        });
+        Record::from_json(document.to_string().as_bytes()).expect("a record")
+    }
+}
+
+/// Readings of the trial: memory rising and falling with each step, and power where there is a meter.
+pub(super) fn samples(record: &Record) -> Vec<Sample> {
+    let mut out = Vec::new();
+    let peak = record.training.phases.iter().map(|p| p.peak_bytes).max().unwrap_or(0) as f64;
+    let boot = 7_200.0;
+    let mut start = boot;
+    for phase in &record.phases {
+        let (name, top) = (phase.phase.name(), record.worker_phase(phase.phase).map_or(0.0, |p| p.peak_bytes as f64));
+        let count = (phase.seconds * 40.0).clamp(4.0, 4_000.0) as u32;
+        for i in 0..count {
+            let share = f64::from(i) / f64::from(count);
+            let at = MonoNanos(((start + share * phase.seconds) * 1e9) as u64);
+            let base = peak * 0.09;
+            let wave = (0.5 - 0.5 * (f64::from(i) * 0.9).cos()).powf(0.8);
+            let live = if name == "load" { base * share } else { base + (top - base) * wave };
+            let mut push = |series, value: f64| {
+                out.push(Sample { number: 0, at, series, value: value as i64 });
+            };
+            push(Series::AllocatorLiveBytes, live);
+            push(Series::ProcessResidentBytes, live * 1.2 + 3.5e8);
+            if record.machine.gpu.is_some() && i % 4 == 0 {
+                let busy = if name == "load" { 61.0 } else { 212.0 + 24.0 * wobble(&format!("{name}{i}")) };
+                push(Series::GpuPowerMilliwatts, busy * 1e3);
+            }
+        }
+        start += phase.seconds;
+    }
+    out.iter_mut().enumerate().for_each(|(i, s)| s.number = i as u64);
+    out
+}
+
+/// Everything that a report needs, owned.
+pub(super) struct World {
+    pub(super) campaign: String,
+    pub(super) toml: String,
+    pub(super) records: Vec<Record>,
+    pub(super) samples: BTreeMap<TrialId, Vec<Sample>>,
+    pub(super) comparison: Comparison,
+    pub(super) excluded: Vec<Excluded>,
+    pub(super) warnings: Vec<String>,
+    pub(super) waiting: u64,
+    pub(super) running: u64,
+    pub(super) cancelled: u64,
+}
+
+impl World {
+    pub(super) fn of(trials: &[Trial]) -> Self {
+        let mut records: Vec<Record> = trials.iter().map(Trial::record).collect();
+        records.iter_mut().for_each(|r| r.samples_taken = samples(r).len() as u64);
+        Self {
+            campaign: "textures-micro".to_owned(),
+            toml: "name = \"textures-micro\"\nseeds = [0, 1, 2]\n".to_owned(),
+            samples: records.iter().map(|r| (r.trial.clone(), samples(r))).collect(),
+            comparison: compare(&records, &Exponents::default()),
+            records,
+            excluded: Vec::new(),
+            warnings: Vec::new(),
+            waiting: 0,
+            running: 0,
+            cancelled: 0,
+        }
+    }
+
+    pub(super) fn input(&self) -> ReportInput<'_> {
+        ReportInput {
+            campaign: &self.campaign,
+            generated_unix_ms: 1_790_003_600_000,
+            version: "0.1.0",
+            toml: &self.toml,
+            asked: self.records.len() as u64 + self.waiting + self.running + self.cancelled,
+            waiting: self.waiting,
+            running: self.running,
+            cancelled: self.cancelled,
+            excluded: &self.excluded,
+            warnings: &self.warnings,
+            comparison: &self.comparison,
+            records: &self.records,
+            samples: &self.samples,
+            superseded: 0,
+        }
+    }
+}
+
+/// Methods × strategies × seeds on one backbone and hardware class.
+pub(super) fn matrix(backbone: &'static str, dataset: &'static str, hardware: &'static str, seeds: u64) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for method in ["full", "lora", "bitfit"] {
+        for checkpointing in ["none", "static"] {
+            let seeded = (0..seeds).map(|s| Trial { backbone, dataset, ..trial(method, checkpointing, hardware, s) });
+            trials.extend(seeded);
+        }
+    }
+    trials
+}
+
+/// Both hardware classes, three seeds, and every way to end.
+pub(super) fn rich() -> World {
+    let mut trials = matrix("vit_micro", "textures", CPU, 3);
+    trials.extend(matrix("vit_micro", "textures", GPU, 3));
+    let ended = |t: Trial, outcome: Value| Trial { outcome, flags: vec!["several owners of the device"], ..t };
+    let large = |method, checkpointing, seed| Trial {
+        backbone: "vit_small_patch16_224",
+        ..trial(method, checkpointing, CPU, seed)
+    };
+    let (needed, budget) = (913u64 << 20, 512u64 << 20);
+    trials.extend([
+        ended(
+            large("full", "none", 0),
+            json!({
+                "class": "does_not_fit", "needed_bytes": needed, "budget_bytes": budget,
+                "place": { "phase": "forward", "block": 7 }
+            }),
+        ),
+        ended(trial("full", "none", CPU, 7), json!({ "class": "diverged", "step": 31 })),
+        ended(large("lora", "none", 1), json!({ "class": "crashed", "message": "the worker ended by signal 11" })),
+        ended(
+            large("lora", "static", 1),
+            json!({ "class": "bad_input", "message": "expected 8 classes, found 10: <script>alert('x')</script>" }),
+        ),
+        ended(trial("bitfit", "none", GPU, 9), json!({ "class": "cancelled" })),
+    ]);
+    let mut world = World::of(&trials);
+    world.waiting = 3;
+    world.running = 2;
+    world.cancelled = 1;
+    world.warnings = vec!["3 seeds give a mean; an interval wants 5".to_owned()];
+    world.excluded = vec![Excluded {
+        method: Method::Lora,
+        backbone: Backbone::VitTinyPatch16,
+        checkpointing: Checkpointing::Static,
+        dataset: "dtd".to_owned(),
+        cells: 3,
+        reason: "data/dtd is not there".to_owned(),
+    }];
+    world
+}
