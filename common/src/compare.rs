@@ -55,8 +55,8 @@ pub struct Group {
     pub training: Cost,
     /// Inference over the evaluated images.
     pub inference: Cost,
-    /// Whether no other group of the same data set and hardware has at least the accuracy for less of this; `None`
-    /// where the cost was not measured.
+    /// Whether no other group of the same data set, hardware and number of evaluated images (and, for energy, the same
+    /// domain) has at least the accuracy for less of this; `None` where the cost was not measured.
     pub on_front: Front,
 }
 
@@ -116,14 +116,13 @@ pub struct Failure {
 
 /// Compares records.
 pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Exponents) -> Comparison {
-    let mut by_group: BTreeMap<(String, HardwareClass, String), Vec<&Record>> = BTreeMap::new();
+    let mut by_group: BTreeMap<(HardwareClass, String, u64, Option<EnergyDomain>), Vec<&Record>> = BTreeMap::new();
     let mut failures = Vec::new();
     for record in records {
-        let shared = CellSettings { seed: 0, ..record.settings.clone() };
-        let key = (record.settings.dataset.name.clone(), record.machine.hardware.clone(), canonical::json(&shared));
-        let group = by_group.entry(key).or_default();
         if record.outcome == Outcome::Completed {
-            group.push(record);
+            let shared = canonical::json(&CellSettings { seed: 0, ..record.settings.clone() });
+            let key = (record.machine.hardware.clone(), shared, record.training.evaluated, domain(record));
+            by_group.entry(key).or_default().push(record);
         } else {
             failures.push(Failure {
                 trial: record.trial.clone(),
@@ -133,8 +132,7 @@ pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Ex
             });
         }
     }
-    let mut groups: Vec<Group> =
-        by_group.into_values().filter(|g| !g.is_empty()).map(|records| group(&records, exponents)).collect();
+    let mut groups: Vec<Group> = by_group.into_values().map(|records| group(&records, exponents)).collect();
     groups.sort_by(|a, b| order(a).cmp(&order(b)));
     mark_fronts(&mut groups);
     failures.sort_by(|a, b| a.trial.cmp(&b.trial));
@@ -155,6 +153,11 @@ fn order(
         s.checkpointing,
         canonical::json(s),
     )
+}
+
+/// What the joules of a trial's training cover.
+fn domain(record: &Record) -> Option<EnergyDomain> {
+    record.phase(Phase::Train)?.energy.value().map(|e| e.domain)
 }
 
 fn group(records: &[&Record], exponents: &Exponents) -> Group {
@@ -249,25 +252,28 @@ fn all(readings: &[Reading<f64>]) -> Reading<Summary> {
     }
 }
 
+/// Marks the fronts, one per data set, hardware class and number of evaluated images; for energy, per domain too.
 fn mark_fronts(groups: &mut [Group]) {
-    let mut strata: BTreeMap<(String, String, HardwareClass), Vec<usize>> = BTreeMap::new();
-    for (i, g) in groups.iter().enumerate() {
-        let key = (g.settings.dataset.name.clone(), g.settings.dataset.fingerprint.clone(), g.hardware.clone());
-        strata.entry(key).or_default().push(i);
-    }
     type Costs = fn(&Group) -> Option<f64>;
     type Mark = fn(&mut Front) -> &mut Option<bool>;
-    let axes: [(Costs, Mark); 3] = [
-        (|g| g.training.peak_bytes.map(|s| s.mean), |f| &mut f.memory),
-        (|g| g.training.seconds.map(|s| s.mean), |f| &mut f.time),
-        (|g| g.training.joules.value().map(|s| s.mean), |f| &mut f.energy),
+    let axes: [(bool, Costs, Mark); 3] = [
+        (false, |g| g.training.peak_bytes.map(|s| s.mean), |f| &mut f.memory),
+        (false, |g| g.training.seconds.map(|s| s.mean), |f| &mut f.time),
+        (true, |g| g.training.joules.value().map(|s| s.mean), |f| &mut f.energy),
     ];
-    for members in strata.values() {
-        for (cost, mark) in axes {
-            let measured: Vec<(usize, (f64, f64))> =
-                members.iter().filter_map(|&i| Some((i, (cost(&groups[i])?, groups[i].top1_percent?.mean)))).collect();
-            let front = pareto_front(&measured.iter().map(|(_, point)| *point).collect::<Vec<_>>());
-            for (k, (i, _)) in measured.iter().enumerate() {
+    for (by_domain, cost, mark) in axes {
+        let mut strata: BTreeMap<_, Vec<(usize, (f64, f64))>> = BTreeMap::new();
+        for (i, g) in groups.iter().enumerate() {
+            if let (Some(cost), Some(accuracy)) = (cost(g), g.top1_percent) {
+                let dataset = (g.settings.dataset.name.clone(), g.settings.dataset.fingerprint.clone());
+                let domain = g.training.domain.filter(|_| by_domain);
+                let key = (dataset, g.hardware.clone(), g.evaluated, domain);
+                strata.entry(key).or_default().push((i, (cost, accuracy.mean)));
+            }
+        }
+        for members in strata.values() {
+            let front = pareto_front(&members.iter().map(|(_, point)| *point).collect::<Vec<_>>());
+            for (k, (i, _)) in members.iter().enumerate() {
                 *mark(&mut groups[*i].on_front) = Some(front.contains(&k));
             }
         }

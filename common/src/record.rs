@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, Attempt, HardwareClass, SlotId, TrialId};
 use crate::plan::CellSettings;
+use crate::telemetry::MonoNanos;
 use crate::worker::Phase;
 
 /// Name and version of this form. The number rises when a reader of the old form would misread the new one; fields may
@@ -191,7 +192,8 @@ pub struct Training {
     /// How the initial weights were loaded; `None` from scratch.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub loaded: Option<LoadSummary>,
-    /// Training loss per step.
+    /// Training loss per step; finite numbers only, which is all that JSON can hold. A step whose loss is not a number
+    /// ends the trial as diverged and is not in here.
     pub losses: Vec<f32>,
     /// Share of the evaluated images whose most likely class is right, percent.
     pub top1_percent: Option<f64>,
@@ -263,6 +265,8 @@ pub struct Software {
 pub struct PhaseRecord {
     /// Which.
     pub phase: Phase,
+    /// When it began, on the clock of the samples.
+    pub starts_at: MonoNanos,
     /// Wall-clock seconds from its first edge to its last, data waits included.
     pub seconds: f64,
     /// Most resident bytes of the worker process that were sampled.

@@ -78,6 +78,7 @@ pub(super) fn phases(
             let to = marks.get(i + 1).map_or(end, |(_, next)| *next);
             PhaseRecord {
                 phase: *phase,
+                starts_at: *from,
                 seconds: to.seconds_since(*from),
                 peak_process_bytes: readings
                     .within(Series::ProcessResidentBytes, *from, to)

@@ -103,6 +103,8 @@ impl<'a> From<&'a Fetched> for Document<'a> {
 
 fn page(f: &Fetched) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let given_up: Vec<(String, String)> =
+        f.campaign.given_up.iter().map(|g| (g.label.clone(), g.reason.clone())).collect();
     report::html(&ReportInput {
         campaign: &f.campaign.campaign,
         generated_unix_ms: now.as_millis() as u64,
@@ -117,6 +119,7 @@ fn page(f: &Fetched) -> String {
         comparison: &f.comparison,
         records: &f.records,
         samples: &f.samples,
+        given_up: &given_up,
         superseded: f.superseded,
     })
 }

@@ -1,8 +1,6 @@
 //! What may be compared with what: one block per data set, hardware class and number of evaluated images.
 //!
-//! Rows of one block stand in one table and one chart; nothing is ranked across blocks. Fronts are drawn here rather
-//! than taken from [`Group::on_front`], because a front of this report must not reach across numbers of evaluated
-//! images or across energy domains. Where those are the same for all, the two agree (a test says so).
+//! Rows of one block stand in one table and one chart; nothing is ranked across blocks.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +8,7 @@ use fleet_common::compare::{Comparison, Failure, Group};
 use fleet_common::id::HardwareClass;
 use fleet_common::plan::{CellSettings, DatasetRef};
 use fleet_common::record::{EnergyDomain, Record};
-use fleet_common::score::{Summary, pareto_front};
+use fleet_common::score::Summary;
 
 use super::settings::{self, Flat};
 
@@ -44,14 +42,17 @@ pub(super) struct Row<'a> {
     pub(super) label: String,
     /// What is particular to it, in words.
     pub(super) particular: Vec<String>,
-    /// Per [`Cost::ALL`]: whether it is on the front; `None` where the cost was not measured.
-    pub(super) on_front: [Option<bool>; 3],
 }
 
 impl Row<'_> {
     /// Whether the row is on the front of accuracy against `cost`.
     pub(super) fn on_front(&self, cost: Cost) -> Option<bool> {
-        self.on_front[cost as usize]
+        let front = self.group.on_front;
+        match cost {
+            Cost::Memory => front.memory,
+            Cost::Time => front.time,
+            Cost::Energy => front.energy,
+        }
     }
 }
 
@@ -74,7 +75,7 @@ pub(super) fn blocks(comparison: &Comparison) -> Vec<Block<'_>> {
     let mut blocks: Vec<Block<'_>> = Vec::new();
     for group in &comparison.groups {
         let block = find(&mut blocks, &group.settings.dataset, &group.hardware, Some(group.evaluated));
-        block.rows.push(Row { number: 0, group, label: String::new(), particular: Vec::new(), on_front: [None; 3] });
+        block.rows.push(Row { number: 0, group, label: String::new(), particular: Vec::new() });
     }
     for failure in &comparison.failures {
         // A failed trial evaluated nothing: it stands beside the others of its combination, or else beside whatever ran
@@ -99,7 +100,6 @@ pub(super) fn blocks(comparison: &Comparison) -> Vec<Block<'_>> {
         }
         let labels = labels(&block.rows, &flats);
         block.rows.iter_mut().zip(labels).for_each(|(row, label)| row.label = label);
-        mark_fronts(&mut block.rows);
     }
     blocks
 }
@@ -150,24 +150,6 @@ pub(super) fn brief(settings: &CellSettings, with_backbone: bool) -> String {
     match with_backbone {
         true => format!("{} · {rest}", settings::brief_backbone(settings.backbone.name())),
         false => rest,
-    }
-}
-
-fn mark_fronts(rows: &mut [Row<'_>]) {
-    for cost in Cost::ALL {
-        // Time and memory have one domain; joules of a GPU and of CPU packages have two, with a front each.
-        for domain in domains(rows, cost) {
-            let measured: Vec<(usize, (f64, f64))> = rows
-                .iter()
-                .enumerate()
-                .filter(|(_, r)| domain_of(r.group, cost) == domain)
-                .filter_map(|(i, r)| Some((i, (cost.of(r.group)?.mean, r.group.top1_percent?.mean))))
-                .collect();
-            let front = pareto_front(&measured.iter().map(|(_, point)| *point).collect::<Vec<_>>());
-            for (k, (i, _)) in measured.iter().enumerate() {
-                rows[*i].on_front[cost as usize] = Some(front.contains(&k));
-            }
-        }
     }
 }
 

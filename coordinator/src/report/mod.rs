@@ -63,6 +63,8 @@ pub struct ReportInput<'a> {
     pub records: &'a [Record],
     /// Samples of finished trials; a trial may be absent.
     pub samples: &'a BTreeMap<TrialId, Vec<Sample>>,
+    /// Trials that were given up because they lost their agents too often, in words, with the latest reason.
+    pub given_up: &'a [(String, String)],
     /// Reports outside the statistics: of trials that had an accepted report already.
     pub superseded: usize,
 }

@@ -1,8 +1,4 @@
-//! Memory and power over the time of one trial, with its phases.
-//!
-//! A record says how long each phase took and not when it began, so the phases are laid end to end up to the trial's
-//! last allocator reading, which falls in the last of them. Where the durations do not cover the readings, no phase is
-//! shown rather than a wrong one.
+//! Memory and power over the time of one trial, with its phases, all on the clock of the samples.
 
 use fleet_common::record::Record;
 use fleet_common::telemetry::{MonoNanos, Sample, Series};
@@ -30,8 +26,6 @@ const COLUMNS: usize = 150;
 /// Power that is the difference of counter readings is taken over at least this long, in seconds: a counter that is
 /// updated every millisecond or so gives noise over less.
 const COUNTER_WINDOW: f64 = 0.5;
-/// By how much, in seconds and as a share, readings may reach out of the phases before the phases are disbelieved.
-const SLACK: (f64, f64) = (1.0, 0.02);
 
 impl<'a> Trace<'a> {
     /// The trace of a trial; `None` without readings of the allocator or of power.
@@ -50,24 +44,17 @@ impl<'a> Trace<'a> {
                 power = differences(&of(series), joules);
             }
         }
-        let end = memory.last().or(power.last())?.0;
-        let total: f64 = record.phases.iter().map(|p| p.seconds).sum();
-        let seconds = |at: MonoNanos| total + at.seconds_since(end) - end.seconds_since(at);
+        let first = memory.first().or(power.first())?.0;
+        let origin = record.phases.first().map_or(first, |p| p.starts_at);
+        let seconds = |at: MonoNanos| at.seconds_since(origin) - origin.seconds_since(at);
         let memory: Vec<(f64, f64)> = memory.into_iter().map(|(at, bytes)| (seconds(at), mib(bytes))).collect();
-        let explained = memory.first().is_none_or(|(first, _)| *first >= -(SLACK.0 + SLACK.1 * total));
-        let mut phases = Vec::new();
-        let mut at = 0.0;
-        for phase in record.phases.iter().filter(|_| explained) {
-            phases.push((phase.phase.name(), at, at + phase.seconds));
-            at += phase.seconds;
-        }
+        let phases = record
+            .phases
+            .iter()
+            .map(|p| (p.phase.name(), seconds(p.starts_at), seconds(p.starts_at) + p.seconds))
+            .collect();
         let power = power.into_iter().map(|(at, watts)| (seconds(at), watts)).collect();
         Some(Self { record, label, memory, power, phases })
-    }
-
-    /// Whether the phases could be placed.
-    pub(crate) fn has_phases(&self) -> bool {
-        !self.phases.is_empty()
     }
 
     /// From the first moment shown to the last.

@@ -122,7 +122,6 @@ fn traces(page: &Page<'_>, block: &Block<'_>) -> Option<Markup> {
         memory.extend(of.iter().filter(|t| !t.memory.is_empty()).map(|t| t.memory_chart(high, span)));
         power.extend(of.iter().filter(|t| !t.power.is_empty()).map(|t| t.power_chart(watts, span)));
     }
-    let placed = all.iter().any(Trace::has_phases);
     (!memory.is_empty() || !power.is_empty()).then(|| {
         html! {
             @if !memory.is_empty() {
@@ -130,7 +129,6 @@ fn traces(page: &Page<'_>, block: &Block<'_>) -> Option<Markup> {
                 p.caption {
                     "Bytes that tensors hold, in one trial per combination: its first seed. Panels of one backbone have the same axes. "
                     "Where readings are denser than the chart, the band from the least to the greatest is drawn. "
-                    @if placed { (PHASES) " " }
                     @if !above.is_empty() { "The memory budget (" (above.into_iter().collect::<Vec<_>>().join(", ")) ") lies above the axes." }
                 }
                 (gallery(memory))
@@ -146,9 +144,6 @@ fn traces(page: &Page<'_>, block: &Block<'_>) -> Option<Markup> {
         }
     })
 }
-
-const PHASES: &str =
-    "Phases are laid end to end from their durations, up to the last reading; a record does not say when each began.";
 
 fn gallery(charts: Vec<String>) -> Markup {
     let more = charts.len().saturating_sub(SHOWN);

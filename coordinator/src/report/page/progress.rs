@@ -29,8 +29,10 @@ pub(super) fn section(page: &Page<'_>) -> Section {
             li { b { (whole(page.input.asked)) } " asked for" }
             @for (name, tone, n) in &parts { li { span class={ "dot " (tone) } {} b { (whole(*n)) } " " (name) } }
         }
-        @if progress.missing > 0 {
-            p.muted { "A trial leaves no record where it lost its agents too often." }
+        @if !page.input.given_up.is_empty() {
+            h3 { "Given up" }
+            p.muted { "These trials lost their agents too often and left no record; `fleet retry --failed` opens them again." }
+            ul { @for (trial, reason) in page.input.given_up { li { (trial) ": " (reason) } } }
         }
         @if page.input.superseded > 0 {
             p {

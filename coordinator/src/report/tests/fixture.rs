@@ -198,11 +198,14 @@ impl Trial {
                 })
             })
             .collect();
+        let mut start = BOOT;
         let timed: Vec<Value> = phases
             .iter()
             .map(|(phase, seconds, _, _)| {
+                let starts_at = (start * 1e9) as u64;
+                start += seconds;
                 json!({
-                    "phase": phase, "seconds": seconds, "peak_process_bytes": (t.peak * 1.2) as u64 + (350 << 20),
+                    "phase": phase, "starts_at": starts_at, "seconds": seconds, "peak_process_bytes": (t.peak * 1.2) as u64 + (350 << 20),
                     "energy": self.energy(seconds * t.watts * (1.0 + 0.02 * luck))
                 })
             })
@@ -230,12 +233,14 @@ impl Trial {
     }
 }
 
+/// Seconds since the machine started when a trial's first phase begins.
+const BOOT: f64 = 7_200.0;
+
 /// Readings of the trial: memory rising and falling with each step, and power where there is a meter.
 pub(super) fn samples(record: &Record) -> Vec<Sample> {
     let mut out = Vec::new();
     let peak = record.training.phases.iter().map(|p| p.peak_bytes).max().unwrap_or(0) as f64;
-    let boot = 7_200.0;
-    let mut start = boot;
+    let mut start = BOOT;
     for phase in &record.phases {
         let (name, top) = (phase.phase.name(), record.worker_phase(phase.phase).map_or(0.0, |p| p.peak_bytes as f64));
         let count = (phase.seconds * 40.0).clamp(4.0, 4_000.0) as u32;
@@ -308,6 +313,7 @@ impl World {
             comparison: &self.comparison,
             records: &self.records,
             samples: &self.samples,
+            given_up: &[],
             superseded: 0,
         }
     }
