@@ -279,3 +279,96 @@ fn mark_fronts(groups: &mut [Group]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A record with the fields that a comparison reads.
+    fn record(method: &str, seed: u64, top1: f64, peak_mib: u64, seconds: f64, joules: Option<f64>) -> Record {
+        let energy = match joules {
+            Some(j) => json!({ "measured": { "joules": j, "domain": "gpu", "source": "test", "readings": 99 } }),
+            None => json!({ "unavailable": "no meter" }),
+        };
+        let phase = |name: &str, factor: f64| json!({ "phase": name, "starts_at": 0, "seconds": seconds * factor, "energy": energy });
+        let worker = |name: &str, peak: u64| {
+            json!({ "phase": name, "steps": 10, "images": 320, "compute_seconds": seconds, "data_wait_seconds": 0.0,
+                    "peak_bytes": peak << 20, "peak_reserved_bytes": peak << 20 })
+        };
+        let document = json!({
+            "schema": crate::record::SCHEMA,
+            "trial": { "cell": format!("{seed:032x}"), "hardware": null, "repeat": 0 }, "attempt": 1,
+            "settings": {
+                "definition": 1, "method": { "name": method }, "backbone": "vit_micro", "image_size": 64,
+                "checkpointing": "none", "dataset": { "name": "textures", "fingerprint": "ab", "classes": 8 },
+                "weights": { "from": "scratch" }, "seed": seed, "budget_bytes": null,
+                "train": { "steps": 10, "warm_up_steps": 0, "batch": 32, "learning_rate": 0.001, "weight_decay": 0.05,
+                           "sampling": "replacement", "augment": true },
+                "evaluate": { "batch": 64 }
+            },
+            "outcome": { "class": "completed" },
+            "training": {
+                "parameters": 2_000_000, "trainable": 1000, "macs": 500_000_000u64, "losses": [1.0], "top1_percent": top1,
+                "evaluation_loss": 1.0, "evaluated": 400,
+                "phases": [worker("warm_up", peak_mib), worker("train", peak_mib - 1), worker("evaluate", peak_mib / 2)],
+                "recomputed_blocks": [],
+                "software": { "fleet": "0", "libtorch": "0", "threads": 1, "decode_threads": 1 }
+            },
+            "phases": [phase("warm_up", 0.1), phase("train", 1.0), phase("evaluate", 0.5)],
+            "machine": { "agent": "a", "slot": "cpu", "hardware": "X", "host": "h", "os": "o", "cpu": "c", "cpus": 1, "memory_bytes": 1 },
+            "started_unix_ms": 0, "finished_unix_ms": 0, "samples_taken": 0
+        });
+        Record::from_json(document.to_string().as_bytes()).expect("a record")
+    }
+
+    #[test]
+    fn seeds_are_averaged_and_the_windows_are_the_right_ones() {
+        let records = [
+            record("full", 0, 60.0, 400, 10.0, Some(1000.0)),
+            record("full", 1, 64.0, 402, 14.0, Some(1400.0)),
+            record("bitfit", 0, 58.0, 200, 8.0, Some(700.0)),
+        ];
+        let comparison = compare(&records, &Exponents::default());
+        assert_eq!(comparison.groups.len(), 2);
+        let full = &comparison.groups[0];
+        assert_eq!((full.completed, full.seeds.len()), (2, 2));
+        assert_eq!(full.top1_percent.expect("accuracies").mean, 62.0);
+        assert_eq!(full.training.seconds.expect("times").mean, 12.0);
+        assert_eq!(full.training.images_per_second.expect("rates").max, 32.0);
+        // The peak of the warm-up counts: the optimiser's state appears there.
+        assert_eq!(full.training.peak_bytes.expect("peaks").max, f64::from(402 << 20));
+        assert_eq!(full.inference.peak_bytes.expect("peaks").min, f64::from(200 << 20));
+        assert_eq!(full.training.joules.value().expect("measured").mean, 1200.0);
+        // NS-E of the first trial: 20·log10(60² / (10 · 100)^(1/8)).
+        let ns_e = 20.0 * (2.0 * 60f64.log10() - 3.0 / 8.0);
+        assert!((full.training.scores.ns_e.value().expect("a score").min - ns_e).abs() < 1e-9);
+        let (a, b) = (comparison.groups[0].on_front, comparison.groups[1].on_front);
+        assert_eq!((a.memory, a.energy, b.memory, b.energy), (Some(true), Some(true), Some(true), Some(true)));
+    }
+
+    #[test]
+    fn one_trial_without_a_meter_leaves_the_group_without_a_mean() {
+        let records = [record("full", 0, 60.0, 400, 10.0, None), record("full", 1, 64.0, 402, 14.0, None)];
+        let group = &compare(&records, &Exponents::default()).groups[0];
+        assert_eq!(group.training.joules, Reading::Unavailable("no meter".into()));
+        assert_eq!(group.training.scores.ns_sharp, Reading::Unavailable("no meter".into()));
+        assert!(group.training.scores.ns_m.value().is_some());
+        assert_eq!(group.on_front.energy, None);
+        // Trials with and without a meter are not one group: their joules could not be one number.
+        let mixed = [record("full", 0, 60.0, 400, 10.0, None), record("full", 1, 64.0, 402, 14.0, Some(9.0))];
+        assert_eq!(compare(&mixed, &Exponents::default()).groups.len(), 2);
+    }
+
+    #[test]
+    fn a_dominated_group_is_off_the_front_and_failures_are_set_aside() {
+        let mut failed = record("bitfit", 3, 0.0, 100, 1.0, None);
+        failed.outcome = Outcome::Diverged { step: 3 };
+        let records = [record("full", 0, 60.0, 400, 10.0, None), record("bitfit", 0, 58.0, 500, 8.0, None), failed];
+        let comparison = compare(&records, &Exponents::default());
+        assert_eq!(comparison.failures.len(), 1);
+        let fronts: Vec<_> = comparison.groups.iter().map(|g| (g.on_front.memory, g.on_front.time)).collect();
+        assert_eq!(fronts, [(Some(true), Some(true)), (Some(false), Some(true))]);
+    }
+}

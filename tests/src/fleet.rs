@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{program, processes, textures};
+use crate::{processes, program, textures};
 
 /// Nothing here takes as long as this; a test that waits longer hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,7 +32,8 @@ pub struct Output {
 impl Output {
     /// The JSON document that it printed.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("not JSON ({e}):\n{}\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("not JSON ({e}):\n{}\n{}", self.stdout, self.stderr))
     }
 
     /// Asserts the exit code.
@@ -97,8 +98,11 @@ impl Fleet {
 
     /// A command with this folder as its own, and marked so that its processes can be found.
     pub fn command(&self, name: &str) -> Command {
+        self.prepare(Command::new(program(name)))
+    }
+
+    fn prepare(&self, mut command: Command) -> Command {
         let (key, value) = self.marker.split_once('=').unwrap();
-        let mut command = Command::new(program(name));
         command
             .current_dir(self.path())
             .env(key, value)
@@ -178,9 +182,15 @@ pub struct Coordinator {
 impl Coordinator {
     /// Starts one on `listen` (port 0: any), with more arguments.
     pub fn start(fleet: &Fleet, listen: &str, more: &[&str]) -> Self {
-        let mut command = fleet.command("fleet");
+        Self::start_as(fleet, Command::new(program("fleet")), listen, more)
+    }
+
+    /// Starts one with another command in front.
+    pub fn start_as(fleet: &Fleet, command: Command, listen: &str, more: &[&str]) -> Self {
+        let mut command = fleet.prepare(command);
         command.args(["serve", "--state", "coordinator", "--listen", listen]).args(more);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(fleet.path().join("coordinator.log")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(fleet.path().join("coordinator.log")).unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -33,7 +33,10 @@ fn a_campaign_runs_locally_and_a_second_run_only_shows_it_again() {
     }
     // Checkpointing changes memory and not the result.
     let of = |method: &str, how: &str| {
-        groups.iter().find(|g| g["settings"]["method"]["name"] == method && g["settings"]["checkpointing"] == how).expect("a group")
+        groups
+            .iter()
+            .find(|g| g["settings"]["method"]["name"] == method && g["settings"]["checkpointing"] == how)
+            .expect("a group")
     };
     for method in ["full", "lora", "bitfit"] {
         let (none, with) = (of(method, "none"), of(method, "static"));
@@ -58,7 +61,8 @@ fn coordinator_and_agent_as_processes_of_their_own() {
 
     let agent = Agent::start(&fleet, &coordinator.url, "agent", &[]);
     fleet.fleet(&["watch", "served", url[0], url[1]]).ended_with(0);
-    let report = fleet.fleet(&["report", "served", url[0], url[1], "--html", "served.html", "--json"]).ended_with(0).json();
+    let report =
+        fleet.fleet(&["report", "served", url[0], url[1], "--html", "served.html", "--json"]).ended_with(0).json();
     assert_eq!(report["finished"]["completed"], 6);
     assert!(fleet.path().join("served.html").exists());
     let status = fleet.fleet(&["status", url[0], url[1]]).ended_with(0);
@@ -76,12 +80,14 @@ fn coordinator_and_agent_as_processes_of_their_own() {
 fn a_stopped_agent_gives_its_lease_back_and_another_goes_on() {
     let fleet = Fleet::new();
     let file = fleet.campaign("handed", 1, "", "");
-    std::fs::write(&file, std::fs::read_to_string(&file).expect("a file").replace("steps = 4", "steps = 200")).expect("writes");
+    std::fs::write(&file, std::fs::read_to_string(&file).expect("a file").replace("steps = 4", "steps = 200"))
+        .expect("writes");
     let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &[]);
     let url = ["--coordinator", coordinator.url.as_str()];
     fleet.fleet(&["submit", file.to_str().expect("a path"), url[0], url[1]]).ended_with(0);
     let agent = Agent::start(&fleet, &coordinator.url, "one", &[]);
-    let status = || fleet.fleet(&["status", "handed", url[0], url[1], "--json"]).ended_with(0).json()["campaigns"][0].clone();
+    let status =
+        || fleet.fleet(&["status", "handed", url[0], url[1], "--json"]).ended_with(0).json()["campaigns"][0].clone();
     wait_until("a trial to train", || status()["running"][0]["phase"] == "train");
     assert_eq!(agent.terminate(), Some(0));
     fleet.no_worker_is_left();
@@ -111,7 +117,11 @@ fn a_budget_between_two_peaks_lets_checkpointing_finish_and_the_other_not() {
     std::fs::write(&file, text).expect("writes");
     // "Does not fit" is a result, so the command succeeds.
     let out = fleet.fleet(&["local", "tight.toml", "--json"]).ended_with(0).json();
-    assert_eq!((out["finished"]["completed"].as_u64(), out["finished"]["does not fit"].as_u64()), (Some(1), Some(1)), "{out}");
+    assert_eq!(
+        (out["finished"]["completed"].as_u64(), out["finished"]["does not fit"].as_u64()),
+        (Some(1), Some(1)),
+        "{out}"
+    );
     let failure = &out["comparison"]["failures"][0];
     assert_eq!(failure["settings"]["checkpointing"], "none");
     let outcome = &failure["outcome"];
@@ -127,8 +137,11 @@ fn a_loss_that_is_no_number_ends_as_diverged() {
     fleet.campaign("wild", 1, "", "");
     let file = fleet.path().join("wild.toml");
     let text = std::fs::read_to_string(&file).expect("a file");
-    let text = text.replace("warm_up_steps = 1", "warm_up_steps = 1\nlearning_rate = 1e30").replace("steps = 4\n", "steps = 30\n");
-    let text = text.replace("[\"full\", \"lora\", \"bitfit\"]", "\"full\"").replace("[\"none\", \"static\"]", "\"none\"");
+    let text = text
+        .replace("warm_up_steps = 1", "warm_up_steps = 1\nlearning_rate = 1e30")
+        .replace("steps = 4\n", "steps = 30\n");
+    let text =
+        text.replace("[\"full\", \"lora\", \"bitfit\"]", "\"full\"").replace("[\"none\", \"static\"]", "\"none\"");
     std::fs::write(&file, text).expect("writes");
     let out = fleet.fleet(&["local", "wild.toml", "--json"]).ended_with(0).json();
     assert_eq!(out["finished"]["diverged"], 1, "{out}");
@@ -144,7 +157,8 @@ fn weights_that_were_trained_are_the_start_of_the_next_campaign() {
     std::fs::write(&file, text.replace("[\"none\", \"static\"]", "\"none\"")).expect("writes");
     fleet.fleet(&["local", "pretrain.toml", "--state", "one", "--keep-weights", "weights"]).ended_with(0);
     fleet.campaign("adapt", 1, "", "");
-    let out = fleet.fleet(&["local", "adapt.toml", "--state", "two", "--weights", "weights", "--json"]).ended_with(0).json();
+    let out =
+        fleet.fleet(&["local", "adapt.toml", "--state", "two", "--weights", "weights", "--json"]).ended_with(0).json();
     for group in out["comparison"]["groups"].as_array().expect("groups") {
         assert_eq!(group["settings"]["weights"]["from"], "file");
     }
