@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use fleet_common::wire::v1;
+use fleet_coordinator::service::rpc::operator_client::OperatorClient;
 use fleet_tests::{Agent, Coordinator, Fleet, break_jpeg, finish, program, wait_until};
 
 /// A campaign of one very short trial.
@@ -26,10 +28,10 @@ fn edit(path: &str, from: &str, to: &str) {
 fn a_campaign_file_that_is_not_right() {
     let fleet = Fleet::new();
     let cases = [
-        ("\"textures\"", "\"txtures\"", &["broken.toml:8:", "did you mean \"textures\""][..]),
-        ("\"full\"", "\"fulll\"", &["broken.toml:5:", "did you mean \"full\"", "Known: full, lora, bitfit"]),
-        ("\"none\"", "[]", &["broken.toml:7:", "at least one value"]),
-        ("steps = 4", "stesp = 4", &["broken.toml:10:", "did you mean \"steps\""]),
+        ("\"textures\"", "\"txtures\"", &["broken.toml:9:", "did you mean \"textures\""][..]),
+        ("\"full\"", "\"fulll\"", &["broken.toml:6:", "did you mean \"full\"", "Known: full, lora, bitfit"]),
+        ("\"none\"", "[]", &["broken.toml:8:", "at least one value"]),
+        ("steps = 4", "stesp = 4", &["broken.toml:11:", "did you mean \"steps\""]),
         ("\"1GiB\"", "\"much\"", &["broken.toml:3:", "\"2GiB\"", "much"]),
     ];
     for (from, to, expected) in cases {
@@ -138,8 +140,16 @@ fn an_oversized_message_is_refused() {
     text.push_str(&format!("# {}\n", "x".repeat(17 << 20)));
     std::fs::write(&file, text).expect("writes");
     let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &[]);
-    fleet.fleet(&["submit", &file, "--coordinator", &coordinator.url]).ended_with(2).says(&["larger"]);
-    // And the coordinator goes on.
+    fleet.fleet(&["submit", &file, "--coordinator", &coordinator.url]).ended_with(2).says(&["17.0 MiB", "16.0 MiB"]);
+    // A client without manners is refused by the coordinator itself.
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let status = runtime.block_on(async {
+        let mut client = OperatorClient::connect(coordinator.url.clone()).await.expect("connects");
+        let toml = "x".repeat(17 << 20);
+        client.submit(v1::SubmitRequest { toml, ..v1::SubmitRequest::default() }).await.expect_err("too large")
+    });
+    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status}");
+    // And it goes on.
     fleet.fleet(&["status", "--coordinator", &coordinator.url]).ended_with(0);
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use fleet_common::wire::{MAX_MESSAGE_BYTES, v1};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::backoff::Backoff;
@@ -13,6 +14,9 @@ use super::{Shared, trial::Running};
 
 /// Heartbeats carry progress to people who watch, so they come more often than leases need.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long an answer may take.
+pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 /// A client that connects when it is first used and again whenever the connection is lost.
 ///
@@ -35,6 +39,12 @@ pub fn connect(coordinator: &str) -> anyhow::Result<AgentsClient<Channel>> {
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
+/// An answer in time, or a failure: a coordinator that vanished without a word must not hold us for ever.
+pub(super) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(ANSWER, call).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
+}
+
 /// Introduces the agent, however long that takes.
 pub(super) async fn register(shared: &Shared) {
     let mut backoff = Backoff::default();
@@ -55,7 +65,7 @@ pub(super) async fn register(shared: &Shared) {
                 .collect(),
             held: shared.running().values().map(Running::held).collect(),
         };
-        match shared.client.clone().register(request).await {
+        match answer(shared.client.clone().register(request)).await {
             Ok(reply) => {
                 tracing::info!(agent = %shared.id, coordinator = shared.options.coordinator, "registered");
                 heed(shared, reply.into_inner().verdicts);
@@ -84,7 +94,7 @@ pub(super) async fn heartbeats(shared: Arc<Shared>) {
         interval.tick().await;
         let progress: Vec<v1::Progress> = shared.running().values().map(Running::progress).collect();
         let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
-        match shared.client.clone().heartbeat(request).await {
+        match answer(shared.client.clone().heartbeat(request)).await {
             Ok(reply) => {
                 let reply = reply.into_inner();
                 if reply.register_again {

@@ -9,6 +9,7 @@ use tonic::Code;
 
 use super::Shared;
 use super::backoff::Backoff;
+use super::connection::{ANSWER, answer};
 use super::spool::Spool;
 use super::trial::{self, Ended, Lease};
 use super::upload::upload;
@@ -51,7 +52,8 @@ pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undel
 async fn pull(shared: &Shared, slot: &Slot) -> anyhow::Result<Option<Lease>> {
     let request =
         v1::PullRequest { agent: shared.id.to_string(), slot: slot.id.to_string(), wait_ms: WAIT.as_millis() as u64 };
-    let reply = shared.client.clone().pull(request).await?.into_inner();
+    // Beyond the wait there is only the way; a coordinator that vanished without a word must not hold us for ever.
+    let reply = tokio::time::timeout(WAIT + ANSWER, shared.client.clone().pull(request)).await??.into_inner();
     Ok(reply.lease.map(Lease::try_from).transpose()?)
 }
 
@@ -109,7 +111,7 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
             attempt: record.attempt.get(),
             record_json: record.to_json(),
         };
-        match shared.client.clone().report(request).await {
+        match answer(shared.client.clone().report(request)).await {
             Ok(reply) => {
                 let outcome = reply.into_inner().outcome();
                 tracing::info!(trial = %record.trial, attempt = %record.attempt, outcome = outcome.as_str_name(), "delivered");

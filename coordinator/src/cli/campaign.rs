@@ -7,7 +7,8 @@ use comfy_table::{LineStyle, Table, TableStyle};
 use fleet_common::plan::{self, Excluded, Resolution};
 use fleet_common::spec;
 use fleet_common::units::Bytes;
-use fleet_common::wire::v1;
+use fleet_common::wire::{MAX_MESSAGE_BYTES, v1};
+use prost::Message as _;
 use serde::Serialize;
 use tonic::transport::Channel;
 
@@ -75,6 +76,13 @@ pub(super) async fn submit(
         .map(|(backbone, sha256)| v1::ResolvedWeights { backbone: backbone.name().to_owned(), sha256 })
         .collect();
     let request = v1::SubmitRequest { file_name: file.display().to_string(), toml, datasets, weights };
+    let (size, most) = (Bytes(request.encoded_len() as u64), Bytes(MAX_MESSAGE_BYTES as u64));
+    if size > most {
+        return Err(Failure::usage(format!(
+            "{} is too large to submit: {size}, and at most {most} are accepted",
+            file.display()
+        )));
+    }
     Ok(client.submit(request).await?.into_inner())
 }
 

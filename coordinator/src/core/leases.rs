@@ -34,8 +34,11 @@ impl Core {
         for trial in dropped {
             self.lose(&trial, "its agent was restarted");
         }
-        // Parked questions of the agent's former life are answered to nobody.
-        self.parked.retain(|p| p.holder.agent != agent);
+        // Questions of the agent's slots that came before it was known are answered, so that they are asked again; a
+        // question that is only forgotten would be waited for without end.
+        for parked in self.parked.extract_if(.., |p| p.holder.agent == agent).collect::<Vec<_>>() {
+            self.reply(parked.token, Reply::Leased(None));
+        }
         self.agents.insert(agent.clone(), Agent { version, host, slots, heard: self.now.mono });
         let verdicts = held.into_iter().map(|claim| self.judge(&agent, claim)).collect();
         self.reply(token, Reply::Registered(verdicts));
@@ -91,8 +94,10 @@ impl Core {
         if let Some(agent) = self.agents.get_mut(&holder.agent) {
             agent.heard = self.now.mono;
         }
-        // A slot asks once at a time: an older question of the same slot lost its asker.
-        self.parked.retain(|p| p.holder != holder);
+        // A slot asks once at a time: an older question of the same slot lost its asker, or will be asked again.
+        for parked in self.parked.extract_if(.., |p| p.holder == holder).collect::<Vec<_>>() {
+            self.reply(parked.token, Reply::Leased(None));
+        }
         // The answer to an earlier question got lost: the slot holds a lease that it does not know of.
         if let Some(offer) = self.state.held_by(&holder).and_then(|trial| self.offer(trial)) {
             self.state.renew(&offer.trial, &holder, self.now.mono);

@@ -355,7 +355,7 @@ fn a_restarted_coordinator_asks_agents_to_introduce_themselves_and_keeps_their_l
 enum Act {
     Submit(u8),
     Register(u8, bool),
-    Pull(u8),
+    Pull(u8, u32),
     Heartbeat(u8),
     Report(u8, u8),
     Crash(u8),
@@ -368,7 +368,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         1 => (1u8..4).prop_map(Act::Submit),
         2 => (0u8..3, any::<bool>()).prop_map(|(a, honest)| Act::Register(a, honest)),
-        6 => (0u8..3).prop_map(Act::Pull),
+        6 => (0u8..3, prop_oneof![Just(0), 0u32..30_000]).prop_map(|(a, wait)| Act::Pull(a, wait)),
         3 => (0u8..3).prop_map(Act::Heartbeat),
         5 => (0u8..3, 0u8..8).prop_map(|(a, which)| Act::Report(a, which)),
         1 => (0u8..3).prop_map(Act::Crash),
@@ -382,13 +382,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// Whatever happens, in whatever order: no trial is recorded twice, no slot holds two trials and no trial two slots,
-    /// exactly the waiting trials are in line, and replaying the events gives the same state.
+    /// exactly the waiting trials are in line, every question is answered in time, and replaying the events gives the
+    /// same state.
     #[test]
     fn any_story_keeps_the_promises(acts in prop::collection::vec(act(), 1..120)) {
         let mut w = World::new();
         // What each agent believes it was granted, the latest last.
         let mut believes: Vec<Vec<Offer>> = vec![Vec::new(); 3];
         let agent = |i: u8| format!("agent-{i}");
+        let mut pulls: Vec<(Token, u8)> = Vec::new();
         for act in acts {
             match act {
                 Act::Submit(n) => {
@@ -399,12 +401,10 @@ proptest! {
                     let held = if honest { believes[a as usize].last().map(claim).into_iter().collect() } else { vec![] };
                     w.register(&agent(a), held);
                 }
-                Act::Pull(a) => {
+                Act::Pull(a, wait) => {
                     let token = w.token();
-                    w.feed(Input::Pull { token, holder: holder(&agent(a)), wait_ms: 0 });
-                    if let Some(Reply::Leased(Some(offer))) = w.replies.get(&token) {
-                        believes[a as usize].push(offer.clone());
-                    }
+                    pulls.push((token, a));
+                    w.feed(Input::Pull { token, holder: holder(&agent(a)), wait_ms: wait.into() });
                 }
                 Act::Heartbeat(a) => {
                     if let Some(offer) = believes[a as usize].last().cloned() {
@@ -434,9 +434,21 @@ proptest! {
                     w.ask(|token| Input::Retry { token, campaign, failed: true, missing: true });
                 }
             }
+            // Answers arrive.
+            pulls.retain(|(token, a)| match w.replies.get(token) {
+                Some(Reply::Leased(offer)) => {
+                    believes[*a as usize].extend(offer.clone());
+                    false
+                }
+                _ => true,
+            });
             check_now(&w)?;
         }
         check_history(&w)?;
+        w.pass(60_000);
+        for (token, _) in pulls {
+            prop_assert!(w.replies.contains_key(&token), "a question is never answered");
+        }
     }
 }
 
