@@ -18,7 +18,8 @@ fn a_campaign_survives_everything_being_killed() {
     println!("kill seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let fleet = Fleet::new();
-    let file = fleet.campaign("killed", 3, "", "");
+    // Long enough that the kills fall into it.
+    let file = fleet.campaign("killed", 5, "", "");
     // So many losses would otherwise be too many for some trial.
     let patient = ["--max-losses", "1000"];
     let mut coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &patient);
@@ -62,16 +63,16 @@ fn a_campaign_survives_everything_being_killed() {
     }
     println!("killed: {killed:?}");
     let started = Instant::now();
-    wait_until("the campaign to end", || finished(&fleet) == Some(18));
+    wait_until("the campaign to end", || finished(&fleet) == Some(30));
     println!("ended {:.1} s after the last kill", started.elapsed().as_secs_f64());
 
     let report = fleet.fleet(&["report", "killed", "--json", "--coordinator", &url]).ended_with(0).json();
     let groups = report["comparison"]["groups"].as_array().expect("groups");
     assert_eq!(groups.len(), 6);
     for group in groups {
-        // A trial that was recorded twice would show as a fourth completed one.
-        assert_eq!(group["completed"], 3, "{}", group["settings"]["method"]["name"]);
-        assert_eq!(group["seeds"].as_array().map(Vec::len), Some(3));
+        // A trial that was recorded twice would show as a sixth completed one.
+        assert_eq!(group["completed"], 5, "{}", group["settings"]["method"]["name"]);
+        assert_eq!(group["seeds"].as_array().map(Vec::len), Some(5));
     }
     assert_eq!(report["comparison"]["failures"].as_array().map(Vec::len), Some(0));
     assert_eq!(agent.terminate(), Some(0));
@@ -79,7 +80,7 @@ fn a_campaign_survives_everything_being_killed() {
     // What the journal holds is what was told: read once more from disk.
     coordinator.kill();
     let _again = Coordinator::start(&fleet, &address, &patient);
-    assert_eq!(finished(&fleet), Some(18));
+    assert_eq!(finished(&fleet), Some(30));
 }
 
 #[test]

@@ -80,7 +80,10 @@ fn device(wanted: JobDevice) -> Result<Device, String> {
     match wanted {
         JobDevice::Cpu => Ok(Device::Cpu),
         JobDevice::Cuda => match cuda::load() {
-            CudaHalf::Devices(_) => Ok(Device::Cuda(0)),
+            // The allocator's statistics exist only once CUDA is at work, so a first tensor starts it.
+            CudaHalf::Devices(_) => guard(|| drop(Tensor::zeros([1], (Kind::Float, Device::Cuda(0)))))
+                .map(|()| Device::Cuda(0))
+                .map_err(|e| format!("CUDA cannot be started: {e}")),
             CudaHalf::NoDevice => Err("libtorch's CUDA half is there, but it sees no GPU".to_owned()),
             CudaHalf::Absent(why) => {
                 Err(format!("libtorch's CUDA half cannot be loaded ({why}); run the set-up again with the GPU present"))
