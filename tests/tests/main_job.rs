@@ -223,3 +223,14 @@ fn weights_that_were_trained_are_the_start_of_the_next_campaign() {
     let plan = fleet.fleet(&["plan", "adapt.toml", "--json"]).ended_with(0).json();
     assert!(plan["warnings"].to_string().contains("from scratch"), "without the folder there are none");
 }
+
+#[test]
+fn only_the_worker_links_libtorch() {
+    for (name, links) in [("fleet", false), ("fleet-agent", false), ("fleet-worker", true)] {
+        let out = std::process::Command::new("ldd").arg(fleet_tests::program(name)).output().expect("ldd runs");
+        let libraries = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert_eq!(libraries.contains("libtorch"), links, "{name}: {libraries}");
+        // Without any environment variable, that is, by the paths that the binaries carry.
+        assert!(!libraries.contains("not found"), "{name}: {libraries}");
+    }
+}

@@ -27,7 +27,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, SlotId};
-use fleet_common::spec::nearest;
 use tokio::sync::watch;
 
 pub use connection::connect;
@@ -202,9 +201,4 @@ fn announce(shared: &Shared) {
         };
         tracing::info!(agent = %shared.id, slot = %slot.id, hardware = %slot.hardware, "{energy}");
     }
-}
-
-/// The nearest known device to a misspelt one, for the command line.
-pub fn nearest_device<'a>(wanted: &str, slots: &'a [Slot]) -> Option<&'a str> {
-    nearest(wanted, slots.iter().map(|s| s.id.as_str()))
 }

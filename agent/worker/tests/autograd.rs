@@ -22,11 +22,11 @@ impl Function for Hand {
         let mut gw = w.zeros_like();
         if let Some(gy) = &grads[0] {
             gx = gx + gy * w + gy * x.cos();
-            gw = gw + gy * x;
+            gw += gy * x;
         }
         if let Some(gz) = &grads[1] {
-            gx = gx + gz * w.sum(Kind::Double);
-            gw = gw + (gz * x).sum(Kind::Double);
+            gx += gz * w.sum(Kind::Double);
+            gw += (gz * x).sum(Kind::Double);
         }
         Ok(vec![needed[0].then_some(gx), needed[1].then_some(gw)])
     }
