@@ -240,7 +240,7 @@ pub struct LoadSummary {
     pub missing: Vec<String>,
     /// Names that the file has and the model has not.
     pub unexpected: Vec<String>,
-    /// Names whose shape differs because the number of classes does; they start fresh.
+    /// Names of the head, where it tells other classes apart than the file's; they start fresh.
     pub replaced: Vec<String>,
 }
 

@@ -217,9 +217,9 @@ fn weights_that_were_trained_are_the_start_of_the_next_campaign() {
     fleet.campaign("adapt", 1, "", "");
     let out =
         fleet.fleet(&["local", "adapt.toml", "--state", "two", "--weights", "weights", "--json"]).ended_with(0).json();
-    for group in out["comparison"]["groups"].as_array().expect("groups") {
-        assert_eq!(group["settings"]["weights"]["from"], "file");
-    }
+    let groups = out["comparison"]["groups"].as_array().expect("groups");
+    assert_eq!(groups.len(), 6);
+    assert!(groups.iter().all(|g| g["settings"]["weights"]["from"] == "file"), "{out}");
     let plan = fleet.fleet(&["plan", "adapt.toml", "--json"]).ended_with(0).json();
     assert!(plan["warnings"].to_string().contains("from scratch"), "without the folder there are none");
 }

@@ -7,7 +7,7 @@ use fleet_common::plan::MethodSettings;
 use fleet_common::spec::{Backbone, Checkpointing};
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::models::{self, Model};
-use fleet_worker::nn::{Builder, Params, Seed};
+use fleet_worker::nn::{Builder, Params, Seed, Weights};
 use fleet_worker::peft;
 use support::one_at_a_time;
 use tch::{Device, Kind, Tensor};
@@ -93,4 +93,33 @@ fn a_rank_larger_than_the_layer_is_an_error_with_both_numbers() {
     let _ = models::build(Backbone::VitMicro, 8, &b);
     let error = b.finish().expect_err("too large").to_string();
     assert!(error.contains("rank 500") && error.contains("at most 128"), "{error}");
+}
+
+#[test]
+fn a_head_for_other_classes_starts_fresh_and_the_rest_is_loaded() {
+    let _alone = one_at_a_time();
+    let weights = || {
+        let (_, params) = build(Backbone::VitMicro, 8, &MethodSettings::Full);
+        Weights::from_tensors(params.iter().map(|p| (p.name.clone(), p.tensor.detach())))
+    };
+    let load = |fresh: bool, classes: i64| {
+        let method = peft::method(&MethodSettings::BitFit);
+        let mut b = Builder::new(method, Some(weights()), Seed::root(2), Device::Cpu, Kind::Float);
+        if fresh {
+            b = b.with_fresh_head();
+        }
+        let _ = models::build(Backbone::VitMicro, classes, &b);
+        let (params, load) = b.finish().expect("builds");
+        (params.get("head.weight").expect("there").tensor.detach(), load.expect("there were weights"))
+    };
+    let head = ["head.weight".to_owned(), "head.bias".to_owned()];
+    let (same, report) = load(false, 8);
+    assert!(report.replaced.is_empty() && same.equal(weights().get("head.weight").expect("there")));
+    for (fresh, classes) in [(true, 8), (false, 5)] {
+        let (values, report) = load(fresh, classes);
+        assert_eq!(report.replaced, head);
+        assert_eq!(values.size()[0], classes);
+        assert!(report.missing.is_empty() && report.unexpected.is_empty());
+        assert!(classes != 8 || !values.equal(&same));
+    }
 }

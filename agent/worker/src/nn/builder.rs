@@ -28,6 +28,7 @@ struct Shared {
     kind: Kind,
     seed: Seed,
     weights: Option<Weights>,
+    fresh_head: bool,
     params: Params,
     load: LoadSummary,
     problems: Vec<String>,
@@ -50,11 +51,18 @@ impl Builder {
             kind,
             seed,
             weights,
+            fresh_head: false,
             params: Params::default(),
             load: LoadSummary::default(),
             problems: Vec::new(),
         };
         Self { shared: Rc::new(RefCell::new(shared)), method, path: String::new(), role: Role::Base }
+    }
+
+    /// Lets the head start fresh although the weights have one of the same size: it tells other classes apart.
+    pub fn with_fresh_head(self) -> Self {
+        self.shared.borrow_mut().fresh_head = true;
+        self
     }
 
     /// The builder of the part called `name`.
@@ -101,7 +109,7 @@ impl Builder {
             Role::Base | Role::Head => shared.weights.as_ref().and_then(|w| w.get(&name)),
         };
         let values = match found {
-            Some(values) if values.size() == shape => {
+            Some(values) if values.size() == shape && !(shared.fresh_head && self.role == Role::Head) => {
                 shared.load.matched += 1;
                 Some(values.shallow_clone())
             }

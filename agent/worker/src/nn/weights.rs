@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Kind, Tensor};
 
 /// Why weights could not be read or written.
@@ -27,10 +27,15 @@ pub enum WeightsError {
     },
 }
 
+/// Key of the file's metadata under which the classes of the head are named, one per line. Public checkpoints do not
+/// have it.
+const CLASSES: &str = "classes";
+
 /// Named tensors, in host memory.
 #[derive(Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
+    classes: Option<Vec<String>>,
 }
 
 impl Weights {
@@ -50,12 +55,24 @@ impl Weights {
             let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
             tensors.insert(name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind));
         }
-        Ok(Self { tensors })
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
+        let classes = header.metadata().as_ref().and_then(|m| m.get(CLASSES));
+        Ok(Self { tensors, classes: classes.map(|c| c.lines().map(str::to_owned).collect()) })
     }
 
     /// From tensors in memory.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self { tensors: tensors.into_iter().collect() }
+        Self { tensors: tensors.into_iter().collect(), classes: None }
+    }
+
+    /// Names the classes that the head tells apart.
+    pub fn with_classes(self, classes: &[String]) -> Self {
+        Self { classes: Some(classes.to_vec()), ..self }
+    }
+
+    /// The classes that the head tells apart, where the file names them.
+    pub fn classes(&self) -> Option<&[String]> {
+        self.classes.as_deref()
     }
 
     /// The tensor called `name`.
@@ -75,25 +92,70 @@ impl Weights {
     pub fn write(&self, path: &Path) -> Result<(), WeightsError> {
         let io = |source| WeightsError::Io { path: path.into(), source };
         let partial = path.with_extension("partial");
-        let named: Vec<(&str, &Tensor)> = self.tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        Tensor::write_safetensors(&named, &partial).map_err(|e| io(std::io::Error::other(e.to_string())))?;
+        let bytes: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .filter_map(|(name, tensor)| {
+                let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+                tensor.contiguous().copy_data_u8(&mut bytes, tensor.numel());
+                Some((name.as_str(), dtype(tensor.kind())?, tensor.size().iter().map(|&n| n as usize).collect(), bytes))
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, dtype, shape, bytes)| TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view)));
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(|e| io(std::io::Error::other(e)))?;
+        let metadata = self.classes.as_ref().map(|c| [(CLASSES.to_owned(), c.join("\n"))].into());
+        safetensors::serialize_to_file(views, metadata, &partial).map_err(|e| io(std::io::Error::other(e)))?;
         std::fs::File::open(&partial).and_then(|f| f.sync_all()).map_err(io)?;
         std::fs::rename(&partial, path).map_err(io)
     }
 }
 
+/// How files call the kinds of values that models use.
+const KINDS: [(Dtype, Kind); 10] = [
+    (Dtype::F64, Kind::Double),
+    (Dtype::F32, Kind::Float),
+    (Dtype::F16, Kind::Half),
+    (Dtype::BF16, Kind::BFloat16),
+    (Dtype::I64, Kind::Int64),
+    (Dtype::I32, Kind::Int),
+    (Dtype::I16, Kind::Int16),
+    (Dtype::I8, Kind::Int8),
+    (Dtype::U8, Kind::Uint8),
+    (Dtype::BOOL, Kind::Bool),
+];
+
 fn kind(dtype: Dtype) -> Option<Kind> {
-    Some(match dtype {
-        Dtype::F64 => Kind::Double,
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::I64 => Kind::Int64,
-        Dtype::I32 => Kind::Int,
-        Dtype::I16 => Kind::Int16,
-        Dtype::I8 => Kind::Int8,
-        Dtype::U8 => Kind::Uint8,
-        Dtype::BOOL => Kind::Bool,
-        _ => return None,
-    })
+    KINDS.iter().find(|(d, _)| *d == dtype).map(|(_, kind)| *kind)
+}
+
+fn dtype(kind: Kind) -> Option<Dtype> {
+    KINDS.iter().find(|(_, k)| *k == kind).map(|(dtype, _)| *dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_back_and_nothing_half_written_stays() {
+        let dir = std::env::temp_dir().join(format!("fleet-weights-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let path = dir.join("w.safetensors");
+        let values = Tensor::from_slice(&[1.5f32, -2.0, 0.25, 7.0, 0.0, 3.0]).view([2, 3]);
+        let transposed = values.transpose(0, 1);
+        let written = Weights::from_tensors([
+            ("a.weight".to_owned(), transposed.shallow_clone()),
+            ("b".to_owned(), Tensor::from(3i64)),
+        ]);
+        written.with_classes(&["one two".to_owned(), "three".to_owned()]).write(&path).expect("writes");
+        let read = Weights::read(&path).expect("reads");
+        assert!(read.get("a.weight").expect("there").equal(&transposed));
+        assert_eq!(read.get("b").expect("there").int64_value(&[]), 3);
+        assert_eq!(read.classes(), Some(&["one two".to_owned(), "three".to_owned()][..]));
+        assert_eq!(std::fs::read_dir(&dir).expect("reads").count(), 1);
+        assert!(Weights::from_tensors([]).write(&dir.join("no/such/folder.safetensors")).is_err());
+        std::fs::remove_dir_all(&dir).expect("removes");
+    }
 }

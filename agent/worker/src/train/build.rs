@@ -17,7 +17,8 @@ pub(super) struct Built {
     pub loaded: Option<LoadSummary>,
 }
 
-pub(super) fn build(job: &Job, device: Device, seed: Seed) -> anyhow::Result<Built> {
+/// Builds the model that a job names, with a head for `classes`.
+pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -> anyhow::Result<Built> {
     let settings = &job.settings;
     let weights = job.weights.as_deref().map(Weights::read).transpose()?;
     if let Some(name) = weights.iter().flat_map(Weights::names).find(|n| n.contains(".lora_")) {
@@ -28,8 +29,12 @@ pub(super) fn build(job: &Job, device: Device, seed: Seed) -> anyhow::Result<Bui
         }
         .into());
     }
-    let b = Builder::new(peft::method(&settings.method), weights, seed.named("weights"), device, Kind::Float);
-    let model = models::build(settings.backbone, i64::from(settings.dataset.classes), &b);
+    let other_classes = weights.as_ref().and_then(Weights::classes).is_some_and(|theirs| theirs != classes);
+    let mut b = Builder::new(peft::method(&settings.method), weights, seed.named("weights"), device, Kind::Float);
+    if other_classes {
+        b = b.with_fresh_head();
+    }
+    let model = models::build(settings.backbone, classes.len() as i64, &b);
     let (params, loaded) = b.finish()?;
     Ok(Built { model, params, executor: CheckpointingExecutor::new(settings.checkpointing), loaded })
 }

@@ -115,7 +115,7 @@ fn trial(
             settings.dataset.classes
         )));
     }
-    let mut built = guard(|| build::build(job, device, seed))??;
+    let mut built = guard(|| build::build(job, dataset.classes(), device, seed))??;
     training.parameters = built.params.count();
     training.trainable = built.params.count_trainable();
     training.loaded = built.loaded.take();
@@ -132,16 +132,16 @@ fn trial(
     outcome?;
     if let Some(path) = &job.save_weights {
         Place::phase("save").enter();
-        save(path, &built)?;
+        save(path, &built, dataset.classes())?;
     }
     Ok(())
 }
 
-/// Leaves the trained weights at `path`, under their public names.
-fn save(path: &std::path::Path, built: &build::Built) -> anyhow::Result<()> {
+/// Leaves the trained weights at `path`, under their public names, with the classes that the head tells apart.
+fn save(path: &std::path::Path, built: &build::Built, classes: &[String]) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
     let tensors = built.params.iter().map(|p| (p.name.clone(), p.tensor.detach().to_device(Device::Cpu)));
-    Ok(Weights::from_tensors(tensors).write(path)?)
+    Ok(Weights::from_tensors(tensors).with_classes(classes).write(path)?)
 }
