@@ -16,7 +16,8 @@
 //! It ends when the agent reports, gives it back, or is lost: lost means that *both* its time is over and the agent
 //! missed several renewals in a row, because one late heartbeat on a busy network is not a dead machine. An agent that
 //! was given up too early and turns out to be still at work takes its lease up again (resume, under the same attempt),
-//! as long as nobody else has been granted the trial since. A trial that loses its agents too often is given up.
+//! as long as nobody else has been granted the trial since; whoever has said itself that the attempt is over cannot.
+//! A trial that loses its agents too often is given up.
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,36 @@ pub struct Holder {
     pub agent: AgentId,
     /// Its device slot: never just the agent.
     pub slot: SlotId,
+}
+
+/// Why a lease ended without a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Release {
+    /// The agent fell silent.
+    Silent,
+    /// The agent is here, and no longer has it: it was restarted.
+    Restarted,
+    /// The worker ended without a result.
+    Crashed,
+    /// It cannot run there: the data or weights are not what was asked for.
+    Unfit,
+    /// The agent gave it back: it is shutting down, or its disk is full.
+    Returned,
+}
+
+impl Release {
+    /// Every cause.
+    pub const ALL: [Self; 5] = [Self::Silent, Self::Restarted, Self::Crashed, Self::Unfit, Self::Returned];
+
+    /// Whether the trial may have been what ended the agent or the worker: not for ever will it be tried again.
+    pub const fn is_loss(self) -> bool {
+        matches!(self, Self::Silent | Self::Restarted | Self::Crashed)
+    }
+
+    /// Whether trying elsewhere is better than trying there again.
+    pub const fn is_failure(self) -> bool {
+        !matches!(self, Self::Returned)
+    }
 }
 
 /// Where a trial stands. Only [`TrialState::apply`] moves it.
@@ -126,6 +157,8 @@ pub struct Trial {
     pub attempt: Option<Attempt>,
     /// How often an agent was lost while it held this.
     pub losses: u32,
+    /// The holder of the latest attempt was given up, and may be at work on it nevertheless.
+    pub resumable: bool,
 }
 
 /// A transition that the drawing does not have: a slip of the caller, or a damaged journal.
@@ -140,7 +173,7 @@ pub struct InvalidTransition {
 
 impl Default for Trial {
     fn default() -> Self {
-        Self { state: TrialState::Waiting, attempt: None, losses: 0 }
+        Self { state: TrialState::Waiting, attempt: None, losses: 0, resumable: false }
     }
 }
 
@@ -183,9 +216,18 @@ impl Trial {
         self.go(TrialState::Leased { holder, renewed: now })
     }
 
-    /// Whether a holder under `attempt` may take the lease up again: nobody else was granted the trial since.
+    /// Whether a holder under `attempt` may take the lease up again: it was given up for its silence, and nobody else was
+    /// granted the trial since.
     pub fn may_resume(&self, attempt: Attempt) -> bool {
-        self.state == TrialState::Waiting && self.attempt == Some(attempt)
+        self.resumable && self.state == TrialState::Waiting && self.attempt == Some(attempt)
+    }
+
+    /// Who holds the lease.
+    pub fn holder(&self) -> Option<&Holder> {
+        match &self.state {
+            TrialState::Leased { holder, .. } => Some(holder),
+            _ => None,
+        }
     }
 
     /// Notes a renewal. One for another lease than the current one changes nothing.
@@ -197,13 +239,17 @@ impl Trial {
         }
     }
 
-    /// Takes the lease back, because the agent was lost (`lost`) or gave it back.
+    /// Takes the lease back.
     ///
     /// # Errors
     /// It is not leased.
-    pub fn release(&mut self, lost: bool) -> Result<(), InvalidTransition> {
+    pub fn release(&mut self, cause: Release) -> Result<(), InvalidTransition> {
+        if self.state.kind() != StateKind::Leased {
+            return Err(InvalidTransition { from: self.state.kind(), to: StateKind::Waiting });
+        }
         self.go(TrialState::Waiting)?;
-        self.losses += u32::from(lost);
+        self.losses += u32::from(cause.is_loss());
+        self.resumable = cause == Release::Silent;
         Ok(())
     }
 
@@ -244,6 +290,7 @@ impl Trial {
     pub fn retry(&mut self) -> Result<(), InvalidTransition> {
         self.go(TrialState::Waiting)?;
         self.losses = 0;
+        self.resumable = false;
         Ok(())
     }
 
@@ -282,13 +329,25 @@ mod tests {
     fn attempts_fence_former_holders() {
         let mut trial = Trial::default();
         trial.grant(holder(1), trial.next_attempt(), Millis(0)).expect("waiting");
-        trial.release(true).expect("leased");
+        trial.release(Release::Silent).expect("leased");
         let second = trial.next_attempt();
         trial.grant(holder(2), second, Millis(1)).expect("waiting");
         assert!(!trial.is_held(&holder(1), Attempt::FIRST));
         assert!(!trial.is_held(&holder(2), Attempt::FIRST));
         assert!(trial.is_held(&holder(2), second));
         assert_eq!(trial.losses, 1);
+    }
+
+    #[test]
+    fn only_who_fell_silent_may_resume() {
+        for cause in Release::ALL {
+            let mut trial = Trial::default();
+            trial.grant(holder(1), Attempt::FIRST, Millis(0)).expect("waiting");
+            trial.release(cause).expect("leased");
+            assert_eq!(trial.may_resume(Attempt::FIRST), cause == Release::Silent, "{cause:?}");
+            assert_eq!(trial.losses, u32::from(!matches!(cause, Release::Unfit | Release::Returned)));
+            assert!(trial.release(cause).is_err(), "it is not leased");
+        }
     }
 
     proptest! {
@@ -300,7 +359,7 @@ mod tests {
                 let before = trial.clone();
                 let outcome = match step {
                     0 => trial.grant(holder(1), trial.next_attempt(), Millis(0)),
-                    1 => trial.release(true),
+                    1 => trial.release(Release::Crashed),
                     2 => trial.finish(),
                     3 => trial.cancel(),
                     4 => trial.resume(holder(1), Millis(0)),

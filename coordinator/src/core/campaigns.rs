@@ -1,7 +1,9 @@
 //! What people ask for: submit, retry, cancel.
 
+use std::collections::BTreeSet;
+
 use fleet_common::id::{CampaignName, HardwareClass};
-use fleet_common::lease::StateKind;
+use fleet_common::lease::{StateKind, TrialState};
 use fleet_common::plan::Plan;
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::{self, Hardware};
@@ -21,13 +23,16 @@ pub struct Prepared {
 
 impl Core {
     /// The classes of all connected slots, each once.
-    pub(super) fn classes(&self) -> std::collections::BTreeSet<HardwareClass> {
+    pub(super) fn classes(&self) -> BTreeSet<HardwareClass> {
         self.agents.values().flat_map(|a| a.slots.iter().map(|s| s.hardware.clone())).collect()
     }
 
     pub(super) fn submit(&mut self, token: Token, prepared: Prepared) {
         let Prepared { campaign, toml, plan } = prepared;
-        let classes: Vec<HardwareClass> = self.classes().into_iter().collect();
+        // A machine that is off today does not leave the comparison.
+        let earlier = self.state.campaigns().get(&campaign.name).into_iter().flat_map(|c| &c.trials);
+        let earlier: BTreeSet<HardwareClass> = earlier.filter_map(|t| t.hardware.clone()).collect();
+        let classes: Vec<HardwareClass> = self.classes().union(&earlier).cloned().collect();
         if campaign.hardware == Hardware::Each && classes.is_empty() {
             let refusal = Refusal::NotNow(
                 "hardware = \"each\" asks for every class of hardware that is here, and no agent is connected; start the \
@@ -70,6 +75,7 @@ impl Core {
                 && c.trials == s.trials
                 && c.excluded_json == s.excluded_json
                 && c.warnings == s.warnings
+                && !c.trials.iter().any(|t| self.state.trial(t).is_some_and(|t| t.life.state == TrialState::Cancelled))
         })
     }
 
@@ -92,7 +98,7 @@ impl Core {
             .collect();
         let count = chosen.len() as u64;
         for trial in chosen {
-            self.record(Event::TrialRetried { trial });
+            self.record(Event::TrialRetried { trial, campaign: name.clone() });
         }
         self.reply(token, Reply::Changed(Ok(count)));
     }

@@ -1,9 +1,10 @@
 //! Facts: what the journal holds, as domain types.
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, SlotId, TrialId};
-use fleet_common::lease::Holder;
+use fleet_common::lease::{Holder, Release};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
+use fleet_common::wire::v1::lease_released::Cause;
 use fleet_common::wire::{self, WireError, v1};
 
 /// Something that became true.
@@ -40,8 +41,8 @@ pub enum Event {
         trial: TrialId,
         /// Which attempt ended.
         attempt: Attempt,
-        /// The agent was lost (or its worker was), as opposed to: it gave the lease back.
-        lost: bool,
+        /// Why.
+        cause: Release,
         /// Why, in words.
         reason: String,
     },
@@ -80,6 +81,8 @@ pub enum Event {
     TrialRetried {
         /// Which.
         trial: TrialId,
+        /// For which campaign: it wants the trial again.
+        campaign: CampaignName,
     },
 }
 
@@ -144,11 +147,11 @@ impl Event {
                 agent: holder.agent.into(),
                 slot: holder.slot.into(),
             }),
-            Self::LeaseReleased { trial, attempt, lost, reason } => E::LeaseReleased(v1::LeaseReleased {
+            Self::LeaseReleased { trial, attempt, cause, reason } => E::LeaseReleased(v1::LeaseReleased {
                 trial: Some((&trial).into()),
                 attempt: attempt.get(),
-                lost,
                 reason,
+                cause: to_cause(cause).into(),
             }),
             Self::TrialRecorded { trial, attempt, class, record, seal } => E::TrialRecorded(v1::TrialRecorded {
                 trial: Some((&trial).into()),
@@ -167,7 +170,9 @@ impl Event {
             Self::TrialGivenUp { trial, losses, reason } => {
                 E::TrialGivenUp(v1::TrialGivenUp { trial: Some((&trial).into()), losses, reason })
             }
-            Self::TrialRetried { trial } => E::TrialRetried(v1::TrialRetried { trial: Some((&trial).into()) }),
+            Self::TrialRetried { trial, campaign } => {
+                E::TrialRetried(v1::TrialRetried { trial: Some((&trial).into()), campaign: campaign.into() })
+            }
         };
         v1::JournalEvent { at_unix_ms, event: Some(event) }
     }
@@ -208,9 +213,9 @@ impl Event {
                 holder: holder(l.agent, l.slot)?,
             },
             E::LeaseReleased(l) => Self::LeaseReleased {
+                cause: from_cause(l.cause())?,
                 trial: wire::trial(l.trial)?,
                 attempt: l.attempt.try_into()?,
-                lost: l.lost,
                 reason: l.reason,
             },
             E::TrialRecorded(r) => Self::TrialRecorded {
@@ -229,7 +234,24 @@ impl Event {
             E::TrialGivenUp(g) => {
                 Self::TrialGivenUp { trial: wire::trial(g.trial)?, losses: g.losses, reason: g.reason }
             }
-            E::TrialRetried(r) => Self::TrialRetried { trial: wire::trial(r.trial)? },
+            E::TrialRetried(r) => Self::TrialRetried { trial: wire::trial(r.trial)?, campaign: r.campaign.parse()? },
         })
     }
+}
+
+const fn to_cause(cause: Release) -> Cause {
+    match cause {
+        Release::Silent => Cause::Silent,
+        Release::Restarted => Cause::Restarted,
+        Release::Crashed => Cause::Crashed,
+        Release::Unfit => Cause::Unfit,
+        Release::Returned => Cause::Returned,
+    }
+}
+
+fn from_cause(cause: Cause) -> Result<Release, WireError> {
+    Release::ALL
+        .into_iter()
+        .find(|r| to_cause(*r) == cause)
+        .ok_or(WireError::Missing("a cause that this version knows"))
 }

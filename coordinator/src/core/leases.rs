@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use fleet_common::id::{AgentId, Attempt, HardwareClass, TrialId};
-use fleet_common::lease::{Holder, TrialState};
+use fleet_common::lease::{Holder, Release, TrialState};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
 
@@ -32,7 +32,7 @@ impl Core {
             .map(|(_, trial)| trial.clone())
             .collect();
         for trial in dropped {
-            self.lose(&trial, "its agent was restarted");
+            self.lose(&trial, Release::Restarted, "its agent was restarted");
         }
         // Questions of the agent's slots that came before it was known are answered, so that they are asked again; a
         // question that is only forgotten would be waited for without end.
@@ -62,7 +62,7 @@ impl Core {
                 TrialState::Cancelled => "it was called off".to_owned(),
                 TrialState::Finished => "it is finished".to_owned(),
                 TrialState::Leased { holder, .. } => format!("attempt {} has it now ({})", attempt(t), holder.agent),
-                TrialState::Waiting => format!("attempt {} was granted since", attempt(t)),
+                TrialState::Waiting => format!("attempt {} is over, and it waits for another", attempt(t)),
             }),
         };
         if keep.is_ok() {
@@ -121,11 +121,31 @@ impl Core {
         })
     }
 
+    /// The trial that a slot should get: the first in line that did not fail there, or that has nowhere else to go.
+    fn next_for(&self, holder: &Holder) -> Option<&TrialId> {
+        let class = self.class_of(holder)?;
+        self.state.queue().line_for(class).find(|trial| {
+            let failed_here = self.state.trial(trial).is_some_and(|t| t.failed_on.contains(holder));
+            !failed_here || !self.may_run_elsewhere(trial, holder)
+        })
+    }
+
+    /// Whether another connected slot could run the trial, and has not failed at it.
+    fn may_run_elsewhere(&self, trial: &TrialId, here: &Holder) -> bool {
+        let failed_on = |holder: &Holder| self.state.trial(trial).is_some_and(|t| t.failed_on.contains(holder));
+        self.agents.iter().any(|(agent, known)| {
+            known.slots.iter().any(|s| {
+                let holder = Holder { agent: agent.clone(), slot: s.slot.clone() };
+                holder != *here && trial.hardware.as_ref().is_none_or(|h| *h == s.hardware) && !failed_on(&holder)
+            })
+        })
+    }
+
     /// Grants work to parked questions, oldest first, and answers those whose time is over.
     pub(super) fn serve_parked(&mut self) {
         let mut still = Vec::new();
         for parked in std::mem::take(&mut self.parked) {
-            let next = self.class_of(&parked.holder).and_then(|class| self.state.queue().next_for(class)).cloned();
+            let next = self.next_for(&parked.holder).cloned();
             match next.and_then(|trial| self.state.trial(&trial).map(|t| (t.life.next_attempt(), trial))) {
                 Some((attempt, trial)) => {
                     let holder = parked.holder.clone();
@@ -158,7 +178,8 @@ impl Core {
             // Given up too early, and nobody else has it: its work counts.
             self.record(Event::LeaseResumed { trial: trial.clone(), attempt, holder: holder.clone() });
         } else if !life.is_held(holder, attempt) {
-            if life.attempt == Some(attempt) && life.state == TrialState::Finished {
+            let recorded = life.state == TrialState::Finished && entry.class != Some(OutcomeClass::Lost);
+            if life.attempt == Some(attempt) && recorded {
                 return Reported::AlreadyRecorded;
             }
             if class.is_result() {
@@ -170,9 +191,13 @@ impl Core {
         self.progress.remove(&trial);
         match class {
             // What happened to the machine says nothing about the cell: try again, but not for ever.
-            OutcomeClass::Crashed if self.may_lose_again(&trial) => self.lose(&trial, &reason),
+            OutcomeClass::Crashed if self.may_lose_again(&trial) => self.lose(&trial, Release::Crashed, &reason),
+            // What is wrong may be that machine's copy of the data.
+            OutcomeClass::BadInput if self.may_run_elsewhere(&trial, holder) => {
+                self.record(Event::LeaseReleased { trial, attempt, cause: Release::Unfit, reason });
+            }
             OutcomeClass::Cancelled => {
-                self.record(Event::LeaseReleased { trial, attempt, lost: false, reason });
+                self.record(Event::LeaseReleased { trial, attempt, cause: Release::Returned, reason });
             }
             _ => self.record(Event::TrialRecorded { trial, attempt, class, record, seal }),
         }
@@ -182,7 +207,7 @@ impl Core {
     pub(super) fn release(&mut self, holder: &Holder, trial: &TrialId, attempt: Attempt, reason: String) {
         if self.state.trial(trial).is_some_and(|t| t.life.is_held(holder, attempt)) {
             self.progress.remove(trial);
-            self.record(Event::LeaseReleased { trial: trial.clone(), attempt, lost: false, reason });
+            self.record(Event::LeaseReleased { trial: trial.clone(), attempt, cause: Release::Returned, reason });
         }
     }
 
@@ -191,11 +216,11 @@ impl Core {
     }
 
     /// Takes a lease back from an agent (or worker) that is gone; the trial waits again, or is given up.
-    fn lose(&mut self, trial: &TrialId, reason: &str) {
+    fn lose(&mut self, trial: &TrialId, cause: Release, reason: &str) {
         let Some(attempt) = self.state.trial(trial).and_then(|t| t.life.attempt) else { return };
         let again = self.may_lose_again(trial);
         self.progress.remove(trial);
-        self.record(Event::LeaseReleased { trial: trial.clone(), attempt, lost: true, reason: reason.to_owned() });
+        self.record(Event::LeaseReleased { trial: trial.clone(), attempt, cause, reason: reason.to_owned() });
         if !again {
             let losses = self.state.trial(trial).map_or(0, |t| t.life.losses);
             self.record(Event::TrialGivenUp { trial: trial.clone(), losses, reason: reason.to_owned() });
@@ -203,6 +228,13 @@ impl Core {
     }
 
     pub(super) fn tick(&mut self) {
+        // A coordinator that was stopped for a while (Ctrl-Z, a sleeping machine, a stalled disk) has not heard its agents,
+        // which says nothing about them: as after a restart, leases get their full time anew.
+        let before = self.ticked.replace(self.now.mono).unwrap_or(self.now.mono);
+        if self.now.mono.0.saturating_sub(before.0) > self.terms.renew_every_ms {
+            self.state.renew_all(self.now.mono);
+            self.agents.values_mut().for_each(|a| a.heard = self.now.mono);
+        }
         let lost: Vec<(TrialId, String)> = self
             .state
             .leases()
@@ -210,7 +242,7 @@ impl Core {
             .map(|(holder, trial)| (trial.clone(), format!("agent {} fell silent", holder.agent)))
             .collect();
         for (trial, reason) in lost {
-            self.lose(&trial, &reason);
+            self.lose(&trial, Release::Silent, &reason);
         }
         // An agent that holds nothing and says nothing is no longer here.
         let (now, silence) = (self.now.mono, self.terms.time_ms * 2);

@@ -270,6 +270,8 @@ pub struct Core {
     agents: BTreeMap<AgentId, Agent>,
     parked: Vec<Parked>,
     progress: HashMap<TrialId, (Progress, Millis)>,
+    /// The latest tick.
+    ticked: Option<Millis>,
     now: Now,
     step: Step,
 }
@@ -283,6 +285,7 @@ impl Core {
             agents: BTreeMap::new(),
             parked: Vec::new(),
             progress: HashMap::new(),
+            ticked: None,
             now: Now { mono: Millis(0), unix_ms: 0 },
             step: Step::default(),
         }

@@ -42,6 +42,8 @@ pub struct TrialEntry {
     pub note: Option<String>,
     /// Reports that came too late.
     pub superseded: u32,
+    /// Slots on which it failed: others are tried first.
+    pub failed_on: BTreeSet<Holder>,
     /// Campaigns that ask for it and were not called off.
     wanted_by: BTreeSet<CampaignName>,
 }
@@ -83,7 +85,8 @@ impl State {
         match event {
             Event::CampaignSubmitted(s) => {
                 for cell in &s.cells {
-                    self.cells.entry(cell.id.clone()).or_insert_with(|| Arc::new(cell.clone()));
+                    // The latest submission knows best where the data is.
+                    self.cells.insert(cell.id.clone(), Arc::new(cell.clone()));
                 }
                 let campaign = Campaign {
                     toml: s.toml.clone(),
@@ -118,9 +121,12 @@ impl State {
                 self.step(trial, |t| t.grant(holder.clone(), *attempt, now))
             }
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.resume(holder.clone(), now)),
-            Event::LeaseReleased { trial, lost, reason, .. } => {
-                self.step(trial, |t| t.release(*lost))?;
-                self.entry(trial)?.note = Some(reason.clone());
+            Event::LeaseReleased { trial, cause, reason, .. } => {
+                let holder = self.entry(trial)?.life.holder().cloned();
+                self.step(trial, |t| t.release(*cause))?;
+                let entry = self.entry(trial)?;
+                entry.note = Some(reason.clone());
+                entry.failed_on.extend(holder.filter(|_| cause.is_failure()));
                 Ok(())
             }
             Event::TrialRecorded { trial, class, .. } => {
@@ -139,9 +145,15 @@ impl State {
                 self.entry(trial)?.superseded += 1;
                 Ok(())
             }
-            Event::TrialRetried { trial } => {
+            Event::TrialRetried { trial, campaign } => {
                 self.step(trial, Trial::retry)?;
-                self.entry(trial)?.class = None;
+                let entry = self.entry(trial)?;
+                entry.class = None;
+                entry.failed_on.clear();
+                entry.wanted_by.insert(campaign.clone());
+                if let Some(campaign) = self.campaigns.get_mut(campaign) {
+                    campaign.cancelled = false;
+                }
                 Ok(())
             }
         }
@@ -183,6 +195,7 @@ impl State {
             entry.wanted_by.insert(name.clone());
             if entry.life.state == TrialState::Cancelled {
                 entry.rank = rank;
+                entry.failed_on.clear();
                 let reopened = self.step(trial, Trial::retry);
                 debug_assert!(reopened.is_ok(), "a cancelled trial may be opened again");
             }
@@ -193,6 +206,7 @@ impl State {
                 class: None,
                 note: None,
                 superseded: 0,
+                failed_on: BTreeSet::new(),
                 wanted_by: [name.clone()].into(),
             };
             self.trials.insert(trial.clone(), entry);
@@ -256,6 +270,15 @@ impl State {
     pub fn renew(&mut self, trial: &TrialId, holder: &Holder, now: Millis) {
         if let Some(entry) = self.trials.get_mut(trial) {
             entry.life.renew(holder, now);
+        }
+    }
+
+    /// Gives every lease its full time anew.
+    pub fn renew_all(&mut self, now: Millis) {
+        for (holder, trial) in &self.held {
+            if let Some(entry) = self.trials.get_mut(trial) {
+                entry.life.renew(holder, now);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, SlotId, TrialId};
-use fleet_common::lease::{Holder, LeaseTerms, Millis, StateKind};
+use fleet_common::lease::{Holder, LeaseTerms, Millis, Release, StateKind};
 use fleet_common::plan::{DatasetIdentity, Resolution, plan};
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::{self, DatasetName};
@@ -118,9 +118,22 @@ impl World {
         }
     }
 
+    /// Time passes, and the coordinator notices.
     fn pass(&mut self, ms: u64) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut left = ms;
+        while left > 0 {
+            let step = left.min(5_000);
+            self.now += step;
+            left -= step;
+            events.extend(self.feed(Input::Tick));
+        }
+        events
+    }
+
+    /// Time passes, and the coordinator does not notice.
+    fn sleep(&mut self, ms: u64) {
         self.now += ms;
-        self.feed(Input::Tick)
     }
 
     fn kind(&self, trial: &TrialId) -> StateKind {
@@ -234,7 +247,7 @@ fn a_silent_agent_loses_its_lease_and_a_late_report_is_fenced() {
     let first = w.pull("a").expect("work");
     assert!(w.pass(59_999).is_empty(), "not yet");
     let lost = w.pass(1);
-    assert!(matches!(&lost[..], [Event::LeaseReleased { lost: true, .. }]), "{lost:?}");
+    assert!(matches!(&lost[..], [Event::LeaseReleased { cause: Release::Silent, .. }]), "{lost:?}");
     w.register("b", vec![]);
     // The trial is granted again, under a higher attempt.
     let mut second = w.pull("b").expect("work");
@@ -350,6 +363,126 @@ fn a_restarted_coordinator_asks_agents_to_introduce_themselves_and_keeps_their_l
     assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::Recorded);
 }
 
+#[test]
+fn what_failed_in_one_place_is_tried_elsewhere_first() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("broken", vec![]);
+    w.register("sound", vec![]);
+    let crashed = w.pull("broken").expect("work");
+    w.report("broken", &crashed, OutcomeClass::Crashed);
+    let other = w.pull("broken").expect("the other trial");
+    assert_ne!(other.trial, crashed.trial, "it crashed here, and there is another agent");
+    w.report("broken", &other, OutcomeClass::BadInput);
+    assert_eq!(w.kind(&other.trial), StateKind::Waiting, "another machine may have the data");
+    assert!(w.pull("broken").is_none(), "both failed here");
+    let mut done = Vec::new();
+    while let Some(offer) = w.pull("sound") {
+        w.report("sound", &offer, OutcomeClass::Completed);
+        done.push(offer.trial);
+    }
+    assert_eq!(done.len(), 2);
+}
+
+#[test]
+fn bad_input_everywhere_is_a_result_and_costs_no_losses() {
+    let mut w = World::new();
+    w.submit("[0]");
+    for agent in ["a", "b", "c", "d"] {
+        w.register(agent, vec![]);
+    }
+    let victim = w.pull("a").expect("work");
+    w.report("a", &victim, OutcomeClass::BadInput);
+    for agent in ["b", "c", "d"] {
+        assert_eq!(w.kind(&victim.trial), StateKind::Waiting);
+        let mut offer = w.pull(agent).expect("work");
+        if offer.trial != victim.trial {
+            w.report(agent, &offer, OutcomeClass::Completed);
+            offer = w.pull(agent).expect("the victim");
+        }
+        w.report(agent, &offer, OutcomeClass::BadInput);
+    }
+    assert_eq!(w.core.state().trial(&victim.trial).expect("known").class, Some(OutcomeClass::BadInput));
+    // Opened again, it may go anywhere again.
+    let campaign = "t".parse().expect("a name");
+    w.ask(|token| Input::Retry { token, campaign, failed: true, missing: false });
+    assert_eq!(w.pull("a").expect("open again").trial, victim.trial);
+}
+
+#[test]
+fn a_coordinator_that_was_stopped_for_a_while_does_not_blame_its_agents() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", vec![]);
+    let offer = w.pull("a").expect("work");
+    w.pass(500);
+    w.sleep(3_600_000);
+    assert!(w.pass(500).is_empty(), "asleep for an hour");
+    assert_eq!(w.heartbeat("a", &offer).expect("known")[0].keep, Ok(()));
+    // Awake, silence counts again.
+    assert!(w.pass(59_500).is_empty());
+    assert_eq!(w.pass(500).len(), 1);
+}
+
+#[test]
+fn a_repeated_crash_report_counts_once() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", vec![]);
+    let offer = w.pull("a").expect("work");
+    assert_eq!(w.report("a", &offer, OutcomeClass::Crashed), Reported::Recorded);
+    // The answer got lost.
+    assert_eq!(w.report("a", &offer, OutcomeClass::Crashed), Reported::NotWanted);
+    assert_eq!(w.core.state().trial(&offer.trial).expect("known").life.losses, 1);
+    // A heartbeat that was overtaken does not bring the attempt back.
+    assert!(w.heartbeat("a", &offer).expect("known")[0].keep.is_err());
+    assert_eq!(w.kind(&offer.trial), StateKind::Waiting);
+}
+
+#[test]
+fn a_campaign_can_be_called_off_opened_and_called_off_again() {
+    let mut w = World::new();
+    w.submit("[0, 1]");
+    let name: CampaignName = "t".parse().expect("a name");
+    let cancel = |w: &mut World| w.ask(|t| Input::Cancel(t, name.clone()));
+    assert_eq!(cancel(&mut w), Some(Reply::Changed(Ok(4))));
+    let campaign = name.clone();
+    let retried = w.ask(|token| Input::Retry { token, campaign, failed: false, missing: true });
+    assert_eq!(retried, Some(Reply::Changed(Ok(4))));
+    assert_eq!(cancel(&mut w), Some(Reply::Changed(Ok(4))));
+    // Submitting the same file opens what was called off, too.
+    w.submit("[0, 1]");
+    w.register("a", vec![]);
+    assert!(w.pull("a").is_some());
+}
+
+#[test]
+fn a_machine_that_is_off_today_stays_in_the_comparison() {
+    let mut w = World::new();
+    w.register("a", vec![]);
+    let each = |w: &mut World| w.ask(|t| Input::Submit(t, prepared("[0]", "\"each\"")));
+    assert_eq!(each(&mut w), Some(Reply::Submitted(Ok((2, 2)))));
+    let done = w.pull("a").expect("work");
+    w.report("a", &done, OutcomeClass::Completed);
+    w.pass(150_000);
+    assert!(w.core.classes().is_empty(), "it is off");
+    assert_eq!(each(&mut w), Some(Reply::Submitted(Ok((2, 0)))));
+}
+
+#[test]
+fn the_latest_submission_says_where_the_data_is() {
+    let mut w = World::new();
+    w.submit("[0]");
+    let mut moved = prepared("[0]", "\"any\"");
+    moved.toml.push_str("# moved\n");
+    for cell in &mut moved.plan.cells {
+        cell.locator = DatasetName::try_from("/new/flowers".to_owned()).expect("a path");
+    }
+    w.ask(|t| Input::Submit(t, moved));
+    w.register("a", vec![]);
+    assert_eq!(w.pull("a").expect("work").cell.dataset, "/new/flowers");
+}
+
 /// What a random story is made of.
 #[derive(Debug, Clone)]
 enum Act {
@@ -358,8 +491,9 @@ enum Act {
     Pull(u8, u32),
     Heartbeat(u8),
     Report(u8, u8),
-    Crash(u8),
+    Fail(u8, bool),
     Pass(u32),
+    Sleep(u32),
     Cancel,
     Retry,
 }
@@ -371,8 +505,9 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (0u8..3, prop_oneof![Just(0), 0u32..30_000]).prop_map(|(a, wait)| Act::Pull(a, wait)),
         3 => (0u8..3).prop_map(Act::Heartbeat),
         5 => (0u8..3, 0u8..8).prop_map(|(a, which)| Act::Report(a, which)),
-        1 => (0u8..3).prop_map(Act::Crash),
+        2 => (0u8..3, any::<bool>()).prop_map(|(a, crashed)| Act::Fail(a, crashed)),
         3 => (0u32..90_000).prop_map(Act::Pass),
+        1 => (0u32..90_000).prop_map(Act::Sleep),
         1 => Just(Act::Cancel),
         1 => Just(Act::Retry),
     ]
@@ -418,14 +553,16 @@ proptest! {
                         w.report(&agent(a), &offer, OutcomeClass::Completed);
                     }
                 }
-                Act::Crash(a) => {
+                Act::Fail(a, crashed) => {
                     if let Some(offer) = believes[a as usize].last().cloned() {
-                        w.report(&agent(a), &offer, OutcomeClass::Crashed);
+                        let class = if crashed { OutcomeClass::Crashed } else { OutcomeClass::BadInput };
+                        w.report(&agent(a), &offer, class);
                     }
                 }
                 Act::Pass(ms) => {
                     w.pass(u64::from(ms));
                 }
+                Act::Sleep(ms) => w.sleep(u64::from(ms)),
                 Act::Cancel => {
                     w.ask(|t| Input::Cancel(t, "t".parse().expect("a name")));
                 }
@@ -463,6 +600,8 @@ fn check_now(w: &World) -> Result<(), TestCaseError> {
     }
     for id in state.campaigns().values().flat_map(|c| &c.trials) {
         let entry = state.trial(id).expect("known");
+        let leased = entry.life.state.kind() == StateKind::Leased;
+        prop_assert_eq!(trials.contains(id), leased, "{} is held by a slot", id);
         let waits = entry.life.state.kind() == StateKind::Waiting;
         let mut queue = state.queue().clone();
         queue.remove(entry.rank, id);
@@ -485,7 +624,7 @@ fn check_history(w: &World) -> Result<(), TestCaseError> {
                 prop_assert!(recorded.insert(trial.clone(), *attempt).is_none(), "{} is recorded twice", trial);
                 prop_assert_eq!(latest.get(trial), Some(attempt), "only the latest attempt is recorded");
             }
-            Event::TrialRetried { trial } => {
+            Event::TrialRetried { trial, .. } => {
                 recorded.remove(trial);
             }
             _ => {}

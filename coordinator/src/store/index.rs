@@ -111,7 +111,7 @@ impl Index for SledIndex {
                     key.extend_from_slice(&attempt.get().to_be_bytes());
                     batch.insert(key, record.as_slice());
                 }
-                Event::TrialRetried { trial } => batch.remove(record_key(trial)),
+                Event::TrialRetried { trial, .. } => batch.remove(record_key(trial)),
                 _ => {}
             }
         }
@@ -180,7 +180,9 @@ mod tests {
         assert_eq!(index.record(&a).expect("reads"), Some(Stored { record: b"A".to_vec(), seal }));
         assert_eq!(index.record(&b).expect("reads"), None);
         assert_eq!(index.superseded(&a).expect("reads"), [(Attempt::FIRST, b"late A".to_vec())]);
-        index.apply(&[(4, Event::TrialRetried { trial: a.clone() })]).expect("applies");
+        index
+            .apply(&[(4, Event::TrialRetried { trial: a.clone(), campaign: "c".parse().expect("a name") })])
+            .expect("applies");
         assert_eq!(index.record(&a).expect("reads"), None, "an opened trial has no record until it ends again");
         drop(index);
         assert_eq!(SledIndex::open(dir.path()).expect("opens again").applied(), 4);
