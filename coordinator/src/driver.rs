@@ -76,6 +76,11 @@ impl Handle {
         }
     }
 
+    /// Returns once the driver has ended, whatever ended it.
+    pub async fn ended(&self) {
+        self.inbox.closed().await;
+    }
+
     /// Ends the driver once everything before this is done.
     pub async fn stop(&self) {
         let _ = self.inbox.send(Command::Stop).await;

@@ -202,6 +202,8 @@ fn resolve_method(method: Method, backbone: Backbone, lora: &LoraSpec) -> Result
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn settings() -> CellSettings {
@@ -252,11 +254,17 @@ mod tests {
         assert_eq!(settings.id().as_str(), "e1f458cd37925a8099473d26e547f83b");
     }
 
-    #[test]
-    fn settings_survive_the_wire() {
-        let settings = settings();
-        let back: CellSettings = serde_json::from_str(&canonical::json(&settings)).expect("our own JSON");
-        assert_eq!(back, settings);
-        assert_eq!(back.id(), settings.id());
+    proptest! {
+        /// Whatever the numbers: read again from its text, a cell is the same cell.
+        #[test]
+        fn settings_survive_the_wire(rate in 1e-9f64..1.0, decay in 0f64..1.0, alpha in 1e-3f64..1e3) {
+            let mut settings = settings();
+            settings.train.learning_rate = rate;
+            settings.train.weight_decay = decay;
+            settings.method = MethodSettings::Lora { rank: 8, alpha, dropout: 0.0, targets: vec!["qkv".into()] };
+            let back: CellSettings = serde_json::from_str(&canonical::json(&settings)).expect("our own JSON");
+            prop_assert_eq!(back.id(), settings.id());
+            prop_assert_eq!(back, settings);
+        }
     }
 }

@@ -103,7 +103,14 @@ pub fn plan(campaign: &Campaign, resolution: &Resolution) -> Plan {
     let mut cells = Vec::new();
     let mut excluded = Vec::new();
     let matrix = &campaign.matrix;
+    let mut seen = BTreeMap::new();
     for dataset in matrix.dataset.values() {
+        // Two paths to the same content are one data set; counted twice, it would look like a repetition.
+        let identity = resolution.datasets.get(dataset).and_then(|d| d.as_ref().ok());
+        let same = identity.and_then(|identity| {
+            let key = (dataset.label().to_owned(), identity.fingerprint.clone());
+            seen.insert(key, dataset).filter(|first| *first != dataset)
+        });
         for backbone in matrix.backbone.values() {
             for method in matrix.method.values() {
                 for checkpointing in matrix.checkpointing.values() {
@@ -113,7 +120,11 @@ pub fn plan(campaign: &Campaign, resolution: &Resolution) -> Plan {
                         checkpointing: *checkpointing,
                         dataset,
                     };
-                    match cell::resolve(campaign, resolution, &combination) {
+                    let resolved = match same {
+                        Some(first) => Err(format!("it is the same data set as {}", String::from(first.clone()))),
+                        None => cell::resolve(campaign, resolution, &combination),
+                    };
+                    match resolved {
                         Ok(settings) => cells.extend(campaign.seeds.values().iter().map(|seed| {
                             let settings = CellSettings { seed: *seed, ..settings.clone() };
                             PlannedCell { id: settings.id(), settings, locator: dataset.clone() }
@@ -197,6 +208,19 @@ steps = 100
         let each =
             Campaign::parse("t.toml", &FILE.replace("repeats = 2", "repeats = 2\nhardware = \"each\"")).expect("valid");
         assert_eq!(plan_ids(&one), plan_ids(&plan(&each, &resolution())));
+    }
+
+    #[test]
+    fn two_paths_to_the_same_data_are_one_data_set() {
+        let text = FILE.replace("[\"dtd\", \"textures\"]", "[\"./flowers\", \"./flowers/\"]");
+        let campaign = Campaign::parse("t.toml", &text).expect("valid");
+        let identity = DatasetIdentity { fingerprint: "ab".repeat(32), classes: 8, train: 100, test: 50 };
+        let datasets =
+            campaign.matrix.dataset.values().iter().map(|name| (name.clone(), Ok(identity.clone()))).collect();
+        let plan = plan(&campaign, &Resolution { datasets, ..Resolution::default() });
+        let ids: std::collections::BTreeSet<_> = plan.cells.iter().map(|c| c.id.clone()).collect();
+        assert_eq!((plan.cells.len(), ids.len()), (16, 16));
+        assert!(plan.excluded.iter().all(|e| e.reason == "it is the same data set as ./flowers"));
     }
 
     fn plan_ids(plan: &Plan) -> Vec<CellId> {

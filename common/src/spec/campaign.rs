@@ -6,6 +6,10 @@ use super::{Axis, Backbone, Checkpointing, DatasetName, Evaluate, Method, Method
 use crate::id::{CampaignName, HardwareClass};
 use crate::units::Bytes;
 
+/// Most trials of a campaign per hardware class. A fleet that ends one a minute works on so many for two weeks; a slip of
+/// the pen in `repeats` asks for more.
+const MAX_TRIALS: u64 = 20_000;
+
 /// A campaign: the matrix, and everything that its cells share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Campaign {
@@ -195,6 +199,18 @@ impl Campaign {
         for backbone in self.matrix.backbone.values() {
             positive(&format!("[train] batch of {}", backbone.name()), self.batch(*backbone))?;
         }
+        if let Hardware::Classes(classes) = &self.hardware
+            && let Some(twice) = classes.iter().enumerate().find(|(i, c)| classes[..*i].contains(c))
+        {
+            return Err(format!("hardware: \"{}\" stands in this list twice", twice.1));
+        }
+        let trials = self.trials_per_class();
+        if trials > MAX_TRIALS {
+            return Err(format!(
+                "this campaign asks for {trials} trials (methods × backbones × strategies × data sets × seeds × repeats); \
+                 expected at most {MAX_TRIALS}. Split it into campaigns that can end"
+            ));
+        }
         let alpha = self.method.lora.alpha;
         if !(alpha.is_finite() && alpha > 0.0) {
             return Err(format!("[method.lora] alpha must be positive, found {alpha}"));
@@ -203,6 +219,15 @@ impl Campaign {
             return Err("[method.lora] targets is empty; leave it out for the backbone's default targets".to_owned());
         }
         Ok(())
+    }
+
+    /// Trials for each hardware class: the product of the axes, seeds and repeats.
+    fn trials_per_class(&self) -> u64 {
+        let m = &self.matrix;
+        [m.method.values().len(), m.backbone.values().len(), m.checkpointing.values().len(), m.dataset.values().len()]
+            .into_iter()
+            .chain([self.seeds.values().len()])
+            .fold(u64::from(self.repeats), |product, n| product.saturating_mul(n as u64))
     }
 
     /// The learning rate of a method: the file's, else the protocol's.
@@ -342,6 +367,8 @@ alpha = 16
             ("full = 1e-3, ", "fulll = 1e-3, ", &["did you mean \"full\""]),
             ("steps = 120", "steps = 2", &["warm_up_steps (2) must be below steps (2)"]),
             ("name = \"demo\"", "name = \"a/b\"", &["c.toml:2:", "a/b"]),
+            ("repeats = 1", "repeats = 1000000000", &["asks for 12000000000 trials", "at most 20000"]),
+            ("\"any\"", "[\"A\", \"A\"]", &["\"A\" stands in this list twice"]),
             ("[matrix]", "[matrx]", &["c.toml:8:", "did you mean \"matrix\""]),
         ];
         for (line, with, expected) in cases {

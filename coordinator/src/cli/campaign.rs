@@ -44,9 +44,9 @@ impl Submit {
                 "warnings": reply.warnings,
             }));
         } else {
-            println!("{}: {} trials, {} of them new", reply.campaign, reply.trials, reply.new_trials);
-            reply.warnings.iter().for_each(|w| println!("  note: {w}"));
-            println!("Follow it with `fleet watch {}`.", reply.campaign);
+            say!("{}: {} trials, {} of them new", reply.campaign, reply.trials, reply.new_trials);
+            reply.warnings.iter().for_each(|w| say!("  note: {w}"));
+            say!("Follow it with `fleet watch {}`.", reply.campaign);
         }
         Ok(())
     }
@@ -174,12 +174,12 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
         spec::Hardware::Each => " per hardware class that is connected at submission".to_owned(),
         spec::Hardware::Classes(classes) => format!(" on each of {} hardware classes", classes.len()),
     };
-    println!("{}: {} cells × {} repeats = {trials} trials{per}\n", campaign.name, plan.cells.len(), plan.repeats);
-    println!("{table}");
+    say!("{}: {} cells × {} repeats = {trials} trials{per}\n", campaign.name, plan.cells.len(), plan.repeats);
+    say!("{table}");
     if !plan.excluded.is_empty() {
-        println!("\nLeft out:");
+        say!("\nLeft out:");
         for e in &plan.excluded {
-            println!(
+            say!(
                 "  {} · {} · {} · {} ({} cells): {}",
                 e.method.name(),
                 e.backbone.name(),
@@ -190,7 +190,7 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
             );
         }
     }
-    plan.warnings.iter().for_each(|w| println!("\nnote: {w}"));
+    plan.warnings.iter().for_each(|w| say!("\nnote: {w}"));
 }
 
 /// `fleet retry`.
@@ -247,6 +247,6 @@ fn changed(json: bool, campaign: &str, trials: u64, what: &str) {
     if json {
         print_json(&serde_json::json!({ "schema": "fleet.changed/1", "campaign": campaign, "trials": trials }));
     } else {
-        println!("{campaign}: {trials} trial{} {what}", if trials == 1 { "" } else { "s" });
+        say!("{campaign}: {trials} trial{} {what}", if trials == 1 { "" } else { "s" });
     }
 }

@@ -91,7 +91,7 @@ impl Synth {
         })
         .map_err(|e| Failure::failed(e.to_string()))?;
         let identity = resolve::identify(&name, &self.data).map_err(Failure::failed)?;
-        println!(
+        say!(
             "{}: {} classes, {} training and {} test images",
             dir.display(),
             identity.classes,
@@ -115,11 +115,11 @@ impl Info {
                 "class_names": dataset.classes(),
             }));
         } else {
-            println!("{}", name.label());
-            println!("  classes      {}: {}", identity.classes, dataset.classes().join(", "));
-            println!("  training     {} images", identity.train);
-            println!("  test         {} images", identity.test);
-            println!("  fingerprint  {}", identity.fingerprint);
+            say!("{}", name.label());
+            say!("  classes      {}: {}", identity.classes, dataset.classes().join(", "));
+            say!("  training     {} images", identity.train);
+            say!("  test         {} images", identity.test);
+            say!("  fingerprint  {}", identity.fingerprint);
         }
         Ok(())
     }

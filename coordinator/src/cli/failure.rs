@@ -61,6 +61,10 @@ impl From<Status> for Failure {
             Code::Unavailable => {
                 Self::Unreachable(format!("the coordinator cannot be reached or cannot work now: {message}"))
             }
+            // What tonic makes of a connection that broke in the middle of an answer.
+            Code::Unknown | Code::Cancelled if std::error::Error::source(&status).is_some() => {
+                Self::Unreachable(format!("the connection to the coordinator broke: {message}"))
+            }
             _ => Self::Failed(format!("the coordinator failed: {message}")),
         }
     }

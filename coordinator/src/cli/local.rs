@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use fleet_common::record::Record;
-use fleet_common::spec::Campaign;
+use fleet_common::spec::{Campaign, Hardware};
 use fleet_common::wire::v1;
 use tokio::process::{Child, ChildStdin, Command};
 use tonic::transport::Channel;
@@ -68,13 +68,29 @@ impl Local {
         let coordinator = Running::start(&self.state.join("coordinator"), loopback, self.leases.terms()).await?;
         let address = format!("http://{}", coordinator.address);
         let mut client = client::connect(&address).await?;
-        let submitted = campaign::submit(&mut client, &self.file, toml, resolution).await?;
-        eprintln!("{name}: {} trials, {} of them new", submitted.trials, submitted.new_trials);
-        submitted.warnings.iter().for_each(|w| eprintln!("note: {w}"));
-
-        let outcome = match self.work(&mut client, &name, &address).await {
-            Ok(last) => self.conclude(&mut client, &campaign, &page, &last).await,
-            Err(failure) => Err(failure),
+        let work = async {
+            // Which hardware there is, only an agent can tell.
+            let mut agent = match campaign.hardware {
+                Hardware::Each => Some(Agent::start_and_wait(&self, &address, &mut client).await?),
+                Hardware::Any | Hardware::Classes(_) => None,
+            };
+            let submitted = campaign::submit(&mut client, &self.file, toml, resolution).await;
+            let outcome = match submitted {
+                Ok(submitted) => {
+                    eprintln!("{name}: {} trials, {} of them new", submitted.trials, submitted.new_trials);
+                    submitted.warnings.iter().for_each(|w| eprintln!("note: {w}"));
+                    self.work(&mut client, &name, &address, &mut agent).await
+                }
+                Err(failure) => Err(failure),
+            };
+            if let Some(agent) = &mut agent {
+                agent.stop().await;
+            }
+            self.conclude(&mut client, &campaign, &page, &outcome?).await
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            failure = coordinator.failed() => Err(failure),
         };
         coordinator.stop().await;
         outcome
@@ -86,23 +102,23 @@ impl Local {
         client: &mut OperatorClient<Channel>,
         name: &str,
         address: &str,
+        agent: &mut Option<Agent>,
     ) -> Result<v1::CampaignStatus, Failure> {
         let status = client.status(v1::StatusRequest { campaign: Some(name.to_owned()) }).await?.into_inner();
         if let Some(over) = status.campaigns.into_iter().find(|c| c.waiting == 0 && c.leased == 0) {
             return Ok(over);
         }
-        let mut agent = Agent::start(self, address)?;
-        let outcome = tokio::select! {
+        let agent = match agent {
+            Some(agent) => agent,
+            None => agent.insert(Agent::start(self, address)?),
+        };
+        tokio::select! {
             last = status::watch(client, name) => last,
             why = agent.ended() => Err(Failure::failed(why)),
-            () = interrupted() => Err(Failure::Interrupted(format!(
-                "interrupted; nothing is lost. To go on: fleet local {}{}",
-                self.file.display(),
-                if self.state == Path::new("fleet-state") { String::new() } else { format!(" --state {}", self.state.display()) },
-            ))),
-        };
-        agent.stop().await;
-        outcome
+            () = interrupted() => {
+                Err(Failure::Interrupted(format!("interrupted; nothing is lost. To go on: {}", this_command())))
+            }
+        }
     }
 
     /// Shows what came out.
@@ -121,6 +137,19 @@ impl Local {
         eprintln!("Report: {}", page.display());
         status::verdict(last)
     }
+}
+
+/// What was typed, for a shell to read again.
+fn this_command() -> String {
+    let quoted = |argument: String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+        if !argument.is_empty() && argument.chars().all(plain) {
+            argument
+        } else {
+            format!("'{}'", argument.replace('\'', "'\\''"))
+        }
+    };
+    std::env::args_os().map(|a| quoted(a.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
 }
 
 /// The agent's process.
@@ -165,6 +194,33 @@ impl Agent {
         })?;
         let stdin = child.stdin.take();
         Ok(Self { child, stdin, log })
+    }
+
+    /// Starts the agent and waits until the coordinator knows its hardware.
+    async fn start_and_wait(
+        local: &Local,
+        address: &str,
+        client: &mut OperatorClient<Channel>,
+    ) -> Result<Self, Failure> {
+        let mut agent = Self::start(local, address)?;
+        let known = async {
+            while client.status(v1::StatusRequest { campaign: None }).await?.into_inner().agents.is_empty() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Ok(())
+        };
+        let outcome = tokio::select! {
+            known = known => known,
+            why = agent.ended() => Err(Failure::failed(why)),
+            () = interrupted() => Err(Failure::Interrupted("interrupted before anything was submitted".to_owned())),
+        };
+        match outcome {
+            Ok(()) => Ok(agent),
+            Err(failure) => {
+                agent.stop().await;
+                Err(failure)
+            }
+        }
     }
 
     /// Returns when the agent has ended by itself, with its reason.

@@ -3,6 +3,11 @@
 //! Tables and progress are for people; `--json` is for programs, and the two are never mixed: with `--json`, standard
 //! output holds one JSON document and nothing else.
 
+/// A line on standard output. A reader that has seen enough closes the pipe, which is no failure.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::cli::say(format_args!($($words)*)) };
+}
+
 mod campaign;
 mod client;
 mod data;
@@ -25,6 +30,8 @@ use tracing_subscriber::EnvFilter;
 pub use failure::Failure;
 
 const EXIT_CODES: &str = "\
+Example: fleet local deploy/campaigns/vits.toml --data ~/data --report vits.html
+
 Exit codes:
   0    success (a trial that does not fit its budget, or that diverged, is a result and no failure)
   1    something failed, or a campaign ended with failed trials
@@ -73,7 +80,7 @@ enum Command {
     #[command(after_help = "Example: fleet cancel nightly")]
     Cancel(campaign::Cancel),
     /// Data sets: look at them, or write the procedural textures.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
 }
 
@@ -155,9 +162,12 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     }
 }
 
+/// See the macro of this name.
+fn say(words: std::fmt::Arguments<'_>) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{words}\n"));
+}
+
 /// Prints a JSON document.
 fn print_json(value: &impl serde::Serialize) {
-    let text = serde_json::to_string_pretty(value).expect("our own types are JSON");
-    // A reader that has seen enough closes the pipe; that is no failure.
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{text}\n").as_bytes());
+    say!("{}", serde_json::to_string_pretty(value).expect("our own types are JSON"));
 }

@@ -35,7 +35,7 @@ impl Report {
         let name = self.named.campaign.to_string();
         show(&mut client, &name, self.html.as_deref(), self.json.json).await?;
         if let (Some(path), false) = (&self.html, self.json.json) {
-            println!("Report: {}", path.display());
+            say!("Report: {}", path.display());
         }
         Ok(())
     }
@@ -56,9 +56,9 @@ pub(super) async fn show(
         print_json(&Document::from(&fetched));
     } else {
         let width = terminal_width();
-        println!("{}", report::table(&fetched.comparison, width));
+        say!("{}", report::table(&fetched.comparison, width));
         for lost in &fetched.campaign.given_up {
-            println!("given up: {}: {}", lost.label, lost.reason);
+            say!("given up: {}: {}", lost.label, lost.reason);
         }
     }
     Ok(fetched)

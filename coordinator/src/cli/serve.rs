@@ -63,11 +63,14 @@ impl Serve {
         }
         let running = Running::start(&self.state, address, self.leases.terms()).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
-        println!("listening on http://{}", running.address);
-        interrupted().await;
+        say!("listening on http://{}", running.address);
+        let outcome = tokio::select! {
+            () = interrupted() => Ok(()),
+            failure = running.failed() => Err(failure),
+        };
         tracing::info!("stopping");
         running.stop().await;
-        Ok(())
+        outcome
     }
 }
 
@@ -134,6 +137,14 @@ impl Running {
             }
         });
         Ok(Self { address, driver, thread, server, stop })
+    }
+
+    /// Returns when the coordinator can no longer work, with what is known of the reason.
+    pub(super) async fn failed(&self) -> Failure {
+        self.driver.ended().await;
+        Failure::failed(
+            "the coordinator cannot go on: its journal can no longer be read or written; the log above says why",
+        )
     }
 
     /// Ends the server, then the driver; everything that was answered is on disk.

@@ -40,28 +40,28 @@ impl Status {
 
 fn print(status: &v1::StatusReply) {
     if status.campaigns.is_empty() {
-        println!("No campaign has been submitted. Submit one with `fleet submit CAMPAIGN.toml`.");
+        say!("No campaign has been submitted. Submit one with `fleet submit CAMPAIGN.toml`.");
     }
     for c in &status.campaigns {
         let total = ended(c) + c.waiting + c.leased;
-        println!("{}: {} of {total} trials ended, {} running, {} waiting", c.name, ended(c), c.leased, c.waiting);
+        say!("{}: {} of {total} trials ended, {} running, {} waiting", c.name, ended(c), c.leased, c.waiting);
         for f in &c.finished {
-            println!("  {:<14}{}", f.class, f.count);
+            say!("  {:<14}{}", f.class, f.count);
         }
         if c.cancelled > 0 {
-            println!("  {:<14}{}", "cancelled", c.cancelled);
+            say!("  {:<14}{}", "cancelled", c.cancelled);
         }
         for r in &c.running {
             let time = units::duration(r.running_ms as f64 / 1e3);
-            println!("  running       {}: {} ({} on {}, {time})", r.label, stage(r), r.slot, r.agent);
+            say!("  running       {}: {} ({} on {}, {time})", r.label, stage(r), r.slot, r.agent);
         }
         for w in &c.waits {
-            println!("  waiting       {}: {}", w.count, w.reason);
+            say!("  waiting       {}: {}", w.count, w.reason);
         }
     }
-    println!();
+    say!("");
     if status.agents.is_empty() {
-        println!("No agent is connected. Start one with `fleet-agent run`.");
+        say!("No agent is connected. Start one with `fleet-agent run`.");
     }
     for a in &status.agents {
         let silent = if a.silent_ms > 5000 {
@@ -69,9 +69,9 @@ fn print(status: &v1::StatusReply) {
         } else {
             String::new()
         };
-        println!("agent {} on {}{silent}", a.agent, a.host);
+        say!("agent {} on {}{silent}", a.agent, a.host);
         for s in &a.slots {
-            println!("  {:<14}{}, {}", s.slot, s.hardware, Bytes(s.memory_bytes));
+            say!("  {:<14}{}, {}", s.slot, s.hardware, Bytes(s.memory_bytes));
         }
     }
 }
@@ -195,8 +195,8 @@ impl Watch {
                 return Err(Failure::Interrupted(format!("no longer watching; {name} goes on without that")));
             }
         };
-        println!("{}", conclusion(&last));
-        println!("See the comparison with `fleet report {name}`.");
+        say!("{}", conclusion(&last));
+        say!("See the comparison with `fleet report {name}`.");
         verdict(&last)
     }
 }

@@ -158,6 +158,15 @@ pub enum Input {
         /// Why.
         reason: String,
     },
+    /// An agent has something on an attempt.
+    Knows {
+        /// Whom to answer.
+        token: Token,
+        /// The trial.
+        trial: TrialId,
+        /// The attempt.
+        attempt: Attempt,
+    },
     /// Time has passed.
     Tick,
 }
@@ -234,6 +243,8 @@ pub enum Reply {
     Reported(Reported),
     /// To a release.
     Released,
+    /// Whether this attempt was ever granted.
+    Knows(bool),
 }
 
 /// What follows from an input: facts to make durable, then answers to send.
@@ -334,6 +345,10 @@ impl Core {
             Input::Release { token, holder, trial, attempt, reason } => {
                 self.release(&holder, &trial, attempt, reason);
                 self.reply(token, Reply::Released);
+            }
+            Input::Knows { token, trial, attempt } => {
+                let granted = self.state.trial(&trial).and_then(|t| t.life.attempt);
+                self.reply(token, Reply::Knows(granted.is_some_and(|latest| attempt <= latest)));
             }
             Input::Tick => self.tick(),
         }

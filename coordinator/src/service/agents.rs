@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use fleet_common::id::{AgentId, SlotId};
+use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
 use fleet_common::lease::Holder;
 use fleet_common::record::Record;
 use fleet_common::wire::{self, WireError, v1};
@@ -169,17 +169,14 @@ impl Agents for Service {
         request: Request<Streaming<v1::SampleBatch>>,
     ) -> Result<Response<Self::SamplesStream>, Status> {
         let mut batches = request.into_inner();
-        let samples = self.samples.clone();
+        let service = self.clone();
         // Few, so that an agent that does not read its acknowledgements is slowed down rather than served ahead.
         let (acks, receiver) = mpsc::channel(8);
         tokio::spawn(async move {
+            let mut known = None;
             while let Some(batch) = batches.next().await {
                 let ack = match batch {
-                    Ok(batch) => {
-                        let samples = samples.clone();
-                        let stored = tokio::task::spawn_blocking(move || store(&samples, batch)).await;
-                        stored.map_err(|e| ServiceError::Storage(e.to_string())).and_then(|r| r)
-                    }
+                    Ok(batch) => service.store(batch, &mut known).await,
                     // The stream broke; the agent opens another and sends again what was not acknowledged.
                     Err(_) => return,
                 };
@@ -193,10 +190,39 @@ impl Agents for Service {
     }
 }
 
-fn store(samples: &crate::store::Samples, batch: v1::SampleBatch) -> Result<v1::SampleAck, ServiceError> {
-    wire::samples(&batch)?;
-    let trial = wire::trial(batch.trial.clone())?;
-    let attempt = batch.attempt.try_into().map_err(WireError::from)?;
-    let number = samples.store(&trial, attempt, &batch).map_err(|e| ServiceError::Storage(e.to_string()))?.unwrap_or(0);
-    Ok(v1::SampleAck { trial: Some((&trial).into()), attempt: batch.attempt, number })
+impl Service {
+    /// Whether an attempt was ever granted.
+    async fn knows(&self, trial: TrialId, attempt: Attempt) -> Result<bool, ServiceError> {
+        match self.driver.ask(|token| Input::Knows { token, trial, attempt }).await? {
+            Reply::Knows(known) => Ok(known),
+            _ => Err(ServiceError::WrongAnswer),
+        }
+    }
+
+    /// Stores a batch. `known` is the attempt that was last found to be known. A batch of one that is not known (this
+    /// coordinator's state is younger than the agent's) is acknowledged and dropped, as its record will be.
+    async fn store(
+        &self,
+        batch: v1::SampleBatch,
+        known: &mut Option<(TrialId, Attempt)>,
+    ) -> Result<v1::SampleAck, ServiceError> {
+        wire::samples(&batch)?;
+        let trial = wire::trial(batch.trial.clone())?;
+        let attempt: Attempt = batch.attempt.try_into().map_err(WireError::from)?;
+        let key = Some((trial.clone(), attempt));
+        if *known != key && self.knows(trial.clone(), attempt).await? {
+            *known = key.clone();
+        }
+        let ack = v1::SampleAck { trial: batch.trial.clone(), attempt: batch.attempt, number: 0 };
+        if *known != key {
+            let end = batch.first_number + batch.at_nanos.len() as u64;
+            return Ok(v1::SampleAck { number: end.saturating_sub(1), ..ack });
+        }
+        let samples = self.samples.clone();
+        let number = tokio::task::spawn_blocking(move || samples.store(&trial, attempt, &batch))
+            .await
+            .map_err(|e| ServiceError::Storage(e.to_string()))?
+            .map_err(|e| ServiceError::Storage(e.to_string()))?;
+        Ok(v1::SampleAck { number: number.unwrap_or(0), ..ack })
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fleet_common::id::{CampaignName, TrialId};
 use fleet_common::plan::{DatasetIdentity, Resolution, plan};
+use fleet_common::record::Record;
 use fleet_common::spec::{self, Backbone, DatasetName};
 use fleet_common::wire::{self, WireError, v1};
 use tokio::sync::mpsc;
@@ -120,7 +121,10 @@ impl Operator for Service {
                 if over {
                     return;
                 }
-                tokio::time::sleep(WATCH_EVERY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(WATCH_EVERY) => {}
+                    () = sender.closed() => return,
+                }
                 snapshot = match service.snapshot(campaign.clone()).await {
                     Ok(snapshot) => snapshot,
                     Err(error) => {
@@ -180,11 +184,15 @@ impl Operator for Service {
         let r = request.into_inner();
         let trial = wire::trial(r.trial).map_err(ServiceError::from)?;
         let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
-        let samples = self.samples.clone();
-        let batches = tokio::task::spawn_blocking(move || samples.batches(&trial, attempt))
-            .await
-            .map_err(|e| ServiceError::Storage(e.to_string()))?
-            .map_err(|e| ServiceError::Storage(e.to_string()))?;
+        let (samples, index) = (self.samples.clone(), self.index.clone());
+        let batches = tokio::task::spawn_blocking(move || {
+            let stored = index.record(&trial).ok().flatten();
+            let of_this = stored.filter(|s| Record::from_json(&s.record).is_ok_and(|r| r.attempt == attempt));
+            samples.batches(&trial, attempt, of_this.map(|s| s.seal).as_ref())
+        })
+        .await
+        .map_err(|e| ServiceError::Storage(e.to_string()))?
+        .map_err(|e| ServiceError::Storage(e.to_string()))?;
         Ok(Response::new(Box::pin(tokio_stream::iter(batches.into_iter().map(Ok)))))
     }
 

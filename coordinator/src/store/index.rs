@@ -1,6 +1,8 @@
 //! The queryable state: records by trial, behind a trait. It can always be made again from the journal.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use fleet_common::id::{Attempt, TrialId};
 use fleet_common::telemetry::Seal;
@@ -9,7 +11,7 @@ use crate::core::Event;
 
 /// What reading the index may run into.
 #[derive(Debug, thiserror::Error)]
-#[error("the index {path} failed: {reason}. It can be made again: stop the coordinator and remove that folder")]
+#[error("the index {path} failed: {reason}. Nothing is lost; free some space and start the coordinator again")]
 pub struct IndexError {
     path: PathBuf,
     reason: String,
@@ -32,7 +34,8 @@ pub trait Index: Send + Sync {
     /// Takes in events with their sequence numbers, all or none of them.
     ///
     /// # Errors
-    /// The storage refused.
+    /// The storage refused. From then on every question and every further event is refused: what came between would be
+    /// missing without a trace.
     fn apply(&self, events: &[(u64, Event)]) -> Result<(), IndexError>;
 
     /// A trial's record.
@@ -55,7 +58,12 @@ pub trait Index: Send + Sync {
 pub struct SledIndex {
     db: sled::Db,
     path: PathBuf,
+    /// An event could not be taken in.
+    failed: AtomicBool,
 }
+
+/// How long a database that was just closed may keep its lock.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Keys: the applied number, records by trial, late reports by trial and attempt.
 const APPLIED: &[u8] = b"applied";
@@ -75,15 +83,27 @@ impl SledIndex {
     /// # Errors
     /// It is in use, damaged, or the disk refuses.
     pub fn open(path: &Path) -> Result<Self, IndexError> {
-        let db = sled::Config::new()
-            .path(path)
-            .open()
-            .map_err(|e| IndexError { path: path.to_owned(), reason: e.to_string() })?;
-        Ok(Self { db, path: path.to_owned() })
+        let until = Instant::now() + FAREWELL;
+        let db = loop {
+            match sled::Config::new().path(path).open() {
+                Ok(db) => break db,
+                // sled keeps its lock for a moment after it was closed, and says so in words only.
+                Err(sled::Error::Io(e)) if e.to_string().contains("WouldBlock") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(e) => return Err(IndexError { path: path.to_owned(), reason: e.to_string() }),
+            }
+        };
+        Ok(Self { db, path: path.to_owned(), failed: AtomicBool::new(false) })
     }
 
     fn error(&self, e: impl ToString) -> IndexError {
         IndexError { path: self.path.clone(), reason: e.to_string() }
+    }
+
+    fn check(&self) -> Result<(), IndexError> {
+        let failed = self.failed.load(Ordering::Relaxed);
+        if failed { Err(self.error("it could not be written")) } else { Ok(()) }
     }
 }
 
@@ -94,6 +114,7 @@ impl Index for SledIndex {
     }
 
     fn apply(&self, events: &[(u64, Event)]) -> Result<(), IndexError> {
+        self.check()?;
         let Some((latest, _)) = events.last() else { return Ok(()) };
         let mut batch = sled::Batch::default();
         for (_, event) in events {
@@ -116,10 +137,14 @@ impl Index for SledIndex {
             }
         }
         batch.insert(APPLIED, &latest.to_le_bytes());
-        self.db.apply_batch(batch).map_err(|e| self.error(e))
+        self.db.apply_batch(batch).map_err(|e| {
+            self.failed.store(true, Ordering::Relaxed);
+            self.error(e)
+        })
     }
 
     fn record(&self, trial: &TrialId) -> Result<Option<Stored>, IndexError> {
+        self.check()?;
         let Some(value) = self.db.get(record_key(trial)).map_err(|e| self.error(e))? else { return Ok(None) };
         let short = || self.error(format!("the entry of trial {trial} is cut short"));
         let (stored, rest) = value.split_first_chunk().ok_or_else(short)?;
@@ -134,6 +159,7 @@ impl Index for SledIndex {
     }
 
     fn superseded(&self, trial: &TrialId) -> Result<Vec<(Attempt, Vec<u8>)>, IndexError> {
+        self.check()?;
         let prefix = superseded_prefix(trial);
         let mut late = Vec::new();
         for entry in self.db.scan_prefix(&prefix) {

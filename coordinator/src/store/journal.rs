@@ -43,6 +43,12 @@ pub enum JournalError {
         /// Its first bytes.
         found: String,
     },
+    /// A record is larger than a reader accepts.
+    #[error("an event of {bytes} bytes is too large for the journal, which takes up to {MAX_PAYLOAD}")]
+    TooLarge {
+        /// How large.
+        bytes: usize,
+    },
 }
 
 /// A stretch of the file that could not be read.
@@ -116,7 +122,14 @@ impl Journal {
     }
 
     /// Puts a payload behind those that wait for the next [`Journal::commit`]; returns its sequence number.
-    pub fn append(&mut self, payload: &[u8]) -> u64 {
+    ///
+    /// # Errors
+    /// It is larger than a reader accepts. Then nothing that waits counts.
+    pub fn append(&mut self, payload: &[u8]) -> Result<u64, JournalError> {
+        if payload.len() > MAX_PAYLOAD {
+            self.next -= scan_count(&std::mem::take(&mut self.buffer));
+            return Err(JournalError::TooLarge { bytes: payload.len() });
+        }
         let sequence = self.next;
         self.next += 1;
         let length = (payload.len() as u32).to_le_bytes();
@@ -126,7 +139,7 @@ impl Journal {
         self.buffer.extend_from_slice(&number);
         self.buffer.extend_from_slice(&checksum(&length, &number, payload).to_le_bytes());
         self.buffer.extend_from_slice(payload);
-        sequence
+        Ok(sequence)
     }
 
     /// Makes everything appended so far durable with one write and one sync.
@@ -260,7 +273,7 @@ mod tests {
     fn filled(path: &Path, payloads: &[Vec<u8>]) {
         let (mut journal, _) = Journal::open(path).expect("opens");
         for payload in payloads {
-            journal.append(payload);
+            journal.append(payload).expect("small");
             journal.commit().expect("commits");
         }
     }
@@ -270,9 +283,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let (mut j, replay) = Journal::open(&journal(&dir)).expect("opens");
         assert!(replay.records.is_empty() && replay.damage.is_empty());
-        assert_eq!((j.append(b"one"), j.append(b"two")), (1, 2));
+        assert_eq!((j.append(b"one").expect("small"), j.append(b"two").expect("small")), (1, 2));
         j.commit().expect("commits");
-        j.append(b"never committed");
+        j.append(b"never committed").expect("small");
         drop(j);
         let (j, replay) = Journal::open(&journal(&dir)).expect("opens");
         assert_eq!(replay.records, [(1, b"one".to_vec()), (2, b"two".to_vec())]);
@@ -293,13 +306,13 @@ mod tests {
         // /dev/full accepts opening and refuses writing, as a full disk does.
         let dir = tempfile::tempdir().expect("a folder");
         let (mut j, _) = Journal::open(&journal(&dir)).expect("opens");
-        j.append(b"kept");
+        j.append(b"kept").expect("small");
         j.commit().expect("commits");
         let real = std::mem::replace(&mut j.file, OpenOptions::new().write(true).open("/dev/full").expect("opens"));
-        assert_eq!(j.append(b"lost"), 2);
+        assert_eq!(j.append(b"lost").expect("small"), 2);
         assert!(j.commit().expect_err("no space").to_string().contains("No space left"));
         j.file = real;
-        assert_eq!(j.append(b"after"), 2, "the number is given out again");
+        assert_eq!(j.append(b"after").expect("small"), 2, "the number is given out again");
         j.commit().expect("commits");
         let (_, replay) = Journal::open(&journal(&dir)).expect("opens");
         assert_eq!(replay.records, [(1, b"kept".to_vec()), (2, b"after".to_vec())]);
@@ -327,7 +340,7 @@ mod tests {
             }
             let whole_records = MAGIC.len() + payloads[..n].iter().map(|p| HEADER + p.len()).sum::<usize>();
             prop_assert_eq!(replay.damage.is_empty(), whole_records == keep);
-            j.append(b"next");
+            j.append(b"next").expect("small");
             j.commit().expect("commits");
             let (_, again) = Journal::open(&journal(&dir)).expect("opens");
             prop_assert_eq!(again.records.len(), n + 1);
@@ -360,5 +373,23 @@ mod tests {
             prop_assert_eq!(replay.records, expected);
             prop_assert_eq!(replay.damage.len(), 1);
         }
+    }
+
+    #[test]
+    fn what_a_reader_would_refuse_is_not_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("journal");
+        let (mut j, _) = Journal::open(&path).expect("opens");
+        j.append(b"kept").expect("small");
+        j.commit().expect("commits");
+        j.append(b"with it").expect("small");
+        assert!(matches!(j.append(&vec![0; MAX_PAYLOAD + 1]), Err(JournalError::TooLarge { .. })));
+        j.commit().expect("nothing to do");
+        assert_eq!(j.append(b"after").expect("small"), 2);
+        j.commit().expect("commits");
+        drop(j);
+        let (_, replay) = Journal::open(&path).expect("opens");
+        assert_eq!(replay.damage, []);
+        assert_eq!(replay.records, [(1, b"kept".to_vec()), (2, b"after".to_vec())]);
     }
 }

@@ -133,15 +133,17 @@ impl Store {
     /// Makes events durable, with one sync for all of them, and brings the index up to date.
     ///
     /// # Errors
-    /// The journal could not be written: none of the events counts. An index that fails behind a written journal is
-    /// an error too; it is made again at the next start.
+    /// The journal could not be written: none of the events counts. An index that fails behind a written journal is no
+    /// error, because the events do count; it answers no more questions until the next start brings it up to date.
     pub fn commit(&mut self, events: Vec<(u64, Event)>) -> Result<(), StoreError> {
-        let numbered: Vec<(u64, Event)> = events
-            .into_iter()
-            .map(|(at_unix_ms, event)| (self.journal.append(&event.to_journal(at_unix_ms).encode_to_vec()), event))
-            .collect();
+        let mut numbered = Vec::with_capacity(events.len());
+        for (at_unix_ms, event) in events {
+            numbered.push((self.journal.append(&event.to_journal(at_unix_ms).encode_to_vec())?, event));
+        }
         self.journal.commit()?;
-        self.index.apply(&numbered)?;
+        if let Err(error) = self.index.apply(&numbered) {
+            tracing::error!(%error, "results are safe in the journal, and cannot be shown");
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet_common::canonical::sha256_hex;
 use fleet_common::id::{Attempt, TrialId};
@@ -29,11 +29,26 @@ pub struct SamplesError {
     source: std::io::Error,
 }
 
+/// Files that are kept open: far below what a process may open, far above the slots of a fleet.
+const MOST_OPEN: usize = 256;
+
 /// The chunk files of all attempts.
 #[derive(Debug)]
 pub struct Samples {
     dir: PathBuf,
-    open: Mutex<HashMap<(TrialId, Attempt), Chunks>>,
+    open: Mutex<Open>,
+}
+
+/// The files that are open, with when they were last used. Each has a lock of its own, so that one disk write does not
+/// hold up every agent.
+#[derive(Debug, Default)]
+struct Open {
+    files: HashMap<(TrialId, Attempt), (Arc<Mutex<Chunks>>, u64)>,
+    uses: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One attempt's file, and what is in it.
@@ -72,8 +87,8 @@ impl Samples {
         attempt: Attempt,
         batch: &v1::SampleBatch,
     ) -> Result<Option<u64>, SamplesError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunks = self.chunks(&mut open, trial, attempt)?;
+        let chunks = self.chunks(trial, attempt)?;
+        let mut chunks = lock(&chunks);
         let end = batch.first_number + batch.at_nanos.len() as u64;
         if end > chunks.next {
             let skip = chunks.next.saturating_sub(batch.first_number) as usize;
@@ -94,42 +109,61 @@ impl Samples {
     /// # Errors
     /// The file cannot be read.
     pub fn seal(&self, trial: &TrialId, attempt: Attempt, taken: u64) -> Result<Seal, SamplesError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunks = self.chunks(&mut open, trial, attempt)?;
-        let seal = Seal {
+        if !self.path(trial, attempt).exists() {
+            return Ok(Seal { stored: 0, missing: taken, crc32: crc32fast::hash(&[]) });
+        }
+        let chunks = self.chunks(trial, attempt)?;
+        lock(&self.open).files.remove(&(trial.clone(), attempt));
+        let chunks = lock(&chunks);
+        Ok(Seal {
             stored: chunks.stored,
             missing: taken.saturating_sub(chunks.stored),
             crc32: chunks.crc.clone().finalize(),
-        };
-        open.remove(&(trial.clone(), attempt));
-        Ok(seal)
+        })
     }
 
-    /// All samples of an attempt, in order.
+    /// All samples of an attempt, in order. Those that are not what `seal` says are given out nevertheless, and said so.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn batches(&self, trial: &TrialId, attempt: Attempt) -> Result<Vec<v1::SampleBatch>, SamplesError> {
+    pub fn batches(
+        &self,
+        trial: &TrialId,
+        attempt: Attempt,
+        seal: Option<&Seal>,
+    ) -> Result<Vec<v1::SampleBatch>, SamplesError> {
         let path = self.path(trial, attempt);
         match std::fs::read(&path) {
-            Ok(bytes) => Ok(scan(&bytes).0),
+            Ok(bytes) => {
+                if seal.is_some_and(|s| s.crc32 != crc32fast::hash(&bytes)) {
+                    tracing::warn!(file = %path.display(), "samples are not what was sealed: the file was changed or damaged");
+                }
+                Ok(scan(&bytes).0)
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(source) => Err(SamplesError { path, doing: "read", source }),
         }
     }
 
-    fn chunks<'a>(
-        &self,
-        open: &'a mut HashMap<(TrialId, Attempt), Chunks>,
-        trial: &TrialId,
-        attempt: Attempt,
-    ) -> Result<&'a mut Chunks, SamplesError> {
-        match open.entry((trial.clone(), attempt)) {
-            std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                Ok(entry.insert(Chunks::open(self.path(trial, attempt))?))
+    fn chunks(&self, trial: &TrialId, attempt: Attempt) -> Result<Arc<Mutex<Chunks>>, SamplesError> {
+        let key = (trial.clone(), attempt);
+        let mut open = lock(&self.open);
+        open.uses += 1;
+        let now = open.uses;
+        if let Some((chunks, used)) = open.files.get_mut(&key) {
+            *used = now;
+            return Ok(chunks.clone());
+        }
+        if open.files.len() >= MOST_OPEN {
+            // One that is being written to stays.
+            let idle = open.files.iter().filter(|(_, (chunks, _))| Arc::strong_count(chunks) == 1);
+            if let Some(oldest) = idle.min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone()) {
+                open.files.remove(&oldest);
             }
         }
+        let chunks = Arc::new(Mutex::new(Chunks::open(self.path(trial, attempt))?));
+        open.files.insert(key, (chunks.clone(), now));
+        Ok(chunks)
     }
 }
 
@@ -221,7 +255,7 @@ mod tests {
     }
 
     fn numbers(samples: &Samples) -> Vec<u64> {
-        flatten(&samples.batches(&trial(), Attempt::FIRST).expect("reads")).iter().map(|s| s.number).collect()
+        flatten(&samples.batches(&trial(), Attempt::FIRST, None).expect("reads")).iter().map(|s| s.number).collect()
     }
 
     #[test]
@@ -236,8 +270,9 @@ mod tests {
         assert_eq!(numbers(&samples), [0, 1, 2, 3, 4, 8, 9]);
         let seal = samples.seal(&trial(), Attempt::FIRST, 12).expect("seals");
         assert_eq!((seal.stored, seal.missing), (7, 5));
-        let nothing = samples.seal(&trial(), Attempt::FIRST.next(), 0).expect("seals");
-        assert_eq!((nothing.stored, nothing.missing), (0, 0));
+        let nothing = samples.seal(&trial(), Attempt::FIRST.next(), 3).expect("seals");
+        assert_eq!((nothing.stored, nothing.missing), (0, 3));
+        assert!(!samples.path(&trial(), Attempt::FIRST.next()).exists());
     }
 
     #[test]
@@ -261,5 +296,21 @@ mod tests {
             second.seal(&trial(), Attempt::FIRST, 6).expect("seals"),
             "the same content has the same seal"
         );
+    }
+
+    #[test]
+    fn few_files_stay_open_however_many_attempts_there_are() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let samples = Samples::new(dir.path());
+        let attempts: Vec<Attempt> = (1..=MOST_OPEN as u32 + 50).map(|n| n.try_into().expect("positive")).collect();
+        for round in 0..2 {
+            for attempt in &attempts {
+                samples.store(&trial(), *attempt, &batch(round * 2..round * 2 + 2)).expect("stores");
+            }
+        }
+        assert_eq!(lock(&samples.open).files.len(), MOST_OPEN);
+        for attempt in attempts {
+            assert_eq!(samples.seal(&trial(), attempt, 4).expect("seals").stored, 4);
+        }
     }
 }
