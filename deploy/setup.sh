@@ -52,10 +52,13 @@ cargo --version >/dev/null 2>&1 || die "the Rust of rust-toolchain.toml is not i
 
 # ---- is it there already? ------------------------------------------------------------------------------
 
-# A finished set-up names what it was made from, so that another LIBTORCH or FLEET_TORCH makes it anew.
+# A finished set-up names what it was made from, so that another LIBTORCH or FLEET_TORCH makes it anew. Without any of
+# them, what was chosen once stays.
 request="torch=$TORCH LIBTORCH=${LIBTORCH:-} LIBTORCH_USE_PYTORCH=${LIBTORCH_USE_PYTORCH:-} FLEET_TORCH=${FLEET_TORCH:-}"
-if [ -f "$out/request" ] && [ "$(cat "$out/request")" = "$request" ] && [ -e "$out/lib/libtorch_cpu.so" ]; then
-  exit 0
+made_from=$(cat "$out/request" 2>/dev/null || true)
+if [ -e "$out/lib/libtorch_cpu.so" ] && [ "${made_from%% *}" = "torch=$TORCH" ]; then
+  chosen=${LIBTORCH:-}${LIBTORCH_USE_PYTORCH:-}${FLEET_TORCH:-}
+  if [ -z "$chosen" ] || [ "$made_from" = "$request" ]; then exit 0; fi
 fi
 
 # ---- what the machine has ------------------------------------------------------------------------------
@@ -63,7 +66,9 @@ fi
 gpu_fits() { # does the NVIDIA driver, if any, fit the CUDA 13 wheel? Says why not.
   command -v nvidia-smi >/dev/null || return 1
   local line driver capability name
-  line=$(nvidia-smi --query-gpu=driver_version,compute_cap,name --format=csv,noheader 2>/dev/null | head -n 1) || return 1
+  # The most capable board decides; the agent leaves out those that cannot be used.
+  line=$(nvidia-smi --query-gpu=driver_version,compute_cap,name --format=csv,noheader 2>/dev/null | sort -t, -k2,2 -V | tail -n 1) \
+    || return 1
   [ -n "$line" ] || { say "nvidia-smi is here but shows no GPU: setting up for the CPU"; return 1; }
   IFS=, read -r driver capability name <<<"$line"
   capability=${capability//[ .]/}; name=${name# }

@@ -2,7 +2,6 @@
 //! program, and takes "it cannot be started" for an answer.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use fleet_common::spec::{Backbone, DatasetName};
 use fleet_common::units::Bytes;
@@ -89,7 +88,7 @@ pub fn examine(options: &Options) -> Diagnosis {
         None,
     )];
     let nvidia = Nvidia::open(options.nvml.as_deref());
-    let check = ask_worker(&options.worker);
+    let check = device::check::ask(&options.worker, None);
     findings.push(libtorch(&options.worker, &check));
     findings.push(cuda(&nvidia, check.as_ref().ok()));
     findings.extend(devices(options, &host, nvidia));
@@ -99,22 +98,13 @@ pub fn examine(options: &Options) -> Diagnosis {
     Diagnosis { schema: SCHEMA, findings }
 }
 
-fn ask_worker(worker: &Path) -> Result<Check, String> {
-    let output = Command::new(worker).arg("--check").output().map_err(|e| e.to_string())?;
-    serde_json::from_slice(&output.stdout).map_err(|_| {
-        let words = String::from_utf8_lossy(&output.stderr);
-        let last = words.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
-        format!("{}: {last}", output.status)
-    })
-}
-
 fn libtorch(worker: &Path, check: &Result<Check, String>) -> Finding {
     match check {
         Ok(check) => finding("libtorch", Level::Ok, check.libtorch.clone(), None),
         Err(why) if worker.exists() => finding(
             "libtorch",
             Level::Problem,
-            format!("the worker {} cannot be started ({why})", worker.display()),
+            format!("{}: {why}", worker.display()),
             Some("run `make setup` and build again: binaries remember where libtorch was when they were built"),
         ),
         Err(_) => finding(
@@ -147,10 +137,13 @@ fn cuda(nvidia: &Result<Nvidia, device::NvidiaError>, check: Option<&Check>) -> 
 }
 
 fn devices(options: &Options, host: &Host, nvidia: Result<Nvidia, device::NvidiaError>) -> Vec<Finding> {
-    let slots = device::all(host, nvidia.as_ref());
+    let boards = device::all(host, nvidia.as_ref(), &options.worker);
     let nvidia = nvidia.ok().map(std::sync::Arc::new);
-    let mut findings = Vec::new();
-    for slot in slots {
+    let left_out = boards.left_out.into_iter();
+    let mut findings: Vec<Finding> = left_out
+        .map(|b| finding(format!("device {}", b.name), Level::Note, format!("not offered: {}", b.why), None))
+        .collect();
+    for slot in boards.slots {
         let detail = match &slot.gpu {
             Some(g) => format!(
                 "{}, {}, compute capability {}",

@@ -1,6 +1,8 @@
 //! Data sets and weights by content: whether what lies here is what a cell was defined with.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -13,9 +15,9 @@ use fleet_dataset::{Dataset, sha256_of_file};
 pub struct Files {
     data_dir: PathBuf,
     weights_dir: Option<PathBuf>,
-    /// Fingerprints by data set; computed once, because they cost a read of everything.
-    datasets: Mutex<HashMap<DatasetName, String>>,
-    weights: Mutex<HashMap<PathBuf, String>>,
+    /// Fingerprints by data set, for as long as no file changes: they cost a read of everything.
+    datasets: Mutex<HashMap<DatasetName, (Stamp, String)>>,
+    weights: Mutex<HashMap<PathBuf, (Stamp, String)>>,
 }
 
 impl Files {
@@ -35,21 +37,20 @@ impl Files {
     /// It is not here, cannot be read, or is another one; in words for the record.
     pub fn check_dataset(&self, settings: &CellSettings, dataset: &DatasetName) -> Result<(), String> {
         let mut known = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = Stamp::of(&fleet_dataset::places(dataset, &self.data_dir));
         let fingerprint = match known.get(dataset) {
-            Some(fingerprint) => fingerprint.clone(),
-            None => {
+            Some((then, fingerprint)) if *then == stamp => fingerprint.clone(),
+            _ => {
                 let identity = Dataset::open(dataset, &self.data_dir)
                     .and_then(|d| d.identify(&mut |_, _| {}))
                     .map_err(|e| e.to_string())?;
-                known.insert(dataset.clone(), identity.fingerprint.clone());
+                known.insert(dataset.clone(), (stamp, identity.fingerprint.clone()));
                 identity.fingerprint
             }
         };
         if fingerprint == settings.dataset.fingerprint {
             return Ok(());
         }
-        // What was found may be about to be put right.
-        known.remove(dataset);
         Err(format!(
             "the data set {} under {} is not the one that the campaign was submitted with: expected fingerprint {}…, found \
              {}…; copy the same data here, or submit again with this data",
@@ -86,11 +87,60 @@ impl Files {
 
     fn sha256(&self, file: &Path) -> std::io::Result<String> {
         let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hash) = known.get(file) {
+        let stamp = Stamp::of(&[file.to_owned()]);
+        if let Some((then, hash)) = known.get(file)
+            && *then == stamp
+        {
             return Ok(hash.clone());
         }
         let hash = sha256_of_file(file)?;
-        known.insert(file.to_owned(), hash.clone());
+        known.insert(file.to_owned(), (stamp, hash.clone()));
         Ok(hash)
+    }
+}
+
+/// Paths, sizes and times of change of files: what differs when a file was replaced, without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp(u64);
+
+impl Stamp {
+    /// Of these files, and of all files in these folders.
+    fn of(places: &[PathBuf]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        let mut left: Vec<PathBuf> = places.to_vec();
+        while let Some(path) = left.pop() {
+            let Ok(meta) = std::fs::metadata(&path) else { continue };
+            if meta.is_dir() {
+                let mut inside: Vec<PathBuf> =
+                    std::fs::read_dir(&path).map(|e| e.flatten().map(|e| e.path()).collect()).unwrap_or_default();
+                inside.sort();
+                left.extend(inside);
+            } else {
+                (&path, meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ino()).hash(&mut hasher);
+            }
+        }
+        Self(hasher.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaced_files_have_another_stamp() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (folder, file) = (dir.path().join("a"), dir.path().join("a/b.bin"));
+        std::fs::create_dir(&folder).expect("a folder");
+        std::fs::write(&file, b"one").expect("writes");
+        let stamp = || Stamp::of(std::slice::from_ref(&folder));
+        let first = stamp();
+        assert_eq!(first, stamp());
+        std::fs::write(dir.path().join("new"), b"two").expect("writes");
+        std::fs::rename(dir.path().join("new"), &file).expect("renames");
+        let second = stamp();
+        assert_ne!(first, second, "the same length");
+        std::fs::write(folder.join("c.bin"), b"").expect("writes");
+        assert_ne!(second, stamp());
     }
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::canonical::sha256_hex;
+
 /// Why a text is not the id it claims to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, found \"{found}\"")]
@@ -126,6 +128,14 @@ impl fmt::Display for TrialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.cell, self.repeat)?;
         self.hardware.iter().try_for_each(|class| write!(f, "/{class}"))
+    }
+}
+
+impl TrialId {
+    /// A name for files, unlike every other trial's: the class may hold spaces and brackets, so it becomes a hash.
+    pub fn file_stem(&self) -> String {
+        let class = self.hardware.as_ref().map(|h| format!("-{}", &sha256_hex(h.as_str().as_bytes())[..8]));
+        format!("{}-{}{}", self.cell, self.repeat, class.unwrap_or_default())
     }
 }
 

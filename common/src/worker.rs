@@ -55,6 +55,8 @@ pub enum Phase {
     Train,
     /// Classifying the test set.
     Evaluate,
+    /// Writing the trained weights, where they are to be kept.
+    Save,
 }
 
 impl Phase {
@@ -65,6 +67,7 @@ impl Phase {
             Self::WarmUp => "warm-up",
             Self::Train => "train",
             Self::Evaluate => "evaluate",
+            Self::Save => "save",
         }
     }
 }

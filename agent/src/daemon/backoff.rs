@@ -10,25 +10,32 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Waits that double, with jitter.
 #[derive(Debug, Clone)]
 pub(super) struct Backoff {
+    shortest: Duration,
+    longest: Duration,
     next: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: SHORTEST }
+        Self::between(SHORTEST, LONGEST)
     }
 }
 
 impl Backoff {
+    /// Waits from `shortest` to `longest`.
+    pub(super) fn between(shortest: Duration, longest: Duration) -> Self {
+        Self { shortest, longest, next: shortest }
+    }
+
     /// Something worked: start over.
     pub(super) fn reset(&mut self) {
-        self.next = SHORTEST;
+        self.next = self.shortest;
     }
 
     /// The next wait: between half and all of the current length, which then doubles.
     pub(super) fn step(&mut self) -> Duration {
         let wait = self.next.mul_f64(rand::random_range(0.5..=1.0));
-        self.next = (self.next * 2).min(LONGEST);
+        self.next = (self.next * 2).min(self.longest);
         wait
     }
 

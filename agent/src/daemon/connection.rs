@@ -46,7 +46,9 @@ pub(super) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> 
 }
 
 /// Introduces the agent, however long that takes.
-pub(super) async fn register(shared: &Shared) {
+///
+/// Returns how often the coordinator wants to hear from it.
+pub(super) async fn register(shared: &Shared) -> Duration {
     let mut backoff = Backoff::default();
     let mut told = false;
     loop {
@@ -68,8 +70,9 @@ pub(super) async fn register(shared: &Shared) {
         match answer(shared.client.clone().register(request)).await {
             Ok(reply) => {
                 tracing::info!(agent = %shared.id, coordinator = shared.options.coordinator, "registered");
-                heed(shared, reply.into_inner().verdicts);
-                return;
+                let reply = reply.into_inner();
+                heed(shared, reply.verdicts);
+                return Duration::from_millis(reply.heartbeat_every_ms.max(1));
             }
             Err(status) => {
                 if !told {
@@ -86,19 +89,17 @@ pub(super) async fn register(shared: &Shared) {
     }
 }
 
-/// Renews all leases every second, for as long as the daemon lives.
-pub(super) async fn heartbeats(shared: Arc<Shared>) {
-    let mut interval = tokio::time::interval(HEARTBEAT);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Renews all leases, at least every `wanted`, for as long as the daemon lives.
+pub(super) async fn heartbeats(shared: Arc<Shared>, mut wanted: Duration) {
     loop {
-        interval.tick().await;
+        tokio::time::sleep(wanted.min(HEARTBEAT)).await;
         let progress: Vec<v1::Progress> = shared.running().values().map(Running::progress).collect();
         let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
         match answer(shared.client.clone().heartbeat(request)).await {
             Ok(reply) => {
                 let reply = reply.into_inner();
                 if reply.register_again {
-                    register(&shared).await;
+                    wanted = register(&shared).await;
                 } else {
                     heed(&shared, reply.verdicts);
                 }

@@ -117,7 +117,11 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     }
     let host = Host::read();
     let nvidia = Nvidia::open(options.nvml.as_deref());
-    let slots = device::choose(device::all(&host, nvidia.as_ref()), &options.devices)?;
+    let boards = device::all(&host, nvidia.as_ref(), &options.worker);
+    for board in &boards.left_out {
+        tracing::warn!(device = board.name, "not offered: {}", board.why);
+    }
+    let slots = device::choose(boards, &options.devices)?;
     let id = agent_id(state, &host.name)?;
     let mut locks = Vec::new();
     for slot in &slots {
@@ -147,11 +151,11 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     for record in &undelivered {
         shared.running().insert(record.machine.slot.clone(), Running::finished(record));
     }
-    tokio::select! {
-        () = connection::register(&shared) => {}
+    let wanted = tokio::select! {
+        wanted = connection::register(&shared) => wanted,
         () = shared.stopped() => return Ok(()),
-    }
-    let heartbeats = tokio::spawn(connection::heartbeats(shared.clone()));
+    };
+    let heartbeats = tokio::spawn(connection::heartbeats(shared.clone(), wanted));
     let mut loops = tokio::task::JoinSet::new();
     for (slot, lock) in slots.into_iter().zip(locks) {
         let mine = undelivered.iter().position(|r| r.machine.slot == slot.id).map(|i| undelivered.remove(i));

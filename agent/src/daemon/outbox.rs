@@ -24,7 +24,7 @@ impl Outbox {
     }
 
     fn path(&self, record: &Record) -> PathBuf {
-        self.dir.join(format!("{}-{}-{}.json", record.trial.cell, record.trial.repeat, record.attempt))
+        self.dir.join(format!("{}-{}.json", record.trial.file_stem(), record.attempt))
     }
 
     /// Keeps a record, durably.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
-use fleet_common::worker::{Event, Job, JobDevice};
+use fleet_common::worker::{Event, Job};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -41,11 +41,11 @@ impl Worker {
         let log_file = std::fs::File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
         let mut command = Command::new(program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file).kill_on_drop(true);
-        for (name, value) in environment(job, slot) {
-            // What the user has set is meant.
-            if std::env::var_os(name).is_none() {
-                command.env(name, value);
-            }
+        // libgomp's threads spin while they wait, by default for a long time. With anything else on the machine, decoding
+        // threads among it, that made a step seven times slower on two cores; a short spin costs nothing on an idle one.
+        // What the user has set is meant.
+        if std::env::var_os("GOMP_SPINCOUNT").is_none() {
+            command.env("GOMP_SPINCOUNT", "1000");
         }
         if let Some(gpu) = &slot.gpu {
             command.env("CUDA_VISIBLE_DEVICES", &gpu.uuid);
@@ -92,21 +92,6 @@ impl Worker {
         let tail = tail(&self.log);
         if tail.is_empty() { how } else { format!("{how}; its last words: {tail}") }
     }
-}
-
-/// What a worker's environment says, unless the user's says otherwise.
-fn environment(job: &Job, slot: &Slot) -> Vec<(&'static str, String)> {
-    // libgomp's threads spin while they wait, by default for a long time. With anything else on the machine, decoding
-    // threads among it, that made a step seven times slower on two cores; a short spin costs nothing on an idle one.
-    let mut environment = vec![("GOMP_SPINCOUNT", "1000".to_owned())];
-    if job.device == JobDevice::Cuda
-        && let Some(budget) = job.settings.budget_bytes
-    {
-        // libtorch reads this once, at start; it bounds what the caching allocator reserves.
-        let fraction = (budget as f64 / slot.memory_bytes.max(1) as f64).min(1.0);
-        environment.push(("PYTORCH_CUDA_ALLOC_CONF", format!("per_process_memory_fraction:{fraction:.6}")));
-    }
-    environment
 }
 
 fn describe(status: std::process::ExitStatus) -> String {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_common::record::Record;
+use fleet_common::record::{Outcome, Record};
 use fleet_common::wire::v1;
 use tonic::Code;
 
@@ -17,6 +17,14 @@ use crate::device::{DeviceLock, Slot};
 
 /// How long a question for work may stay open.
 const WAIT: Duration = Duration::from_secs(30);
+/// When the daemon is to end, a delivery that is under way may take so long.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// After a lease that cannot be read, the slot waits this long: the next would be no better.
+const UNREADABLE: Duration = Duration::from_secs(10);
+/// After a trial that crashed or found bad input the slot pauses, longer each time in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// No longer than this: somebody may have put things right.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long a finished trial's samples may take before its record goes ahead without the rest.
 const SAMPLES_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,6 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undel
         deliver(&shared, &record, None).await;
     }
     let mut backoff = Backoff::default();
+    let mut failures = Backoff::between(FIRST_PAUSE, LONGEST_PAUSE);
     while !shared.is_stopping() {
         let lease = tokio::select! {
             lease = pull(&shared, &slot) => lease,
@@ -35,7 +44,15 @@ pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undel
         match lease {
             Ok(Some(lease)) => {
                 backoff.reset();
-                work(&shared, &slot, &lock, lease).await;
+                if work(&shared, &slot, &lock, lease).await {
+                    failures.reset();
+                } else {
+                    // A slot that fails at everything should not burn through the queue.
+                    tokio::select! {
+                        () = failures.wait() => {}
+                        () = shared.stopped() => return,
+                    }
+                }
             }
             Ok(None) => backoff.reset(),
             Err(error) => {
@@ -54,24 +71,37 @@ async fn pull(shared: &Shared, slot: &Slot) -> anyhow::Result<Option<Lease>> {
         v1::PullRequest { agent: shared.id.to_string(), slot: slot.id.to_string(), wait_ms: WAIT.as_millis() as u64 };
     // Beyond the wait there is only the way; a coordinator that vanished without a word must not hold us for ever.
     let reply = tokio::time::timeout(WAIT + ANSWER, shared.client.clone().pull(request)).await??.into_inner();
-    Ok(reply.lease.map(Lease::try_from).transpose()?)
+    let Some(lease) = reply.lease else { return Ok(None) };
+    let held = v1::HeldLease { trial: lease.trial.clone(), attempt: lease.attempt, slot: slot.id.to_string() };
+    match Lease::try_from(lease) {
+        Ok(lease) => Ok(Some(lease)),
+        Err(error) => {
+            // Kept, it would be offered to this slot for ever.
+            tracing::error!(slot = %slot.id, %error, "the lease cannot be read; giving it back");
+            release(shared, held, format!("agent {} cannot read it: {error}", shared.id)).await;
+            tokio::time::sleep(UNREADABLE).await;
+            Ok(None)
+        }
+    }
 }
 
-/// From the lease to the delivered record.
-async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease) {
+/// From the lease to the delivered record; `false` if what came out says that this slot is not fit for work.
+async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease) -> bool {
     let spool = match Spool::create(&shared.options.state.join("spool"), &lease.trial, lease.attempt) {
         Ok(spool) => Arc::new(spool),
         Err(error) => {
             tracing::error!(%error, "samples cannot be spooled; giving the lease back");
-            release(shared, slot, &lease, format!("the agent's disk refuses: {error}")).await;
-            // The disk will not be free in the next millisecond.
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            return;
+            release(shared, held(slot, &lease), format!("the agent's disk refuses: {error}")).await;
+            return false;
         }
     };
     let uploading = tokio::spawn(upload(shared.client.clone(), spool.clone()));
     let ended = trial::run(shared, slot, lock, &lease, &spool).await;
     spool.close();
+    let fit = match &ended {
+        Ended::Record(record) => !matches!(record.outcome, Outcome::Crashed { .. } | Outcome::BadInput { .. }),
+        Ended::Stopped(_) => true,
+    };
     match ended {
         Ended::Record(record) => {
             if let Err(error) = shared.outbox.put(&record) {
@@ -82,12 +112,13 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
         }
         Ended::Stopped(reason) => {
             tracing::info!(trial = %lease.trial, attempt = %lease.attempt, reason, "stopped");
-            release(shared, slot, &lease, reason).await;
+            release(shared, held(slot, &lease), reason).await;
         }
     }
     uploading.abort();
     spool.remove();
     shared.running().remove(&slot.id);
+    fit
 }
 
 /// Delivers a record, however long it takes; its samples first, so that the coordinator can seal them.
@@ -100,8 +131,11 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            if tokio::time::timeout(SAMPLES_PATIENCE, all_sent).await.is_err() {
-                tracing::warn!(trial = %record.trial, "samples are still not acknowledged; trying to deliver the record");
+            tokio::select! {
+                sent = tokio::time::timeout(SAMPLES_PATIENCE, all_sent) => if sent.is_err() {
+                    tracing::warn!(trial = %record.trial, "samples are still not acknowledged; trying to deliver the record");
+                },
+                () = farewell(shared) => return,
             }
         }
         let request = v1::ReportRequest {
@@ -111,7 +145,12 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
             attempt: record.attempt.get(),
             record_json: record.to_json(),
         };
-        match answer(shared.client.clone().report(request)).await {
+        let mut client = shared.client.clone();
+        let reply = tokio::select! {
+            reply = answer(client.report(request)) => reply,
+            () = farewell(shared) => return,
+        };
+        match reply {
             Ok(reply) => {
                 let outcome = reply.into_inner().outcome();
                 tracing::info!(trial = %record.trial, attempt = %record.attempt, outcome = outcome.as_str_name(), "delivered");
@@ -125,7 +164,6 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
                 tracing::debug!(message = status.message(), "the record could not be delivered yet");
                 tokio::select! {
                     () = backoff.wait() => {}
-                    // It stays in the outbox; the next daemon delivers it.
                     () = shared.stopped() => return,
                 }
             }
@@ -135,9 +173,18 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
     shared.running().remove(&record.machine.slot);
 }
 
-async fn release(shared: &Shared, slot: &Slot, lease: &Lease, reason: String) {
-    let held =
-        v1::HeldLease { trial: Some((&lease.trial).into()), attempt: lease.attempt.get(), slot: slot.id.to_string() };
+/// Returns when the daemon is to end and what is under way has had its chance. A record stays in the outbox then, and the
+/// next daemon delivers it.
+async fn farewell(shared: &Shared) {
+    shared.stopped().await;
+    tokio::time::sleep(FAREWELL).await;
+}
+
+fn held(slot: &Slot, lease: &Lease) -> v1::HeldLease {
+    v1::HeldLease { trial: Some((&lease.trial).into()), attempt: lease.attempt.get(), slot: slot.id.to_string() }
+}
+
+async fn release(shared: &Shared, held: v1::HeldLease, reason: String) {
     let request = v1::ReleaseRequest { agent: shared.id.to_string(), lease: Some(held), reason };
     // One try: what does not arrive is settled by the next introduction, or by the lease's end.
     let _ = tokio::time::timeout(Duration::from_secs(2), shared.client.clone().release(request)).await;

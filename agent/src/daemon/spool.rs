@@ -50,7 +50,7 @@ impl Spool {
     /// The file cannot be made.
     pub(super) fn create(dir: &Path, trial: &TrialId, attempt: Attempt) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let path = dir.join(format!("{}-{}-{attempt}.samples", trial.cell, trial.repeat));
+        let path = dir.join(format!("{}-{attempt}.samples", trial.file_stem()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         let inner = Inner {
             file,

@@ -12,6 +12,7 @@ use fleet_common::wire::{self, WireError, v1};
 use fleet_common::worker::{Event, Job, JobDevice, Phase};
 use fleet_dataset::sha256_of_file;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::process::Worker;
 use super::record::{Readings, flags, phases};
@@ -22,6 +23,11 @@ use crate::meter::{self, Meter, ProcessMeter};
 
 /// Ten readings per second (measurement.md asks for at least that).
 const METER_EVERY: Duration = Duration::from_millis(100);
+/// A worker that neither begins a phase nor ends a step for so long hangs, in a driver call for instance. The slowest step
+/// that makes sense takes a few minutes.
+const STALL: Duration = Duration::from_secs(30 * 60);
+/// The meter's next reading takes an interval, and the time that a driver takes to answer.
+const LAST_READING: Duration = Duration::from_millis(500);
 /// Samples go up in batches of this age.
 const BATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -133,14 +139,16 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
     tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
     let mut attempt = AttemptLog::start(shared, slot);
 
-    let checked = {
+    let checking = {
         let (files, lease) = (shared.files.clone(), lease.clone());
         tokio::task::spawn_blocking(move || {
             files.check_dataset(&lease.settings, &lease.dataset)?;
             files.find_weights(&lease.settings)
         })
-        .await
-        .unwrap_or_else(|e| Err(e.to_string()))
+    };
+    let checked = tokio::select! {
+        checked = checking => checked.unwrap_or_else(|e| Err(e.to_string())),
+        reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
     };
     let (outcome, training) = match checked {
         Err(message) => (Outcome::BadInput { message }, Training::default()),
@@ -155,6 +163,17 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
     set(&progress, "delivering", 0, 0, None);
     spool.flush();
     Ended::Record(Box::new(attempt.record(shared, slot, lease, spool, outcome, training)))
+}
+
+/// Returns when the trial is to end, with the reason.
+async fn told_to_stop(shared: &Shared, stop: &mut watch::Receiver<Option<String>>) -> String {
+    tokio::select! {
+        () = shared.stopped() => "the agent is shutting down".to_owned(),
+        reason = stop.wait_for(Option::is_some) => match reason {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "nobody knows of it any more".to_owned(),
+        }
+    }
 }
 
 fn set(progress: &Mutex<Progress>, phase: &str, done: u64, of: u64, loss: Option<f64>) {
@@ -175,8 +194,7 @@ fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<std::path::P
 }
 
 fn artifact_path(shared: &Shared, lease: &Lease) -> std::path::PathBuf {
-    let name = format!("{}-{}", lease.trial.cell, lease.trial.repeat);
-    shared.options.state.join("artifacts").join(name).join("weights.safetensors")
+    shared.options.state.join("artifacts").join(lease.trial.file_stem()).join("weights.safetensors")
 }
 
 /// What is noted while an attempt runs.
@@ -263,11 +281,7 @@ async fn work(
     stop: &mut watch::Receiver<Option<String>>,
     attempt: &mut AttemptLog,
 ) -> Result<(Outcome, Training), String> {
-    let log = shared
-        .options
-        .state
-        .join("logs")
-        .join(format!("{}-{}-{}.log", lease.trial.cell, lease.trial.repeat, lease.attempt));
+    let log = shared.options.state.join("logs").join(format!("{}-{}.log", lease.trial.file_stem(), lease.attempt));
     let mut worker = match Worker::start(&shared.options.worker, job, slot, lock, &log).await {
         Ok(worker) => worker,
         Err(error) => return Ok((Outcome::Crashed { message: format!("{error:#}") }, Training::default())),
@@ -277,14 +291,19 @@ async fn work(
     let mut readings = read_meters(meters);
     let mut batches = tokio::time::interval(BATCH_EVERY);
     let mut finished = None;
+    let mut moved = Instant::now();
     loop {
         tokio::select! {
             event = worker.next() => match event {
                 Some(Event::Phase { phase, at }) => {
+                    moved = Instant::now();
                     set(progress, phase.name(), 0, 0, None);
                     attempt.marks.push((phase, at));
                 }
-                Some(Event::Progress { phase, done, of, loss }) => set(progress, phase.name(), done, of, loss),
+                Some(Event::Progress { phase, done, of, loss }) => {
+                    moved = Instant::now();
+                    set(progress, phase.name(), done, of, loss);
+                }
                 Some(Event::Memory { at, live }) => {
                     attempt.reading(spool, at, Series::AllocatorLiveBytes, i64::try_from(live).unwrap_or(i64::MAX));
                 }
@@ -300,18 +319,33 @@ async fn work(
                 }
             }
             _ = batches.tick() => spool.flush(),
-            () = shared.stopped() => {
+            reason = told_to_stop(shared, stop) => {
                 worker.kill().await;
-                return Err("the agent is shutting down".to_owned());
+                return Err(reason);
             }
-            Ok(()) = stop.changed() => {
-                let reason = stop.borrow_and_update().clone();
+            () = tokio::time::sleep_until(moved + STALL) => {
                 worker.kill().await;
-                return Err(reason.unwrap_or_default());
+                let minutes = STALL.as_secs() / 60;
+                let message = format!("the worker made no progress for {minutes} minutes, and was ended");
+                finished = Some((Outcome::Crashed { message }, Training::default()));
+                attempt.end = clock::monotonic();
+                break;
             }
         }
     }
     let how = worker.wait().await;
+    if attempt.energy.is_ok() {
+        // The end lies between two readings of the meter; without the one behind it, the last joules would be missing.
+        let behind = async {
+            while let Some((at, values)) = readings.recv().await {
+                values.into_iter().for_each(|(series, value)| attempt.reading(spool, at, series, value));
+                if at >= attempt.end {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LAST_READING, behind).await;
+    }
     Ok(finished.unwrap_or_else(|| {
         attempt.end = clock::monotonic();
         (Outcome::Crashed { message: how }, Training::default())

@@ -1,15 +1,18 @@
 //! What is here: devices that can run a trial, each a slot.
 
+pub mod check;
 mod cpu;
 mod lock;
 mod nvidia;
+
+use std::path::Path;
 
 use fleet_common::id::{HardwareClass, SlotId};
 use fleet_common::record::Gpu;
 
 pub use cpu::Host;
 pub use lock::{DeviceLock, LockError, default_lock_dir};
-pub use nvidia::{Nvidia, NvidiaError};
+pub use nvidia::{Boards, LeftOut, Nvidia, NvidiaError};
 
 /// A device that runs one trial at a time.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,29 +40,41 @@ pub struct GpuSlot {
 
 /// Why a device that was asked for cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no device \"{wanted}\" here; this machine has {present}")]
+#[error("there is no device \"{wanted}\" to be had here{why}; this machine has {present}")]
 pub struct NoSuchDevice {
     wanted: String,
+    why: String,
     present: String,
 }
 
-/// All slots of this machine: its GPUs, and its CPU.
-pub fn all(host: &Host, nvidia: Result<&Nvidia, &NvidiaError>) -> Vec<Slot> {
-    let mut slots: Vec<Slot> = nvidia.map(Nvidia::slots).unwrap_or_default();
-    slots.push(Slot {
+/// All slots of this machine, its GPUs and its CPU, and the GPUs that cannot be offered. The GPUs are those that
+/// `worker` can use: what the driver shows, libtorch may be too new, too old or not built for.
+pub fn all(host: &Host, nvidia: Result<&Nvidia, &NvidiaError>, worker: &Path) -> Boards {
+    let variable = |name| std::env::var(name).ok();
+    let (visible, order) = (variable("CUDA_VISIBLE_DEVICES"), variable("CUDA_DEVICE_ORDER"));
+    let mut boards = nvidia.map(|n| n.boards(visible.as_deref(), order.as_deref())).unwrap_or_default();
+    for slot in std::mem::take(&mut boards.slots) {
+        let gpu = slot.gpu.as_ref().map(|g| g.uuid.as_str());
+        match check::ask(worker, gpu).and_then(|check| check.cuda) {
+            Ok(_) => boards.slots.push(slot),
+            Err(why) => boards.left_out.push(LeftOut { name: slot.id.to_string(), why }),
+        }
+    }
+    boards.slots.push(Slot {
         id: "cpu".parse().expect("a slot name"),
         hardware: class(&format!("{}, {} CPUs", host.cpu, host.cpus)),
         memory_bytes: host.memory_bytes,
         gpu: None,
     });
-    slots
+    boards
 }
 
 /// The slots to offer: those named, or by default the GPUs, or the CPU where there is none.
 ///
 /// # Errors
 /// A named device is not here.
-pub fn choose(all: Vec<Slot>, wanted: &[String]) -> Result<Vec<Slot>, NoSuchDevice> {
+pub fn choose(boards: Boards, wanted: &[String]) -> Result<Vec<Slot>, NoSuchDevice> {
+    let Boards { slots: all, left_out } = boards;
     if wanted.is_empty() {
         let has_gpu = all.iter().any(|s| s.gpu.is_some());
         return Ok(all.into_iter().filter(|s| s.gpu.is_some() == has_gpu).collect());
@@ -69,6 +84,7 @@ pub fn choose(all: Vec<Slot>, wanted: &[String]) -> Result<Vec<Slot>, NoSuchDevi
         .map(|name| {
             all.iter().find(|s| s.id.as_str() == name).cloned().ok_or_else(|| NoSuchDevice {
                 wanted: name.clone(),
+                why: left_out.iter().find(|l| l.name == *name).map_or_else(String::new, |l| format!(" ({})", l.why)),
                 present: all.iter().map(|s| s.id.as_str()).collect::<Vec<_>>().join(", "),
             })
         })
@@ -104,12 +120,15 @@ mod tests {
     #[test]
     fn gpus_are_offered_where_there_are_any_and_named_devices_must_exist() {
         let ids = |slots: Vec<Slot>| slots.iter().map(|s| s.id.to_string()).collect::<Vec<_>>();
-        let both = || vec![slot("cuda:0", true), slot("cuda:1", true), slot("cpu", false)];
+        let of = |slots| Boards { slots, left_out: vec![LeftOut { name: "cuda:2".into(), why: "MIG".into() }] };
+        let both = || of(vec![slot("cuda:0", true), slot("cuda:1", true), slot("cpu", false)]);
         assert_eq!(ids(choose(both(), &[]).expect("a default")), ["cuda:0", "cuda:1"]);
-        assert_eq!(ids(choose(vec![slot("cpu", false)], &[]).expect("a default")), ["cpu"]);
+        assert_eq!(ids(choose(of(vec![slot("cpu", false)]), &[]).expect("a default")), ["cpu"]);
         assert_eq!(ids(choose(both(), &["cpu".into()]).expect("it is there")), ["cpu"]);
         let error = choose(both(), &["cuda:7".into()]).expect_err("not there").to_string();
         assert!(error.contains("cuda:7") && error.contains("cuda:0, cuda:1, cpu"), "{error}");
+        let error = choose(both(), &["cuda:2".into()]).expect_err("left out").to_string();
+        assert!(error.contains("(MIG)"), "{error}");
     }
 
     #[test]

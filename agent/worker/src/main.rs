@@ -47,12 +47,21 @@ fn main() {
             exit(EXIT_NO_JOB);
         }
     };
+    if let (JobDevice::Cuda, Some(budget)) = (job.device, job.settings.budget_bytes) {
+        // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
+        if let Err(why) = unsafe { cuda::cap(budget) } {
+            let message = format!("the memory budget cannot be enforced: {why}");
+            events.finished(Outcome::Crashed { message }, Training::default());
+            leave(0);
+        }
+    }
     end_with_the_daemon();
 
     let device = match device(job.device) {
         Ok(device) => device,
         Err(message) => {
-            events.finished(Outcome::BadInput { message }, Training::default());
+            // The machine's fault, not the cell's: another may do better.
+            events.finished(Outcome::Crashed { message }, Training::default());
             leave(0);
         }
     };
@@ -85,9 +94,9 @@ fn device(wanted: JobDevice) -> Result<Device, String> {
                 .map(|()| Device::Cuda(0))
                 .map_err(|e| format!("CUDA cannot be started: {e}")),
             CudaHalf::NoDevice => Err("libtorch's CUDA half is there, but it sees no GPU".to_owned()),
-            CudaHalf::Absent(why) => {
-                Err(format!("libtorch's CUDA half cannot be loaded ({why}); run the set-up again with the GPU present"))
-            }
+            CudaHalf::Absent(why) => Err(format!(
+                "libtorch's CUDA half cannot be loaded ({why}); run `FLEET_TORCH=cuda make setup` and build again"
+            )),
         },
     }
 }
@@ -95,7 +104,12 @@ fn device(wanted: JobDevice) -> Result<Device, String> {
 /// What libtorch can do here.
 fn check() -> Check {
     let cuda = match cuda::load() {
-        CudaHalf::Devices(n) => Ok(n as u32),
+        // A board may be seen and still be of no use: too old for this build's kernels, or wedged.
+        CudaHalf::Devices(n) => {
+            guard(|| Tensor::ones([2], (Kind::Float, Device::Cuda(0))).sum(Kind::Float).double_value(&[]))
+                .map(|_| n as u32)
+                .map_err(|e| format!("libtorch cannot compute on it: {e}"))
+        }
         CudaHalf::NoDevice => Err("libtorch's CUDA half is there, but it sees no GPU".to_owned()),
         CudaHalf::Absent(_) => Err("libtorch is set up for the CPU only".to_owned()),
     };

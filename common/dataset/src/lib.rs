@@ -18,7 +18,7 @@ mod listed;
 pub mod synth;
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use error::DatasetError;
 use fleet_common::canonical::hex;
@@ -42,6 +42,16 @@ pub fn sha256_of_file(path: &Path) -> std::io::Result<String> {
             0 => return Ok(hex(&hasher.finalize())),
             n => hasher.update(&buffer[..n]),
         }
+    }
+}
+
+/// Where a data set's files are, some of which may not exist: to see whether they changed since they were last read.
+pub fn places(name: &DatasetName, data_dir: &Path) -> Vec<PathBuf> {
+    match name {
+        DatasetName::Cifar100 => ["cifar-100-binary", "cifar-100-binary.tar.gz"].map(|n| data_dir.join(n)).to_vec(),
+        DatasetName::Dtd => vec![data_dir.join("dtd")],
+        DatasetName::Textures(textures) => vec![data_dir.join(textures)],
+        DatasetName::Folder(path) => vec![PathBuf::from(path)],
     }
 }
 

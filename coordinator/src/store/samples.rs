@@ -14,7 +14,6 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fleet_common::canonical::sha256_hex;
 use fleet_common::id::{Attempt, TrialId};
 use fleet_common::telemetry::{Sample, Seal};
 use fleet_common::wire::{self, v1};
@@ -39,12 +38,19 @@ pub struct Samples {
     open: Mutex<Open>,
 }
 
-/// The files that are open, with when they were last used. Each has a lock of its own, so that one disk write does not
-/// hold up every agent.
+/// The files that are open.
 #[derive(Debug, Default)]
 struct Open {
-    files: HashMap<(TrialId, Attempt), (Arc<Mutex<Chunks>>, u64)>,
+    files: HashMap<(TrialId, Attempt), Kept>,
     uses: u64,
+}
+
+/// A file that is open. It has a lock of its own, so that one disk write does not hold up every agent.
+#[derive(Debug)]
+struct Kept {
+    chunks: Arc<Mutex<Chunks>>,
+    /// The number of its latest use.
+    used: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,11 +75,9 @@ impl Samples {
         Self { dir: dir.to_owned(), open: Mutex::default() }
     }
 
-    /// A trial's file name: its id may hold spaces and brackets, so a hardware class becomes a hash.
     fn path(&self, trial: &TrialId, attempt: Attempt) -> PathBuf {
-        let class = trial.hardware.as_ref().map(|h| format!("-{}", &sha256_hex(h.as_str().as_bytes())[..8]));
-        let cell = trial.cell.as_str();
-        self.dir.join(&cell[..2]).join(format!("{cell}-{}{}-{attempt}.chunks", trial.repeat, class.unwrap_or_default()))
+        let stem = trial.file_stem();
+        self.dir.join(&stem[..2]).join(format!("{stem}-{attempt}.chunks"))
     }
 
     /// Stores a batch durably and returns the number up to which everything is stored (what came and what is known to
@@ -150,19 +154,19 @@ impl Samples {
         let mut open = lock(&self.open);
         open.uses += 1;
         let now = open.uses;
-        if let Some((chunks, used)) = open.files.get_mut(&key) {
-            *used = now;
-            return Ok(chunks.clone());
+        if let Some(kept) = open.files.get_mut(&key) {
+            kept.used = now;
+            return Ok(kept.chunks.clone());
         }
         if open.files.len() >= MOST_OPEN {
             // One that is being written to stays.
-            let idle = open.files.iter().filter(|(_, (chunks, _))| Arc::strong_count(chunks) == 1);
-            if let Some(oldest) = idle.min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone()) {
+            let idle = open.files.iter().filter(|(_, kept)| Arc::strong_count(&kept.chunks) == 1);
+            if let Some(oldest) = idle.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone()) {
                 open.files.remove(&oldest);
             }
         }
         let chunks = Arc::new(Mutex::new(Chunks::open(self.path(trial, attempt))?));
-        open.files.insert(key, (chunks.clone(), now));
+        open.files.insert(key, Kept { chunks: chunks.clone(), used: now });
         Ok(chunks)
     }
 }

@@ -4,7 +4,71 @@
 //! opened at start, and that must come before the first question about CUDA: libtorch caches its CUDA hooks at first
 //! use, and a process that asked too early stays blind.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_int, c_uint, c_void};
+
+/// libtorch's allocator settings; the first that is set counts.
+const SETTINGS: [&str; 2] = ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"];
+
+/// Caps what libtorch's CUDA allocator may take from the device that it will see as the first.
+///
+/// The cap is a share of the device's memory, read from the environment when the allocator starts; settings that the
+/// user has made there stay. The share is of what the *driver* calls the device's memory, which is less than NVML's
+/// figure, and on a MIG slice the slice's.
+///
+/// # Errors
+/// The driver does not answer; in words.
+///
+/// # Safety
+/// Sets an environment variable: no other thread may run yet, and libtorch's CUDA half must not be loaded.
+pub unsafe fn cap(bytes: u64) -> Result<(), String> {
+    let total = driver_memory()?;
+    let before = SETTINGS.iter().find_map(|name| std::env::var(name).ok());
+    // SAFETY: the caller's promise.
+    unsafe { std::env::set_var(SETTINGS[0], settings(before.as_deref(), bytes, total)) };
+    Ok(())
+}
+
+/// The user's settings, and the share that `bytes` are of `total`.
+fn settings(before: Option<&str>, bytes: u64, total: u64) -> String {
+    // libtorch cuts the product down to whole bytes; half a byte more keeps it from falling short.
+    let share = ((bytes as f64 + 0.5) / total.max(1) as f64).min(1.0);
+    let kept = before.unwrap_or_default().split(',').filter(|s| !s.is_empty());
+    let kept = kept.filter(|s| !s.trim_start().starts_with("per_process_memory_fraction"));
+    kept.map(str::to_owned).chain([format!("per_process_memory_fraction:{share:.17}")]).collect::<Vec<_>>().join(",")
+}
+
+/// Memory of the first visible device, bytes, from NVIDIA's driver (`cuDeviceTotalMem`), which needs no CUDA context.
+fn driver_memory() -> Result<u64, String> {
+    type Init = unsafe extern "C" fn(flags: c_uint) -> c_int;
+    type Get = unsafe extern "C" fn(device: *mut c_int, ordinal: c_int) -> c_int;
+    type TotalMem = unsafe extern "C" fn(bytes: *mut usize, device: c_int) -> c_int;
+    let library = CString::new("libcuda.so.1").expect("no NUL inside");
+    // SAFETY: opening a library runs its initialisers; this is the driver's, which libtorch would open next. It stays open.
+    let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if handle.is_null() {
+        return Err(format!("NVIDIA's driver cannot be opened ({})", dl_error()));
+    }
+    let symbol = |name: &CStr| {
+        // SAFETY: `handle` is an open library.
+        let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
+        if address.is_null() { Err(format!("NVIDIA's driver has no {}", name.to_string_lossy())) } else { Ok(address) }
+    };
+    // SAFETY: these are the functions' types in cuda.h, unchanged since CUDA 3.2.
+    let (init, get, total_mem): (Init, Get, TotalMem) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, Init>(symbol(c"cuInit")?),
+            std::mem::transmute::<*mut c_void, Get>(symbol(c"cuDeviceGet")?),
+            std::mem::transmute::<*mut c_void, TotalMem>(symbol(c"cuDeviceTotalMem_v2")?),
+        )
+    };
+    let (mut device, mut bytes) = (0, 0usize);
+    // SAFETY: called as cuda.h says, with places to write to.
+    let answers = unsafe { [init(0), get(&raw mut device, 0), total_mem(&raw mut bytes, device)] };
+    match answers.iter().find(|code| **code != 0) {
+        None => Ok(bytes as u64),
+        Some(code) => Err(format!("NVIDIA's driver answers with error {code}; try `nvidia-smi`")),
+    }
+}
 
 /// What became of the attempt to load libtorch's CUDA half.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +88,36 @@ pub fn load() -> CudaHalf {
     // open for the life of the process.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     if handle.is_null() {
-        // SAFETY: after a failed dlopen, dlerror returns a string valid until the next dl* call on this thread.
-        let why = unsafe {
-            let why = libc::dlerror();
-            if why.is_null() { "unknown reason".to_owned() } else { CStr::from_ptr(why).to_string_lossy().into_owned() }
-        };
-        return CudaHalf::Absent(why);
+        return CudaHalf::Absent(dl_error());
     }
     match tch::Cuda::device_count() {
         n if n > 0 => CudaHalf::Devices(n),
         _ => CudaHalf::NoDevice,
+    }
+}
+
+/// Why the latest dlopen failed.
+fn dl_error() -> String {
+    // SAFETY: after a failed dlopen, dlerror returns a string valid until the next dl* call on this thread.
+    unsafe {
+        let why = libc::dlerror();
+        if why.is_null() { "unknown reason".to_owned() } else { CStr::from_ptr(why).to_string_lossy().into_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cap_joins_the_users_settings_and_is_exact() {
+        let total = 8_361_345_024u64;
+        for budget in [1u64 << 20, 2 << 30, total - 1] {
+            let text = settings(Some("expandable_segments:True,per_process_memory_fraction:0.9"), budget, total);
+            let share = text.strip_prefix("expandable_segments:True,per_process_memory_fraction:").expect(&text);
+            let share: f64 = share.parse().expect("a number");
+            assert_eq!((share * total as f64) as u64, budget, "as libtorch computes it");
+        }
+        assert!(settings(None, 4 * total, total).ends_with(":1.00000000000000000"), "no more than there is");
     }
 }

@@ -48,6 +48,7 @@ unsafe extern "C" {
     pub(super) fn fleet_allocator_stats(out: *mut AllocatorStats);
 
     pub(super) fn fleet_cuda_stats(device: i64, out: *mut CudaStats) -> *mut c_char;
+    pub(super) fn fleet_cuda_memory_info(device: i64, free: *mut u64, total: *mut u64) -> *mut c_char;
     pub(super) fn fleet_cuda_reset_peak(device: i64) -> *mut c_char;
 
     pub(super) fn fleet_function_attach(

@@ -84,6 +84,8 @@ pub struct Stats {
     /// Most ever taken from the device by the allocator, cached blocks included. On the CPU nothing is cached, and
     /// this equals `peak`.
     pub reserved_peak: u64,
+    /// Taken from the device by the allocator now.
+    pub reserved: u64,
     /// How many allocations the cap, or the device, has refused so far.
     pub refusals: u64,
     /// Where `peak` was reached. CUDA's allocator cannot say.
@@ -144,6 +146,7 @@ impl Memory {
                     live: bytes(s.allocated),
                     peak: bytes(s.allocated_peak),
                     reserved_peak: bytes(s.reserved_peak),
+                    reserved: bytes(s.reserved),
                     refusals: bytes(s.ooms),
                     peak_place: None,
                 })
@@ -154,11 +157,24 @@ impl Memory {
                     live: bytes(s.live),
                     peak: bytes(s.peak),
                     reserved_peak: bytes(s.peak),
+                    reserved: bytes(s.live),
                     refusals: bytes(s.refusals),
                     peak_place: Some(Place::unpack(s.peak_place)),
                 })
             }
         }
+    }
+
+    /// Bytes of the GPU that nobody holds, and all of them; `None` on the CPU.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn device_memory(self) -> Result<Option<(u64, u64)>, TorchError> {
+        let Device::Cuda(i) = self.device else { return Ok(None) };
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: fills the two words that it is given.
+        check(unsafe { ffi::fleet_cuda_memory_info(i as i64, &raw mut free, &raw mut total) })?;
+        Ok(Some((free, total)))
     }
 
     /// The latest refusal of the CPU's cap: the bytes that would have been live, and where.

@@ -187,6 +187,14 @@ char* fleet_cuda_stats(int64_t device, FleetCudaStats* out) {
     *out = {allocated.current, allocated.peak, reserved.current, reserved.peak, stats.num_ooms};
   });
 }
+// Bytes of the device that nobody holds, and all of them.
+char* fleet_cuda_memory_info(int64_t device, uint64_t* free_bytes, uint64_t* total_bytes) {
+  return guarded([&] {
+    const auto info = c10::getDeviceAllocator(c10::kCUDA)->getMemoryInfo(static_cast<c10::DeviceIndex>(device));
+    *free_bytes = info.first;
+    *total_bytes = info.second;
+  });
+}
 char* fleet_cuda_reset_peak(int64_t device) {
   return guarded(
       [&] { c10::getDeviceAllocator(c10::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(device)); });

@@ -8,8 +8,8 @@ use tch::{Cuda, Device};
 
 use super::events::Events;
 use super::peak_place;
-use crate::torch::TorchError;
 use crate::torch::memory::Memory;
+use crate::torch::{TorchError, guard};
 
 /// Measures the current phase; memory peaks start anew with each.
 pub(super) struct PhaseMeter<'a> {
@@ -34,14 +34,17 @@ impl<'a> PhaseMeter<'a> {
 
     /// Ends the current phase and starts the next.
     pub(super) fn next(&mut self, phase: Phase, training: &mut Training) -> Result<(), TorchError> {
-        self.finish(training);
+        self.finish(training)?;
         *self = Self::start(phase, self.memory, self.device, self.events)?;
         Ok(())
     }
 
     /// Adds the current phase to what was measured.
-    pub(super) fn finish(&mut self, training: &mut Training) {
-        self.synchronize();
+    ///
+    /// # Errors
+    /// The device failed at what it was still working on. What was measured is noted nevertheless.
+    pub(super) fn finish(&mut self, training: &mut Training) -> Result<(), TorchError> {
+        let done = self.synchronize();
         let stats = self.memory.stats().ok();
         training.phases.push(WorkerPhase {
             phase: self.phase,
@@ -53,6 +56,7 @@ impl<'a> PhaseMeter<'a> {
             peak_reserved_bytes: stats.map_or(0, |s| s.reserved_peak),
             peak_place: stats.and_then(|s| s.peak_place).map(peak_place),
         });
+        done
     }
 
     /// Times the wait for data.
@@ -64,14 +68,21 @@ impl<'a> PhaseMeter<'a> {
     }
 
     /// Times the work on `images` images.
-    pub(super) fn work<T>(&mut self, images: usize, f: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// Those of `f`, and the device's.
+    pub(super) fn work<T, E: From<TorchError>>(
+        &mut self,
+        images: usize,
+        f: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let from = Instant::now();
-        let result = f();
-        self.synchronize();
+        let result = f()?;
+        self.synchronize()?;
         self.compute += from.elapsed();
         self.steps += 1;
         self.images += images as u64;
-        result
+        Ok(result)
     }
 
     /// Tells how far the phase is.
@@ -80,9 +91,11 @@ impl<'a> PhaseMeter<'a> {
     }
 
     /// CUDA works behind the caller's back; clocks are read only when it is done.
-    fn synchronize(&self) {
-        if let Device::Cuda(index) = self.device {
-            Cuda::synchronize(index as i64);
+    fn synchronize(&self) -> Result<(), TorchError> {
+        match self.device {
+            // Errors of kernels that were only started surface here.
+            Device::Cuda(index) => guard(|| Cuda::synchronize(index as i64)),
+            _ => Ok(()),
         }
     }
 }

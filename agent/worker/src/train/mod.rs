@@ -4,6 +4,7 @@ mod build;
 mod evaluate;
 mod events;
 mod meter;
+mod shortage;
 mod steps;
 
 pub use events::Events;
@@ -73,20 +74,10 @@ pub fn run(job: &Job, device: Device, events: &Events) -> (Outcome, Training) {
         Ok(()) => Outcome::Completed,
         Err(Stop::Diverged { step }) => Outcome::Diverged { step },
         Err(Stop::BadInput(error)) => Outcome::BadInput { message: format!("{error:#}") },
-        Err(_) if refusals() > before => does_not_fit(memory, device, budget),
-        Err(error) => Outcome::Crashed { message: error.to_string() },
+        Err(error) => shortage::outcome(memory, refusals() > before, budget)
+            .unwrap_or_else(|| Outcome::Crashed { message: error.to_string() }),
     };
     (outcome, training)
-}
-
-fn does_not_fit(memory: Memory, device: Device, budget: Option<u64>) -> Outcome {
-    let stats = memory.stats().ok();
-    let (needed_bytes, place) = match memory.last_cpu_refusal() {
-        Some((bytes, place)) if device == Device::Cpu => (bytes, place),
-        // CUDA's allocator does not say how much it was asked for: at least what it held, and a block more.
-        _ => (stats.map_or(0, |s| s.peak + 1), Place::current()),
-    };
-    Outcome::DoesNotFit { needed_bytes, budget_bytes: budget.unwrap_or(needed_bytes), place: peak_place(place) }
 }
 
 fn peak_place(place: Place) -> PeakPlace {
@@ -128,13 +119,15 @@ fn trial(
         meter.next(Phase::Evaluate, training)?;
         evaluate::evaluate(job, &built, &data, device, &mut meter, training)?;
     }
-    meter.finish(training);
-    outcome?;
-    if let Some(path) = &job.save_weights {
+    if let (Ok(()), Some(path)) = (&outcome, &job.save_weights) {
+        meter.next(Phase::Save, training)?;
         Place::phase("save").enter();
-        save(path, &built, dataset.classes())?;
+        // A full disk is the machine's fault, not the user's weights'.
+        guard(|| save(path, &built, dataset.classes()))?.map_err(Stop::Broken)?;
     }
-    Ok(())
+    let finished = meter.finish(training);
+    outcome?;
+    Ok(finished?)
 }
 
 /// Leaves the trained weights at `path`, under their public names, with the classes that the head tells apart.
