@@ -23,8 +23,10 @@ const SETTINGS: [&str; 2] = ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"];
 pub unsafe fn cap(bytes: u64) -> Result<(), String> {
     let total = driver_memory()?;
     let before = SETTINGS.iter().find_map(|name| std::env::var(name).ok());
+    let now = settings(before.as_deref(), bytes, total);
+    tracing::info!("{}={now} caps the allocator at {bytes} of {total} bytes", SETTINGS[0]);
     // SAFETY: the caller's promise.
-    unsafe { std::env::set_var(SETTINGS[0], settings(before.as_deref(), bytes, total)) };
+    unsafe { std::env::set_var(SETTINGS[0], now) };
     Ok(())
 }
 
