@@ -72,7 +72,7 @@ pub struct Plan {
     pub cells: Vec<PlannedCell>,
     /// Combinations left out.
     pub excluded: Vec<Excluded>,
-    /// What a careful reader would ask about: too few seeds for a spread, windows too short to believe.
+    /// What a careful reader would ask about: too few seeds for a spread, training from scratch.
     pub warnings: Vec<String>,
     /// Trials per cell and hardware class.
     pub repeats: u32,

@@ -180,7 +180,7 @@ pub enum Reported {
     AlreadyRecorded,
     /// Stored outside the statistics.
     Superseded,
-    /// No such trial.
+    /// No such trial, or the failure of an attempt that is over.
     NotWanted,
 }
 
