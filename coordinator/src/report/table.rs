@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
 use fleet_common::compare::Comparison;
+use fleet_common::plan::WeightsRef;
 use fleet_common::record::{EnergyDomain, Reading};
 use fleet_common::score::Summary;
 
@@ -103,7 +104,10 @@ pub fn table(comparison: &Comparison, width: Option<u16>) -> String {
 
 fn section(out: &mut String, block: &Block<'_>, columns: &[&Column], notes: &Notes, width: usize) {
     let evaluated = block.evaluated.map(|n| format!(", {} evaluated", plural(n, "image"))).unwrap_or_default();
-    wrap(out, &format!("{}{evaluated}", block.title()), width);
+    // Rows that differ in their weights say so themselves.
+    let scratch = |r: &Row<'_>| r.group.settings.weights == WeightsRef::Scratch;
+    let start = if !block.rows.is_empty() && block.rows.iter().all(scratch) { ", trained from scratch" } else { "" };
+    wrap(out, &format!("{}{evaluated}{start}", block.title()), width);
     if !block.rows.is_empty() {
         let free = render(block, columns, notes, None);
         let narrow = || render(block, columns, notes, u16::try_from(width).ok());
