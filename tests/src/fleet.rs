@@ -239,9 +239,14 @@ pub struct Agent {
 impl Agent {
     /// Starts one for `coordinator`, with its state in the folder `state`.
     pub fn start(fleet: &Fleet, coordinator: &str, state: &str, more: &[&str]) -> Self {
+        Self::start_as(fleet, Command::new(program("fleet-agent")), coordinator, state, more)
+    }
+
+    /// Starts one with another command in front.
+    pub fn start_as(fleet: &Fleet, command: Command, coordinator: &str, state: &str, more: &[&str]) -> Self {
         let log = fleet.path().join(format!("{state}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        let mut command = fleet.command("fleet-agent");
+        let mut command = fleet.prepare(command);
         command.args(["run", "--coordinator", coordinator, "--state", state, "--devices", "cpu"]).args(more);
         let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         Self { child, log }

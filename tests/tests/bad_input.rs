@@ -229,6 +229,28 @@ fn a_full_disk_at_the_coordinator_is_said_and_survived() {
 }
 
 #[test]
+fn a_full_disk_at_the_agent_costs_what_does_not_fit_and_says_so() {
+    let fleet = Fleet::new();
+    let file = fleet.campaign("kept", 1, "", "[output]\nweights = true\n");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let text =
+        text.replace("[\"full\", \"lora\", \"bitfit\"]", "\"full\"").replace("[\"none\", \"static\"]", "\"none\"");
+    std::fs::write(&file, text).expect("writes");
+    let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &["--max-losses", "2"]);
+    let url = ["--coordinator", coordinator.url.as_str()];
+    // Logs, samples and records fit; five megabytes of weights do not.
+    let limited = with_small_files(256, &program("fleet-agent"));
+    let _agent = Agent::start_as(&fleet, limited, &coordinator.url, "agent", &[]);
+    fleet.fleet(&["submit", file.to_str().expect("a path"), url[0], url[1]]).ended_with(0);
+    let status =
+        || fleet.fleet(&["status", "kept", url[0], url[1], "--json"]).ended_with(0).json()["campaigns"][0].clone();
+    wait_until("the trial to be given up", || status()["finished"]["crashed"] == 1);
+    let report = fleet.fleet(&["report", "kept", url[0], url[1], "--json"]).ended_with(0).json();
+    let reason = report["comparison"]["failures"][0]["outcome"]["message"].as_str().unwrap_or_default().to_owned();
+    assert!(reason.contains("weights.safetensors") && reason.contains("File too large"), "{report}");
+}
+
+#[test]
 fn help_has_examples_and_wrong_usage_has_its_own_code() {
     let fleet = Fleet::new();
     for command in ["local", "serve", "submit", "plan", "status", "watch", "report", "retry", "cancel"] {

@@ -106,9 +106,15 @@ impl Weights {
             .map(|(name, dtype, shape, bytes)| TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view)));
         let views = views.collect::<Result<Vec<_>, _>>().map_err(|e| io(std::io::Error::other(e)))?;
         let metadata = self.classes.as_ref().map(|c| [(CLASSES.to_owned(), c.join("\n"))].into());
-        safetensors::serialize_to_file(views, metadata, &partial).map_err(|e| io(std::io::Error::other(e)))?;
-        std::fs::File::open(&partial).and_then(|f| f.sync_all()).map_err(io)?;
-        std::fs::rename(&partial, path).map_err(io)
+        let written = safetensors::serialize_to_file(views, metadata, &partial)
+            .map_err(std::io::Error::other)
+            .and_then(|()| std::fs::File::open(&partial)?.sync_all())
+            .and_then(|()| std::fs::rename(&partial, path));
+        written.map_err(|source| {
+            // Half a file helps nobody, least of all on a full disk.
+            let _ = std::fs::remove_file(&partial);
+            io(source)
+        })
     }
 }
 
