@@ -292,7 +292,7 @@ mod tests {
             Some(j) => json!({ "measured": { "joules": j, "domain": "gpu", "source": "test", "readings": 99 } }),
             None => json!({ "unavailable": "no meter" }),
         };
-        let phase = |name: &str, factor: f64| json!({ "phase": name, "starts_at": 0, "seconds": seconds * factor, "energy": energy });
+        let phase = |name: &str, factor: f64| json!({ "phase": name, "windows": [], "seconds": seconds * factor, "energy": energy });
         let worker = |name: &str, peak: u64| {
             json!({ "phase": name, "steps": 10, "images": 320, "compute_seconds": seconds, "data_wait_seconds": 0.0,
                     "peak_bytes": peak << 20, "peak_reserved_bytes": peak << 20 })

@@ -29,8 +29,11 @@ pub struct Record {
     pub outcome: Outcome,
     /// What the worker measured.
     pub training: Training,
-    /// The phases in order, with time, memory and energy.
+    /// The phases in the order of their first beginning, with time, memory and energy over all segments.
     pub phases: Vec<PhaseRecord>,
+    /// The attempts that this was put together from, the last one included; one in an uninterrupted trial.
+    #[serde(default)]
+    pub segments: Vec<Segment>,
     /// Where it ran.
     pub machine: Machine,
     /// Wall-clock start and end, milliseconds since 1970.
@@ -260,14 +263,40 @@ pub struct Software {
     pub decode_threads: u32,
 }
 
+/// What one attempt added to the trial: from the state that it began with to the one that it left.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// Which attempt; its samples are kept under this number.
+    pub attempt: Attempt,
+    /// Wall clock at its start, milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// Wall clock at its end, or when it left its state.
+    pub ended_unix_ms: u64,
+    /// Optimiser steps done when it began.
+    pub from_step: u32,
+    /// Optimiser steps done when it ended; what it did beyond, if it was killed, was done again by the next.
+    pub to_step: u32,
+}
+
+/// A stretch of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// In which attempt.
+    pub attempt: Attempt,
+    /// When it began, on the clock of that attempt's samples.
+    pub starts_at: MonoNanos,
+    /// How long it was.
+    pub seconds: f64,
+}
+
 /// A phase as the record tells it: the worker's figures, and the daemon's time and energy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PhaseRecord {
     /// Which.
     pub phase: Phase,
-    /// When it began, on the clock of the samples.
-    pub starts_at: MonoNanos,
-    /// Wall-clock seconds from its first edge to its last, data waits included.
+    /// The stretches that it consists of: saving a state and being interrupted divide a phase.
+    pub windows: Vec<Window>,
+    /// Wall-clock seconds of them all, data waits included.
     pub seconds: f64,
     /// Most resident bytes of the worker process that were sampled.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -367,6 +396,50 @@ pub struct Artifact {
     pub path: String,
     /// SHA-256 of the file.
     pub sha256: String,
+}
+
+impl PhaseRecord {
+    /// Adds what another stretch of the same phase took. A sum of energies needs both of them, of the same kind.
+    pub fn absorb(&mut self, other: Self) {
+        self.windows.extend(other.windows);
+        self.seconds += other.seconds;
+        self.peak_process_bytes = self.peak_process_bytes.max(other.peak_process_bytes);
+        self.energy = match (&self.energy, other.energy) {
+            (Reading::Measured(a), Reading::Measured(b)) if a.domain == b.domain && a.source == b.source => {
+                Reading::Measured(Energy { joules: a.joules + b.joules, readings: a.readings + b.readings, ..b })
+            }
+            (Reading::Measured(_), Reading::Measured(_)) => {
+                Reading::Unavailable("it was measured in different ways before and after an interruption".to_owned())
+            }
+            (Reading::Unavailable(why), _) => Reading::Unavailable(why.clone()),
+            (_, unavailable) => unavailable,
+        };
+    }
+}
+
+impl WorkerPhase {
+    /// Adds another stretch of the same phase.
+    pub fn absorb(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.images += other.images;
+        self.compute_seconds += other.compute_seconds;
+        self.data_wait_seconds += other.data_wait_seconds;
+        self.peak_reserved_bytes = self.peak_reserved_bytes.max(other.peak_reserved_bytes);
+        if other.peak_bytes > self.peak_bytes {
+            self.peak_bytes = other.peak_bytes;
+            self.peak_place = other.peak_place;
+        }
+    }
+}
+
+/// Adds stretches to phases, each to the one of its kind.
+pub fn merge_phases(phases: &mut Vec<PhaseRecord>, more: impl IntoIterator<Item = PhaseRecord>) {
+    for phase in more {
+        match phases.iter_mut().find(|p| p.phase == phase.phase) {
+            Some(same) => same.absorb(phase),
+            None => phases.push(phase),
+        }
+    }
 }
 
 impl Record {

@@ -1,7 +1,7 @@
 //! The conversation between the agent's daemon and a worker process.
 //!
 //! One JSON value per line. The daemon writes a [`Job`] to the worker's standard input and then keeps that pipe open:
-//! its end means that the daemon is gone, and the worker ends too. The worker writes [`Event`]s to its standard
+//! its end means that the daemon is gone, and the worker ends too; the line [`STOP`] asks it to save its state and end. The worker writes [`Event`]s to its standard
 //! output; the last one is [`Event::Finished`]. A worker that ends without it has crashed.
 
 use std::path::PathBuf;
@@ -31,7 +31,25 @@ pub struct Job {
     pub weights: Option<PathBuf>,
     /// Where to leave the trained weights, if they are wanted.
     pub save_weights: Option<PathBuf>,
+    /// Where to leave states that a later attempt can go on from, if they are wanted.
+    pub save_states: Option<SaveStates>,
+    /// The state to go on from.
+    pub resume: Option<PathBuf>,
 }
+
+/// How states are saved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaveStates {
+    /// The folder.
+    pub dir: PathBuf,
+    /// Seconds of training between states. Where a state takes long to write, there is more time between them: writing
+    /// never takes more than a twentieth of the time.
+    pub every_seconds: f64,
+}
+
+/// What the daemon writes to the worker's standard input, on a line of its own, to have it save its state and end.
+pub const STOP: &str = "stop";
 
 /// A device as the worker sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +73,8 @@ pub enum Phase {
     Train,
     /// Classifying the test set.
     Evaluate,
-    /// Writing the trained weights, where they are to be kept.
+    /// Writing states to go on from, and the trained weights where they are to be kept. Neither is part of what training
+    /// costs.
     Save,
 }
 
@@ -100,6 +119,20 @@ pub enum Event {
         at: MonoNanos,
         /// Bytes that tensors hold.
         live: u64,
+    },
+    /// A state was written, whole and durable: a later attempt can go on from here. Comes in the phase [`Phase::Save`].
+    Saved {
+        /// When it was done.
+        at: MonoNanos,
+        /// Optimiser steps done.
+        step: u32,
+        /// The file.
+        file: PathBuf,
+    },
+    /// The state that it was to go on from cannot be used; it starts from the beginning.
+    StateRefused {
+        /// Why.
+        reason: String,
     },
     /// The end.
     Finished {

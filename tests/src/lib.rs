@@ -5,10 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
 mod fleet;
+mod power;
 mod processes;
 mod textures;
 
 pub use fleet::{Agent, Coordinator, Fleet, Output, finish, wait_until};
+pub use power::Power;
 pub use processes::{kill, with_marker};
 pub use textures::{break_jpeg, textures};
 

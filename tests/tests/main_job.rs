@@ -1,10 +1,6 @@
 //! The main job, from the campaign file to the report, as a person runs it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
-
-use fleet_tests::{Agent, Coordinator, Fleet, finish, wait_until};
+use fleet_tests::{Agent, Coordinator, Fleet, Power, finish, wait_until};
 use serde_json::Value;
 
 fn finished(report: &Value) -> u64 {
@@ -51,50 +47,25 @@ fn a_campaign_runs_locally_and_a_second_run_only_shows_it_again() {
 
 #[test]
 fn where_there_is_a_meter_energy_is_measured_and_scored() {
-    // Two CPU packages as Linux shows them; a thread plays 30 W and 20 W.
     let fleet = Fleet::new();
-    let powercap = fleet.path().join("powercap");
-    for package in 0..2 {
-        let zone = powercap.join(format!("intel-rapl:{package}"));
-        std::fs::create_dir_all(&zone).expect("makes");
-        std::fs::write(zone.join("name"), format!("package-{package}\n")).expect("writes");
-        std::fs::write(zone.join("max_energy_range_uj"), "5000000\n").expect("writes");
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let play = {
-        let (stop, powercap) = (stop.clone(), powercap.clone());
-        std::thread::spawn(move || {
-            let started = Instant::now();
-            while !stop.load(Ordering::Relaxed) {
-                for (package, watts) in [(0, 30.0), (1, 20.0)] {
-                    // The counter wraps every 5 J, as real ones do every few minutes.
-                    let microjoules = (started.elapsed().as_secs_f64() * watts * 1e6) as u64 % 5_000_001;
-                    let file = powercap.join(format!("intel-rapl:{package}/energy_uj"));
-                    // Renamed into place: a reader sees the old number or the new one.
-                    let partial = file.with_extension("partial");
-                    let written = std::fs::write(&partial, format!("{microjoules}\n"));
-                    written.and_then(|()| std::fs::rename(&partial, &file)).expect("writes");
-                }
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-        })
-    };
-    wait_until("the counters", || powercap.join("intel-rapl:1/energy_uj").exists());
+    let power = Power::play(&fleet.path().join("powercap"));
     let file = fleet.campaign("metered", 1, "", "");
     let text = std::fs::read_to_string(&file).expect("a file").replace("steps = 4", "steps = 60");
     let text =
         text.replace("[\"full\", \"lora\", \"bitfit\"]", "\"full\"").replace("[\"none\", \"static\"]", "\"none\"");
     std::fs::write(&file, text).expect("writes");
     let mut local = fleet.command("fleet");
-    local.args(["local", "metered.toml", "--json"]).env("FLEET_POWERCAP", &powercap);
+    local.args(["local", "metered.toml", "--json"]).env("FLEET_POWERCAP", power.dir());
     let report = finish(&mut local).ended_with(0).json();
-    stop.store(true, Ordering::Relaxed);
-    play.join().expect("played");
     let training = &report["comparison"]["groups"][0]["training"];
     let joules = training["joules"]["measured"]["mean"].as_f64().unwrap_or_else(|| panic!("no energy: {training}"));
     let seconds = training["seconds"]["mean"].as_f64().expect("a time");
     let watts = joules / seconds;
-    assert!((watts - 50.0).abs() < 2.5, "{joules} J in {seconds} s are {watts} W, played were 50 W");
+    assert!(
+        (watts - Power::WATTS).abs() < 2.5,
+        "{joules} J in {seconds} s are {watts} W, played were {}",
+        Power::WATTS
+    );
     assert_eq!(training["domain"], "cpu_packages");
     for score in ["ns", "ns_e", "ns_m", "ns_sharp"] {
         assert!(training["scores"][score]["measured"]["mean"].is_number(), "{score}: {training}");

@@ -3,12 +3,14 @@
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fleet_agent::daemon;
 use fleet_agent::device::default_lock_dir;
 use fleet_agent::doctor::{self, Level};
 use fleet_agent::meter::POWERCAP;
+use fleet_common::units::Bytes;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -68,6 +70,12 @@ struct Run {
     /// Threads per worker [default: all CPUs, shared among the devices]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
+    /// Seconds between states that an interrupted trial goes on from; 0 for none
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    save_every: u64,
+    /// Space for the states of interrupted trials; those interrupted longest ago go first
+    #[arg(long, value_name = "SIZE", default_value = "10GiB")]
+    state_space: Bytes,
     /// End when standard input ends: for programs that start an agent
     #[arg(long)]
     exit_with_parent: bool,
@@ -127,6 +135,8 @@ fn start(run: Run) -> anyhow::Result<()> {
         threads: run.threads,
         nvml: run.machine.nvml,
         powercap: run.machine.powercap,
+        save_every: Duration::from_secs(run.save_every),
+        state_space: run.state_space.0,
     };
     let (sender, stopping) = watch::channel(false);
     if run.exit_with_parent {

@@ -5,6 +5,7 @@
 //! STATE/lock         held while the daemon runs
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
+//! STATE/resume/      states that interrupted trials go on from
 //! STATE/logs/        what workers logged, one file per attempt
 //! STATE/artifacts/   trained weights, where a campaign wants them kept
 //! ```
@@ -15,6 +16,7 @@ mod connection;
 mod outbox;
 mod process;
 mod record;
+mod resume;
 mod slot;
 mod spool;
 mod trial;
@@ -24,9 +26,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use fleet_common::id::{AgentId, SlotId};
+use fleet_common::id::{AgentId, SlotId, TrialId};
 use tokio::sync::watch;
 
 pub use connection::connect;
@@ -66,6 +69,10 @@ pub struct Options {
     pub nvml: Option<PathBuf>,
     /// Where powercap is.
     pub powercap: PathBuf,
+    /// How often a trial's state is saved; never if zero.
+    pub save_every: Duration,
+    /// Most bytes that states of trials that are not running may take.
+    pub state_space: u64,
 }
 
 /// What all parts of a daemon share.
@@ -88,6 +95,11 @@ struct Shared {
 impl Shared {
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<SlotId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The trials in the slots.
+    fn trials(&self) -> Vec<TrialId> {
+        self.running().values().map(|r| r.trial().clone()).collect()
     }
 
     fn is_stopping(&self) -> bool {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
-use fleet_common::worker::{Event, Job};
+use fleet_common::worker::{Event, Job, STOP};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -18,7 +18,7 @@ const LAST_LINES: usize = 8;
 pub(super) struct Worker {
     child: Child,
     /// Kept open: its end tells the worker that the daemon is gone.
-    _stdin: ChildStdin,
+    stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
     log: PathBuf,
 }
@@ -59,7 +59,7 @@ impl Worker {
         line.push(b'\n');
         // A worker that dies at once is told apart by its exit, not by a broken pipe.
         let _ = stdin.write_all(&line).await;
-        Ok(Self { child, _stdin: stdin, lines: BufReader::new(stdout).lines(), log: log.to_owned() })
+        Ok(Self { child, stdin, lines: BufReader::new(stdout).lines(), log: log.to_owned() })
     }
 
     /// The process id, while it runs.
@@ -76,6 +76,12 @@ impl Worker {
             }
         }
         None
+    }
+
+    /// Asks the worker to save its state and end.
+    pub(super) async fn ask_to_stop(&mut self) {
+        // One that has ended needs no asking.
+        let _ = self.stdin.write_all(format!("{STOP}\n").as_bytes()).await;
     }
 
     /// Ends the process and waits until it is gone.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use fleet_common::energy;
-use fleet_common::record::{Energy, EnergyDomain, PhaseRecord, Reading};
+use fleet_common::id::Attempt;
+use fleet_common::record::{Energy, EnergyDomain, PhaseRecord, Reading, Segment, Window, merge_phases};
 use fleet_common::telemetry::{MonoNanos, Series};
 use fleet_common::worker::Phase;
 
@@ -64,30 +65,32 @@ impl Readings {
     }
 }
 
-/// The phases with their times, memory and energy; `marks` are their beginnings, `end` is the end of the last.
+/// The phases of an attempt with their times, memory and energy; `marks` are the beginnings of their stretches, `end` is
+/// the end of the last.
 pub(super) fn phases(
+    attempt: Attempt,
     marks: &[(Phase, MonoNanos)],
     end: MonoNanos,
     readings: &Readings,
     domain: &Result<EnergyDomain, String>,
 ) -> Vec<PhaseRecord> {
-    marks
-        .iter()
-        .enumerate()
-        .map(|(i, (phase, from))| {
+    let mut phases = Vec::new();
+    merge_phases(
+        &mut phases,
+        marks.iter().enumerate().map(|(i, (phase, from))| {
             let to = marks.get(i + 1).map_or(end, |(_, next)| *next);
+            let seconds = to.seconds_since(*from);
+            let resident = readings.within(Series::ProcessResidentBytes, *from, to).max();
             PhaseRecord {
                 phase: *phase,
-                starts_at: *from,
-                seconds: to.seconds_since(*from),
-                peak_process_bytes: readings
-                    .within(Series::ProcessResidentBytes, *from, to)
-                    .max()
-                    .and_then(|b| u64::try_from(b).ok()),
+                windows: vec![Window { attempt, starts_at: *from, seconds }],
+                seconds,
+                peak_process_bytes: resident.and_then(|b| u64::try_from(b).ok()),
                 energy: readings.energy(domain, *from, to),
             }
-        })
-        .collect()
+        }),
+    );
+    phases
 }
 
 /// What a careful reader must know about these phases.
@@ -109,6 +112,15 @@ pub(super) fn flags(phases: &[PhaseRecord]) -> Vec<String> {
     flags
 }
 
+/// What a careful reader must know about a trial that was interrupted.
+pub(super) fn interruptions(segments: &[Segment]) -> Option<String> {
+    let parts: Vec<String> = segments
+        .iter()
+        .map(|s| format!("attempt {} did steps {} to {}", s.attempt, s.from_step + 1, s.to_step))
+        .collect();
+    (segments.len() > 1).then(|| format!("interrupted: {}", parts.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +139,7 @@ mod tests {
             millijoules += if tick < 100 { 10_000 } else { 20_000 };
         }
         let marks = [(Phase::Train, MonoNanos(7 * S)), (Phase::Evaluate, MonoNanos(17 * S))];
-        let phases = phases(&marks, MonoNanos(20 * S), &readings, &Ok(EnergyDomain::Gpu));
+        let phases = phases(Attempt::FIRST, &marks, MonoNanos(20 * S), &readings, &Ok(EnergyDomain::Gpu));
         let joules: Vec<f64> = phases.iter().map(|p| p.energy.value().expect("measured").joules).collect();
         assert!((joules[0] - (8.0 * 100.0 + 2.0 * 200.0)).abs() < 1e-6, "{joules:?}");
         assert!((joules[1] - 600.0).abs() < 1e-6, "{joules:?}");
@@ -143,12 +155,12 @@ mod tests {
             readings.push(MonoNanos(tick * S / 10), Series::GpuPowerMilliwatts, 50_000);
         }
         let marks = [(Phase::Train, MonoNanos(0))];
-        let one = phases(&marks, MonoNanos(2 * S), &readings, &Ok(EnergyDomain::Gpu));
+        let one = phases(Attempt::FIRST, &marks, MonoNanos(2 * S), &readings, &Ok(EnergyDomain::Gpu));
         let energy = one[0].energy.value().expect("measured");
         assert!((energy.joules - 100.0).abs() < 1e-9 && energy.source.contains("integrated"));
-        let late = phases(&marks, MonoNanos(9 * S), &readings, &Ok(EnergyDomain::Gpu));
+        let late = phases(Attempt::FIRST, &marks, MonoNanos(9 * S), &readings, &Ok(EnergyDomain::Gpu));
         assert!(matches!(&late[0].energy, Reading::Unavailable(why) if why.contains("do not cover")));
-        let none = phases(&marks, MonoNanos(2 * S), &readings, &Err("no meter".into()));
+        let none = phases(Attempt::FIRST, &marks, MonoNanos(2 * S), &readings, &Err("no meter".into()));
         assert_eq!(none[0].energy, Reading::Unavailable("no meter".into()));
     }
 }

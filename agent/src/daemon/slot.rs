@@ -10,6 +10,7 @@ use tonic::Code;
 use super::Shared;
 use super::backoff::Backoff;
 use super::connection::{ANSWER, answer};
+use super::resume::States;
 use super::spool::Spool;
 use super::trial::{self, Ended, Lease};
 use super::upload::upload;
@@ -112,6 +113,8 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
         }
         Ended::Stopped(reason) => {
             tracing::info!(trial = %lease.trial, attempt = %lease.attempt, reason, "stopped");
+            // Whoever goes on carries this attempt's samples, as far as they arrive.
+            let _ = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
             release(shared, held(slot, &lease), reason).await;
         }
     }
@@ -126,13 +129,8 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
     let mut backoff = Backoff::default();
     loop {
         if let Some(spool) = samples {
-            let all_sent = async {
-                while !spool.is_done() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            };
             tokio::select! {
-                sent = tokio::time::timeout(SAMPLES_PATIENCE, all_sent) => if sent.is_err() {
+                sent = tokio::time::timeout(SAMPLES_PATIENCE, all_sent(spool)) => if sent.is_err() {
                     tracing::warn!(trial = %record.trial, "samples are still not acknowledged; trying to deliver the record");
                 },
                 () = farewell(shared) => return,
@@ -170,7 +168,17 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
         }
     }
     shared.outbox.remove(record);
+    if record.outcome.kind().is_result() {
+        States::of(&shared.options.state, &record.trial).remove();
+    }
     shared.running().remove(&record.machine.slot);
+}
+
+/// Returns when all samples are acknowledged.
+async fn all_sent(spool: &Spool) {
+    while !spool.is_done() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Returns when the daemon is to end and what is under way has had its chance. A record stays in the outbox then, and the

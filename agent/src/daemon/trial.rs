@@ -1,21 +1,23 @@
 //! One trial: check what it needs, run the worker, meter it, write its record.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::plan::CellSettings;
-use fleet_common::record::{Artifact, Machine, Outcome, Record, SCHEMA, Training};
+use fleet_common::record::{Artifact, Machine, Outcome, Record, SCHEMA, Segment, Training, merge_phases};
 use fleet_common::spec::DatasetName;
 use fleet_common::telemetry::{MonoNanos, Series};
 use fleet_common::wire::{self, WireError, v1};
-use fleet_common::worker::{Event, Job, JobDevice, Phase};
+use fleet_common::worker::{Event, Job, JobDevice, Phase, SaveStates};
 use fleet_dataset::sha256_of_file;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::process::Worker;
-use super::record::{Readings, flags, phases};
+use super::record::{Readings, flags, interruptions, phases};
+use super::resume::{Carried, States, prune};
 use super::spool::Spool;
 use super::{Shared, clock};
 use crate::device::{DeviceLock, Slot};
@@ -26,6 +28,9 @@ const METER_EVERY: Duration = Duration::from_millis(100);
 /// A worker that neither begins a phase nor ends a step for so long hangs, in a driver call for instance. The slowest step
 /// that makes sense takes a few minutes.
 const STALL: Duration = Duration::from_secs(30 * 60);
+/// A worker that is asked to end gets this long to end its step and write its state. The step takes seconds at most on
+/// anything that one would train on; a state of ViT-Small under full fine-tuning is 260 MB.
+const FAREWELL: Duration = Duration::from_secs(20);
 /// The meter's next reading takes an interval, and the time that a driver takes to answer.
 const LAST_READING: Duration = Duration::from_millis(500);
 /// Samples go up in batches of this age.
@@ -115,6 +120,11 @@ impl Running {
         self.attempt.get() == attempt && trial.is_some_and(|t| *t == (&self.trial).into())
     }
 
+    /// Which trial.
+    pub(super) fn trial(&self) -> &TrialId {
+        &self.trial
+    }
+
     /// Ends the worker.
     pub(super) fn stop(&self, reason: String) {
         self.stop.send_replace(Some(reason));
@@ -137,7 +147,8 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
     set(&progress, "checking data", 0, 0, None);
     shared.running().insert(slot.id.clone(), running);
     tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
-    let mut attempt = AttemptLog::start(shared, slot);
+    let states = States::of(&shared.options.state, &lease.trial);
+    let mut attempt = AttemptLog::start(shared, slot, lease, states);
 
     let checking = {
         let (files, lease) = (shared.files.clone(), lease.clone());
@@ -153,13 +164,17 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
     let (outcome, training) = match checked {
         Err(message) => (Outcome::BadInput { message }, Training::default()),
         Ok(weights) => {
-            let job = job(shared, slot, lease, weights);
+            let job = job(shared, slot, lease, weights, &attempt);
             match work(shared, slot, lock, lease, spool, &job, &progress, &mut stop, &mut attempt).await {
                 Ok(ended) => ended,
                 Err(reason) => return Ended::Stopped(reason),
             }
         }
     };
+    if matches!(outcome, Outcome::Crashed { .. }) && !attempt.advanced {
+        // Perhaps it is the state that it crashes at.
+        attempt.states.remove();
+    }
     set(&progress, "delivering", 0, 0, None);
     spool.flush();
     Ended::Record(Box::new(attempt.record(shared, slot, lease, spool, outcome, training)))
@@ -181,7 +196,8 @@ fn set(progress: &Mutex<Progress>, phase: &str, done: u64, of: u64, loss: Option
     *progress = Progress { phase: phase.to_owned(), done, of, loss: loss.or(progress.loss) };
 }
 
-fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<std::path::PathBuf>) -> Job {
+fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<PathBuf>, attempt: &AttemptLog) -> Job {
+    let every_seconds = shared.options.save_every.as_secs_f64();
     Job {
         settings: lease.settings.clone(),
         device: if slot.gpu.is_some() { JobDevice::Cuda } else { JobDevice::Cpu },
@@ -190,15 +206,27 @@ fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<std::path::P
         dataset: lease.dataset.clone(),
         weights,
         save_weights: lease.keep_weights.then(|| artifact_path(shared, lease)),
+        save_states: (every_seconds > 0.0).then(|| SaveStates { dir: attempt.states.dir().to_owned(), every_seconds }),
+        resume: attempt.carried.as_ref().map(|(state, _)| state.clone()),
     }
 }
 
-fn artifact_path(shared: &Shared, lease: &Lease) -> std::path::PathBuf {
+fn artifact_path(shared: &Shared, lease: &Lease) -> PathBuf {
     shared.options.state.join("artifacts").join(lease.trial.file_stem()).join("weights.safetensors")
 }
 
 /// What is noted while an attempt runs.
 struct AttemptLog {
+    attempt: Attempt,
+    states: States,
+    /// The state that it goes on from, and what was measured up to there.
+    carried: Option<(PathBuf, Carried)>,
+    /// Optimiser steps done.
+    step: u32,
+    /// It got further than the state that it goes on from.
+    advanced: bool,
+    /// Why it started from the beginning although there was a state.
+    refused: Option<String>,
     started_unix_ms: u64,
     marks: Vec<(Phase, MonoNanos)>,
     end: MonoNanos,
@@ -207,15 +235,52 @@ struct AttemptLog {
 }
 
 impl AttemptLog {
-    fn start(shared: &Shared, slot: &Slot) -> Self {
+    fn start(shared: &Shared, slot: &Slot, lease: &Lease, states: States) -> Self {
         let meters = meter::of(slot, shared.nvidia.as_ref(), &shared.options.powercap);
+        let carried = states.latest();
         Self {
+            attempt: lease.attempt,
+            states,
+            step: carried.as_ref().map_or(0, |(_, c)| c.step),
+            carried,
+            advanced: false,
+            refused: None,
             started_unix_ms: clock::unix_ms(),
             marks: Vec::new(),
             end: clock::monotonic(),
             readings: Readings::default(),
             energy: meters.energy,
         }
+    }
+
+    /// What this attempt adds, up to the step that it has reached.
+    fn segment(&self) -> Segment {
+        Segment {
+            attempt: self.attempt,
+            started_unix_ms: self.started_unix_ms,
+            ended_unix_ms: clock::unix_ms(),
+            from_step: self.carried.as_ref().map_or(0, |(_, c)| c.step),
+            to_step: self.step,
+        }
+    }
+
+    /// The worker left a state: keeps what belongs to it.
+    async fn saved(&mut self, at: MonoNanos, step: u32, file: PathBuf) {
+        (self.step, self.advanced) = (step, true);
+        let phases = phases(self.attempt, &self.marks, at, &self.readings, &self.energy);
+        let carried = Carried::new(self.carried.as_ref().map(|(_, c)| c), phases, self.segment());
+        let states = self.states.clone();
+        let kept = tokio::task::spawn_blocking(move || states.complete(&file, &carried)).await;
+        if let Err(error) = kept.map_err(std::io::Error::other).and_then(|k| k) {
+            tracing::warn!(%error, step, "the state could not be kept");
+        }
+    }
+
+    /// The worker could not use the state.
+    fn refused(&mut self, reason: String) {
+        self.states.remove();
+        (self.carried, self.step) = (None, 0);
+        self.refused = Some(reason);
     }
 
     fn reading(&mut self, spool: &Spool, at: MonoNanos, series: Series, value: i64) {
@@ -232,7 +297,15 @@ impl AttemptLog {
         outcome: Outcome,
         training: Training,
     ) -> Record {
-        let phases = phases(&self.marks, self.end, &self.readings, &self.energy);
+        let segment = self.segment();
+        let mut all = self.carried.as_ref().map_or_else(Vec::new, |(_, c)| c.phases.clone());
+        merge_phases(&mut all, phases(self.attempt, &self.marks, self.end, &self.readings, &self.energy));
+        let phases = all;
+        let mut segments = self.carried.as_ref().map_or_else(Vec::new, |(_, c)| c.segments.clone());
+        segments.push(segment);
+        let mut flags = flags(&phases);
+        flags.extend(interruptions(&segments));
+        flags.extend(self.refused.map(|reason| format!("started from the beginning: {reason}")));
         let artifact = (lease.keep_weights && outcome == Outcome::Completed)
             .then(|| {
                 let path = artifact_path(shared, lease);
@@ -245,10 +318,11 @@ impl AttemptLog {
             trial: lease.trial.clone(),
             attempt: lease.attempt,
             settings: lease.settings.clone(),
-            flags: flags(&phases),
+            flags,
             outcome,
             training,
             phases,
+            segments,
             machine: Machine {
                 agent: shared.id.clone(),
                 slot: slot.id.clone(),
@@ -291,6 +365,7 @@ async fn work(
     let mut readings = read_meters(meters);
     let mut batches = tokio::time::interval(BATCH_EVERY);
     let mut finished = None;
+    let mut ending: Option<(String, Instant)> = None;
     let mut moved = Instant::now();
     loop {
         tokio::select! {
@@ -302,11 +377,20 @@ async fn work(
                 }
                 Some(Event::Progress { phase, done, of, loss }) => {
                     moved = Instant::now();
+                    if matches!(phase, Phase::WarmUp | Phase::Train) {
+                        attempt.step = done as u32;
+                    }
                     set(progress, phase.name(), done, of, loss);
                 }
                 Some(Event::Memory { at, live }) => {
                     attempt.reading(spool, at, Series::AllocatorLiveBytes, i64::try_from(live).unwrap_or(i64::MAX));
                 }
+                Some(Event::Saved { at, step, file }) => {
+                    moved = Instant::now();
+                    attempt.saved(at, step, file).await;
+                    prune(&shared.options.state, shared.options.state_space, &shared.trials());
+                }
+                Some(Event::StateRefused { reason }) => attempt.refused(reason),
                 Some(Event::Finished { at, outcome, training }) => {
                     attempt.end = at;
                     finished = Some((outcome, *training));
@@ -319,11 +403,21 @@ async fn work(
                 }
             }
             _ = batches.tick() => spool.flush(),
-            reason = told_to_stop(shared, stop) => {
-                worker.kill().await;
-                return Err(reason);
+            reason = told_to_stop(shared, stop), if ending.is_none() => {
+                // A trial that is called off, or that another agent has, needs no state.
+                if !shared.is_stopping() || job.save_states.is_none() {
+                    worker.kill().await;
+                    return Err(reason);
+                }
+                worker.ask_to_stop().await;
+                ending = Some((reason, Instant::now() + FAREWELL));
             }
-            () = tokio::time::sleep_until(moved + STALL) => {
+            () = tokio::time::sleep_until(ending.as_ref().map_or(moved + STALL, |(_, until)| *until)), if ending.is_some() => {
+                tracing::warn!("the worker did not end in time; what it did since its latest state is lost");
+                worker.kill().await;
+                break;
+            }
+            () = tokio::time::sleep_until(moved + STALL), if ending.is_none() => {
                 worker.kill().await;
                 let minutes = STALL.as_secs() / 60;
                 let message = format!("the worker made no progress for {minutes} minutes, and was ended");
@@ -334,6 +428,9 @@ async fn work(
         }
     }
     let how = worker.wait().await;
+    if let Some((reason, _)) = ending {
+        return Err(reason);
+    }
     if attempt.energy.is_ok() {
         // The end lies between two readings of the meter; without the one behind it, the last joules would be missing.
         let behind = async {

@@ -2,14 +2,15 @@
 //! output, logs to standard error. See `fleet_common::worker`.
 
 use std::fs::File;
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 use std::os::fd::FromRawFd;
 use std::process::exit;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fleet_common::record::{Outcome, Training};
-use fleet_common::worker::{Check, Job, JobDevice};
+use fleet_common::worker::{Check, Job, JobDevice, STOP};
 use fleet_worker::torch::cuda::{self, CudaHalf};
 use fleet_worker::torch::memory::Memory;
 use fleet_worker::torch::{guard, libtorch_version};
@@ -55,7 +56,8 @@ fn main() {
             leave(0);
         }
     }
-    end_with_the_daemon();
+    let stop = Arc::new(AtomicBool::new(false));
+    listen_to_the_daemon(stop.clone());
 
     let device = match device(job.device) {
         Ok(device) => device,
@@ -79,7 +81,7 @@ fn main() {
             }
         });
     }
-    let (outcome, training) = train::run(&job, device, &events);
+    let (outcome, training) = train::run(&job, device, &events, &stop);
     events.finished(outcome, training);
     leave(0);
 }
@@ -137,12 +139,15 @@ fn private_stdout() -> File {
     }
 }
 
-/// Ends this process when standard input ends: then the daemon is gone, however it went.
-fn end_with_the_daemon() {
-    std::thread::spawn(|| {
-        let mut stdin = std::io::stdin().lock();
-        let mut buffer = [0; 64];
-        while matches!(stdin.read(&mut buffer), Ok(n) if n > 0) {}
+/// Sets `stop` when the daemon asks for the end, and ends this process when standard input ends: then the daemon is gone,
+/// however it went.
+fn listen_to_the_daemon(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if line == STOP {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
         leave(EXIT_ORPHANED);
     });
 }

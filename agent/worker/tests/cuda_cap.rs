@@ -20,7 +20,7 @@ fn worker(libraries: &Path, settings: Option<&str>) -> (String, String) {
                        "sampling": "replacement", "augment": true },
             "evaluate": { "batch": 64 }
         },
-        "device": "cuda", "threads": 1, "data_dir": "/nowhere", "dataset": "textures", "weights": null, "save_weights": null
+        "device": "cuda", "threads": 1, "data_dir": "/nowhere", "dataset": "textures", "weights": null, "save_weights": null, "save_states": null, "resume": null
     });
     let mut command = Command::new(env!("CARGO_BIN_EXE_fleet-worker"));
     command.env("LD_LIBRARY_PATH", libraries).env_remove("PYTORCH_CUDA_ALLOC_CONF").env_remove("PYTORCH_ALLOC_CONF");

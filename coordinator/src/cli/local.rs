@@ -16,8 +16,8 @@ use super::serve::{Leases, Running, interrupted};
 use super::{Failure, Files, Json, campaign, client, report, resolve, status};
 use crate::service::rpc::operator_client::OperatorClient;
 
-/// An agent ends its worker and gives its lease back within this time.
-const AGENT_FAREWELL: Duration = Duration::from_secs(10);
+/// An agent has its worker save its state and end, and gives its lease back, within this time.
+const AGENT_FAREWELL: Duration = Duration::from_secs(30);
 
 /// `fleet local`.
 #[derive(Debug, Args)]
@@ -39,6 +39,9 @@ pub(super) struct Local {
     /// Threads per trial [default: all CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
+    /// Seconds between states that an interrupted trial goes on from; 0 for none
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    save_every: u64,
     /// Copy the best trial's trained weights of each backbone to DIR/BACKBONE.safetensors, for --weights later
     #[arg(long, value_name = "DIR")]
     keep_weights: Option<PathBuf>,
@@ -177,6 +180,7 @@ impl Agent {
         if let Some(weights) = &local.files.weights {
             command.arg("--weights").arg(weights);
         }
+        command.args(["--save-every", &local.save_every.to_string()]);
         if let Some(devices) = &local.devices {
             command.args(["--devices", devices]);
         }

@@ -1,5 +1,6 @@
 //! Batches, decoded ahead by a few threads.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -54,32 +55,31 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Decodes `count` batches of `split` with `threads` threads; `pick` names the images of each batch, and the place of
-    /// an image in its batch seeds its augmentation.
+    /// Decodes the batches `numbers` of `split` with `threads` threads; `pick` names the images of each batch, and the
+    /// number of a batch and the place of an image in it seed its augmentation.
     pub fn new(
         dataset: Arc<Dataset>,
         split: Split,
         transform: Transform,
         seed: Seed,
-        count: usize,
+        numbers: Range<usize>,
         threads: usize,
         pick: impl Fn(usize) -> Vec<usize> + Send + Sync + 'static,
     ) -> Self {
         let pick = Arc::new(pick);
         let seed = seed.named("augmentation");
-        let threads = threads.clamp(1, count.max(1));
+        let threads = threads.clamp(1, numbers.len().max(1));
         let channels = (0..threads)
             .map(|first| {
                 let (sender, receiver) = sync_channel(1);
                 let (dataset, pick) = (dataset.clone(), pick.clone());
-                let work = move || {
-                    produce(&dataset, split, &transform, seed, (first..count).step_by(threads), &*pick, &sender)
-                };
+                let mine = numbers.clone().skip(first).step_by(threads);
+                let work = move || produce(&dataset, split, &transform, seed, mine, &*pick, &sender);
                 thread::Builder::new().name(format!("decode-{first}")).spawn(work).expect("a thread can be started");
                 receiver
             })
             .collect();
-        Self { channels, next: 0, count }
+        Self { channels, next: 0, count: numbers.len() }
     }
 }
 

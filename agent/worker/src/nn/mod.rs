@@ -18,4 +18,4 @@ pub use ctx::{Ctx, MacCounter, Seed};
 pub use init::Init;
 pub use layers::{ActLinear, Activation, Adapter, Conv2d, LayerNorm, Linear, NormLinear};
 pub use params::{Param, Params, Role};
-pub use weights::{Weights, WeightsError};
+pub use weights::{Weights, WeightsError, kind_of, write_safetensors};

@@ -1,10 +1,10 @@
 //! Weights files: safetensors, under public key names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Why weights could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ impl Weights {
             .map_err(|e| format(format!("{e} (the file has {} bytes; was it cut short?)", bytes.len())))?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
-            let kind = kind(view.dtype())
+            let kind = kind_of(view.dtype())
                 .ok_or_else(|| format(format!("tensor {name} holds {:?}, which no model here uses", view.dtype())))?;
             let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
             tensors.insert(name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind));
@@ -91,31 +91,45 @@ impl Weights {
     /// The folder cannot be written to, or the disk is full.
     pub fn write(&self, path: &Path) -> Result<(), WeightsError> {
         let io = |source| WeightsError::Io { path: path.into(), source };
-        let partial = path.with_extension("partial");
-        let bytes: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .filter_map(|(name, tensor)| {
-                let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-                tensor.contiguous().copy_data_u8(&mut bytes, tensor.numel());
-                Some((name.as_str(), dtype(tensor.kind())?, tensor.size().iter().map(|&n| n as usize).collect(), bytes))
-            })
-            .collect();
-        let views = bytes
-            .iter()
-            .map(|(name, dtype, shape, bytes)| TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view)));
-        let views = views.collect::<Result<Vec<_>, _>>().map_err(|e| io(std::io::Error::other(e)))?;
-        let metadata = self.classes.as_ref().map(|c| [(CLASSES.to_owned(), c.join("\n"))].into());
-        let written = safetensors::serialize_to_file(views, metadata, &partial)
-            .map_err(std::io::Error::other)
-            .and_then(|()| std::fs::File::open(&partial)?.sync_all())
-            .and_then(|()| std::fs::rename(&partial, path));
-        written.map_err(|source| {
-            // Half a file helps nobody, least of all on a full disk.
-            let _ = std::fs::remove_file(&partial);
-            io(source)
-        })
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        let classes = || self.classes.iter().map(|c| (CLASSES.to_owned(), c.join("\n"))).collect();
+        write_safetensors(path, tensors, |_| classes()).map_err(io)
     }
+}
+
+/// Writes named tensors as a safetensors file, whole or not at all. `metadata` is made from the names and bytes.
+///
+/// # Errors
+/// The disk refused.
+pub fn write_safetensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    metadata: impl FnOnce(&[(&str, &[u8])]) -> HashMap<String, String>,
+) -> std::io::Result<()> {
+    let partial = path.with_extension("partial");
+    let bytes: Vec<(&str, Dtype, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .filter_map(|(name, tensor)| {
+            let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+            tensor.to_device(Device::Cpu).contiguous().copy_data_u8(&mut bytes, tensor.numel());
+            Some((name, dtype(tensor.kind())?, tensor.size().iter().map(|&n| n as usize).collect(), bytes))
+        })
+        .collect();
+    let named: Vec<(&str, &[u8])> = bytes.iter().map(|(name, _, _, bytes)| (*name, bytes.as_slice())).collect();
+    let metadata = Some(metadata(&named)).filter(|m| !m.is_empty());
+    let views = bytes
+        .iter()
+        .map(|(name, dtype, shape, bytes)| TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view)));
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
+    let written = safetensors::serialize_to_file(views, metadata, &partial)
+        .map_err(std::io::Error::other)
+        .and_then(|()| std::fs::File::open(&partial)?.sync_all())
+        .and_then(|()| std::fs::rename(&partial, path));
+    if written.is_err() {
+        // Half a file helps nobody, least of all on a full disk.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
 }
 
 /// How files call the kinds of values that models use.
@@ -132,7 +146,8 @@ const KINDS: [(Dtype, Kind); 10] = [
     (Dtype::BOOL, Kind::Bool),
 ];
 
-fn kind(dtype: Dtype) -> Option<Kind> {
+/// The kind of values that a file's `dtype` means, if any model uses it.
+pub fn kind_of(dtype: Dtype) -> Option<Kind> {
     KINDS.iter().find(|(d, _)| *d == dtype).map(|(_, kind)| *kind)
 }
 

@@ -51,6 +51,12 @@ impl AdamW {
         }
     }
 
+    /// The state of each parameter, in their order: first moment, second moment, step count. Copying into these tensors
+    /// restores a state.
+    pub fn state(&self) -> impl Iterator<Item = [&Tensor; 3]> {
+        self.means.iter().zip(&self.squares).zip(&self.steps).map(|((m, s), t)| [m, s, t])
+    }
+
     /// One step at learning rate `lr` with `grads[i]` for parameter `i`. A parameter without a gradient stays as it is,
     /// its moments and step count too, as in PyTorch.
     ///

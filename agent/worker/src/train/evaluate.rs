@@ -8,6 +8,7 @@ use tch::{Device, Kind};
 use super::Stop;
 use super::build::Built;
 use super::meter::PhaseMeter;
+use super::state::Saver;
 use super::steps::{Data, cross_entropy};
 use crate::data::{Loader, Normalization, Transform, evaluation_batches};
 use crate::nn::Ctx;
@@ -20,6 +21,7 @@ pub(super) fn evaluate(
     built: &Built,
     data: &Data<'_>,
     device: Device,
+    saver: &mut Saver<'_>,
     meter: &mut PhaseMeter<'_>,
     training: &mut Training,
 ) -> Result<(), Stop> {
@@ -29,7 +31,7 @@ pub(super) fn evaluate(
     let (count, images) = (batches.len(), batches.iter().map(Vec::len).sum::<usize>() as u64);
     let transform = Transform { protocol: data.dataset.protocol(), size: settings.image_size, augment: false };
     let mut loader =
-        Loader::new(data.dataset.clone(), Split::Test, transform, data.seed, count, data.decode_threads, move |i| {
+        Loader::new(data.dataset.clone(), Split::Test, transform, data.seed, 0..count, data.decode_threads, move |i| {
             batches[i].clone()
         });
     Place::phase("evaluate").enter();
@@ -50,6 +52,10 @@ pub(super) fn evaluate(
         loss += batch_loss * n as f64;
         done += n as u64;
         meter.progress(done, images, None);
+        if done < images && saver.is_asked() {
+            // The evaluation itself starts over: what is kept is that training is done.
+            saver.save(settings.train.steps, &built.params, None, meter, training)?;
+        }
     }
     training.evaluated = done;
     training.top1_percent = Some(100.0 * right / done as f64);

@@ -1,6 +1,7 @@
 //! What the worker tells the daemon: one JSON value per line on standard output.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -54,6 +55,14 @@ impl Events {
     /// A reading of the allocator.
     pub fn memory(&self, live: u64) {
         self.send(&Event::Memory { at: now(), live });
+    }
+
+    pub(super) fn saved(&self, step: u32, file: &Path) {
+        self.send(&Event::Saved { at: now(), step, file: file.to_owned() });
+    }
+
+    pub(super) fn state_refused(&self, reason: String) {
+        self.send(&Event::StateRefused { reason });
     }
 
     /// The end of the trial.

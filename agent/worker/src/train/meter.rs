@@ -46,7 +46,7 @@ impl<'a> PhaseMeter<'a> {
     pub(super) fn finish(&mut self, training: &mut Training) -> Result<(), TorchError> {
         let done = self.synchronize();
         let stats = self.memory.stats().ok();
-        training.phases.push(WorkerPhase {
+        let phase = WorkerPhase {
             phase: self.phase,
             steps: self.steps,
             images: self.images,
@@ -55,8 +55,18 @@ impl<'a> PhaseMeter<'a> {
             peak_bytes: stats.map_or(0, |s| s.peak),
             peak_reserved_bytes: stats.map_or(0, |s| s.reserved_peak),
             peak_place: stats.and_then(|s| s.peak_place).map(peak_place),
-        });
+        };
+        match training.phases.iter_mut().find(|p| p.phase == phase.phase) {
+            // Divided by a saved state, or by an interruption.
+            Some(same) => same.absorb(phase),
+            None => training.phases.push(phase),
+        }
         done
+    }
+
+    /// The phase at work.
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
     }
 
     /// Times the wait for data.

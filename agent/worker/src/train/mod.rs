@@ -5,11 +5,13 @@ mod evaluate;
 mod events;
 mod meter;
 mod shortage;
+mod state;
 mod steps;
 
 pub use events::Events;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
 use fleet_common::record::{Outcome, PeakPlace, Software, Training};
@@ -21,6 +23,7 @@ use crate::nn::{BuildError, Seed, Weights, WeightsError};
 use crate::torch::memory::{Memory, Place};
 use crate::torch::{TorchError, guard};
 use meter::PhaseMeter;
+use state::{Saver, State};
 
 /// Threads that decode images ahead; more only take time from training on a small machine.
 const MAX_DECODE_THREADS: u32 = 4;
@@ -37,6 +40,12 @@ enum Stop {
     /// What was asked for cannot be done.
     #[error("{0:#}")]
     BadInput(anyhow::Error),
+    /// It was asked to end.
+    #[error("it was asked to end")]
+    Asked,
+    /// The state that it was to go on from cannot be used.
+    #[error("{0}")]
+    State(String),
     /// Something else broke.
     #[error("{0:#}")]
     Broken(anyhow::Error),
@@ -50,8 +59,9 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
-/// Runs a job. Whatever happens comes back as an outcome, beside what was measured until then.
-pub fn run(job: &Job, device: Device, events: &Events) -> (Outcome, Training) {
+/// Runs a job. Whatever happens comes back as an outcome, beside what was measured until then. Once `stop` is true, it
+/// saves its state and ends as cancelled.
+pub fn run(job: &Job, device: Device, events: &Events, stop: &AtomicBool) -> (Outcome, Training) {
     let memory = Memory::of(device);
     let budget = job.settings.budget_bytes;
     if device == Device::Cpu {
@@ -60,7 +70,7 @@ pub fn run(job: &Job, device: Device, events: &Events) -> (Outcome, Training) {
     let refusals = || memory.stats().map_or(0, |s| s.refusals);
     let before = refusals();
     let decode_threads = job.threads.min(MAX_DECODE_THREADS);
-    let mut training = Training {
+    let fresh = Training {
         software: Software {
             fleet: env!("CARGO_PKG_VERSION").to_owned(),
             libtorch: crate::torch::libtorch_version(),
@@ -70,8 +80,23 @@ pub fn run(job: &Job, device: Device, events: &Events) -> (Outcome, Training) {
         },
         ..Training::default()
     };
-    let outcome = match trial(job, device, memory, events, decode_threads, &mut training) {
+    let mut training = fresh.clone();
+    let state = job.resume.as_deref().map(|path| State::read(path, &job.settings.id())).transpose();
+    let mut ended = state.map_err(Stop::State).and_then(|state| {
+        if let Some(state) = &state {
+            training = Training { software: fresh.software.clone(), ..state.training.clone() };
+        }
+        trial(job, device, memory, events, decode_threads, state.as_ref(), stop, &mut training)
+    });
+    if let Err(Stop::State(reason)) = ended {
+        tracing::warn!("{reason}; starting from the beginning");
+        events.state_refused(reason);
+        training = fresh;
+        ended = trial(job, device, memory, events, decode_threads, None, stop, &mut training);
+    }
+    let outcome = match ended {
         Ok(()) => Outcome::Completed,
+        Err(Stop::Asked) => Outcome::Cancelled,
         Err(Stop::Diverged { step }) => Outcome::Diverged { step },
         Err(Stop::BadInput(error)) => Outcome::BadInput { message: format!("{error:#}") },
         Err(error) => shortage::outcome(memory, refusals() > before, budget)
@@ -84,12 +109,15 @@ fn peak_place(place: Place) -> PeakPlace {
     PeakPlace { phase: place.phase_name().to_owned(), block: place.block_index() }
 }
 
+#[allow(clippy::too_many_arguments, reason = "where everything about a trial comes together")]
 fn trial(
     job: &Job,
     device: Device,
     memory: Memory,
     events: &Events,
     decode_threads: u32,
+    resumed: Option<&State>,
+    stop: &AtomicBool,
     training: &mut Training,
 ) -> Result<(), Stop> {
     let settings = &job.settings;
@@ -113,11 +141,18 @@ fn trial(
     training.macs = guard(|| build::count_macs(&built, settings.image_size, device))?;
 
     let data = steps::Data { dataset: &dataset, decode_threads: decode_threads as usize, seed };
-    let outcome = steps::train(job, &built, &data, device, &mut meter, training);
-    training.recomputed_blocks = built.executor.recomputed_blocks();
+    let mut saver = Saver::new(job.save_states.as_ref(), settings.id(), events, stop);
+    let trained = resumed.is_some_and(|state| state.step >= settings.train.steps);
+    let outcome = match resumed {
+        Some(state) if trained => state.restore(&built.params, None).map_err(Stop::State),
+        _ => steps::train(job, &built, &data, device, resumed, &mut saver, &mut meter, training),
+    };
+    if !trained {
+        training.recomputed_blocks = built.executor.recomputed_blocks();
+    }
     if outcome.is_ok() {
         meter.next(Phase::Evaluate, training)?;
-        evaluate::evaluate(job, &built, &data, device, &mut meter, training)?;
+        evaluate::evaluate(job, &built, &data, device, &mut saver, &mut meter, training)?;
     }
     if let (Ok(()), Some(path)) = (&outcome, &job.save_weights) {
         meter.next(Phase::Save, training)?;
@@ -135,6 +170,6 @@ fn save(path: &std::path::Path, built: &build::Built, classes: &[String]) -> any
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    let tensors = built.params.iter().map(|p| (p.name.clone(), p.tensor.detach().to_device(Device::Cpu)));
+    let tensors = built.params.iter().map(|p| (p.name.clone(), p.tensor.detach()));
     Ok(Weights::from_tensors(tensors).with_classes(classes).write(path)?)
 }

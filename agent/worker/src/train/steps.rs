@@ -10,6 +10,7 @@ use tch::{Device, Reduction, Tensor};
 use super::Stop;
 use super::build::Built;
 use super::meter::PhaseMeter;
+use super::state::{Saver, State};
 use crate::data::{Loader, Normalization, Sampler, Transform};
 use crate::nn::{Ctx, Seed};
 use crate::torch::adamw::{AdamW, AdamWConfig};
@@ -23,12 +24,15 @@ pub(super) struct Data<'a> {
     pub seed: Seed,
 }
 
-/// Trains all steps: the first few in the phase "warm-up", the others in "train".
+/// Trains the steps from `resumed`'s, or all: the first few in the phase "warm-up", the others in "train".
+#[allow(clippy::too_many_arguments, reason = "the loop that brings everything together")]
 pub(super) fn train(
     job: &Job,
     built: &Built,
     data: &Data<'_>,
     device: Device,
+    resumed: Option<&State>,
+    saver: &mut Saver<'_>,
     meter: &mut PhaseMeter<'_>,
     training: &mut Training,
 ) -> Result<(), Stop> {
@@ -37,12 +41,13 @@ pub(super) fn train(
     let samples = data.dataset.len(Split::Train);
     let sampler = Sampler::new(train.sampling, samples, train.batch as usize, data.seed);
     let transform = Transform { protocol: data.dataset.protocol(), size: settings.image_size, augment: train.augment };
+    let first = resumed.map_or(0, |state| state.step);
     let loader = Loader::new(
         data.dataset.clone(),
         Split::Train,
         transform,
         data.seed,
-        train.steps as usize,
+        first as usize..train.steps as usize,
         data.decode_threads,
         move |step| sampler.step(step as u64),
     );
@@ -50,10 +55,14 @@ pub(super) fn train(
     let config = AdamWConfig { weight_decay: train.weight_decay, ..AdamWConfig::default() };
     let mut optimizer = guard(|| AdamW::new(params.iter().map(Tensor::shallow_clone).collect(), config))?;
 
-    meter.next(if train.warm_up_steps > 0 { Phase::WarmUp } else { Phase::Train }, training)?;
+    if let Some(state) = resumed {
+        state.restore(&built.params, Some(&optimizer)).map_err(Stop::State)?;
+    }
+
+    meter.next(if first < train.warm_up_steps { Phase::WarmUp } else { Phase::Train }, training)?;
     let mut batches = loader;
-    for step in 0..train.steps {
-        if step == train.warm_up_steps && step > 0 {
+    for step in first..train.steps {
+        if step == train.warm_up_steps && step > first {
             meter.next(Phase::Train, training)?;
         }
         let Some(batch) = meter.wait(|| batches.next()) else { break };
@@ -80,6 +89,9 @@ pub(super) fn train(
         })?;
         training.losses.push(loss as f32);
         meter.progress(u64::from(step) + 1, u64::from(train.steps), Some(loss));
+        if step + 1 < train.steps {
+            saver.save(step + 1, &built.params, Some(&optimizer), meter, training)?;
+        }
     }
     Ok(())
 }

@@ -45,14 +45,18 @@ impl<'a> Trace<'a> {
             }
         }
         let first = memory.first().or(power.first())?.0;
-        let origin = record.phases.first().map_or(first, |p| p.starts_at);
+        // Samples are the last attempt's.
+        let windows = || {
+            let all = record.phases.iter().flat_map(|p| p.windows.iter().map(move |w| (p.phase, w)));
+            all.filter(|(_, w)| w.attempt == record.attempt)
+        };
+        let origin = windows().map(|(_, w)| w.starts_at).min().unwrap_or(first);
         let seconds = |at: MonoNanos| at.seconds_since(origin) - origin.seconds_since(at);
         let memory: Vec<(f64, f64)> = memory.into_iter().map(|(at, bytes)| (seconds(at), mib(bytes))).collect();
-        let phases = record
-            .phases
-            .iter()
-            .map(|p| (p.phase.name(), seconds(p.starts_at), seconds(p.starts_at) + p.seconds))
+        let mut phases: Vec<_> = windows()
+            .map(|(phase, w)| (phase.name(), seconds(w.starts_at), seconds(w.starts_at) + w.seconds))
             .collect();
+        phases.sort_by(|a, b| a.1.total_cmp(&b.1));
         let power = power.into_iter().map(|(at, watts)| (seconds(at), watts)).collect();
         Some(Self { record, label, memory, power, phases })
     }

@@ -205,7 +205,9 @@ impl Trial {
                 let starts_at = (start * 1e9) as u64;
                 start += seconds;
                 json!({
-                    "phase": phase, "starts_at": starts_at, "seconds": seconds, "peak_process_bytes": (t.peak * 1.2) as u64 + (350 << 20),
+                    "phase": phase, "seconds": seconds,
+                    "windows": [{ "attempt": 1 + self.seed % 2, "starts_at": starts_at, "seconds": seconds }],
+                    "peak_process_bytes": (t.peak * 1.2) as u64 + (350 << 20),
                     "energy": self.energy(seconds * t.watts * (1.0 + 0.02 * luck))
                 })
             })

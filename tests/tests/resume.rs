@@ -1,0 +1,122 @@
+//! Trials that are interrupted go on where they were, and their records say so.
+
+use fleet_tests::{Agent, Coordinator, Fleet, Power, wait_until};
+use serde_json::Value;
+
+/// A campaign of one trial of `steps` steps.
+fn long(fleet: &Fleet, name: &str, steps: u32) -> String {
+    let file = fleet.campaign(name, 1, "", "");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let text = text
+        .replace("steps = 4", &format!("steps = {steps}"))
+        .replace("[\"full\", \"lora\", \"bitfit\"]", "\"full\"")
+        .replace("[\"none\", \"static\"]", "\"none\"");
+    std::fs::write(&file, text).expect("writes");
+    file.to_str().expect("a path").to_owned()
+}
+
+struct Campaign<'a> {
+    fleet: &'a Fleet,
+    url: String,
+    name: &'static str,
+}
+
+impl Campaign<'_> {
+    fn status(&self) -> Value {
+        let out = self.fleet.fleet(&["status", self.name, "--coordinator", &self.url, "--json"]).ended_with(0);
+        out.json()["campaigns"][0].clone()
+    }
+
+    fn wait_for_step(&self, step: u64) {
+        wait_until("the trial to get that far", || {
+            let running = self.status()["running"][0].clone();
+            running["phase"] == "train" && running["done"].as_u64() >= Some(step)
+        });
+    }
+
+    /// The report's page once the trial is done, and its group.
+    fn finish(&self) -> (String, Value) {
+        wait_until("the trial to end", || self.status()["finished"]["completed"] == 1);
+        let page = self.fleet.path().join("page.html");
+        let page_arg = page.to_str().expect("a path");
+        let report = self.fleet.fleet(&["report", self.name, "--coordinator", &self.url, "--json", "--html", page_arg]);
+        let group = report.ended_with(0).json()["comparison"]["groups"][0].clone();
+        (std::fs::read_to_string(page).expect("a page"), group)
+    }
+}
+
+/// The steps that the page says each attempt did.
+fn attempts(page: &str) -> Vec<(u32, u32)> {
+    let line = page.split("interrupted: ").nth(1).expect("the page names the interruption");
+    let line = line.split('<').next().unwrap_or_default();
+    line.split(", ")
+        .map(|part| {
+            let numbers: Vec<u32> = part.split(' ').filter_map(|word| word.parse().ok()).collect();
+            (numbers[1], numbers[2])
+        })
+        .collect()
+}
+
+#[test]
+fn stopped_twice_and_killed_once_a_trial_goes_on_and_its_joules_are_those_of_all_attempts() {
+    const STEPS: u32 = 400;
+    let fleet = Fleet::new();
+    let power = Power::play(&fleet.path().join("powercap"));
+    let file = long(&fleet, "stopped", STEPS);
+    let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &[]);
+    let campaign = Campaign { fleet: &fleet, url: coordinator.url.clone(), name: "stopped" };
+    let more = ["--save-every", "1", "--powercap", power.dir().to_str().expect("a path")];
+    let agent = || Agent::start(&fleet, &coordinator.url, "agent", &more);
+    fleet.fleet(&["submit", &file, "--coordinator", &coordinator.url]).ended_with(0);
+    let first = agent();
+    campaign.wait_for_step(20);
+    assert_eq!(first.terminate(), Some(0), "SIGTERM");
+    fleet.no_worker_is_left();
+    let second = agent();
+    campaign.wait_for_step(100);
+    let state = || {
+        let mut files: Vec<_> = walk(&fleet.path().join("agent/resume"));
+        files.retain(|f| f.ends_with(".json"));
+        files
+    };
+    let before = state();
+    wait_until("another state", || state() != before && !state().is_empty());
+    second.kill();
+    fleet.no_worker_is_left();
+    let third = agent();
+    campaign.wait_for_step(200);
+    assert_eq!(third.terminate(), Some(0), "SIGTERM");
+    let last = agent();
+    let (page, group) = campaign.finish();
+    let steps = attempts(&page);
+    assert!((3..=4).contains(&steps.len()), "{steps:?}");
+    assert_eq!((steps[0].0, steps[steps.len() - 1].1), (1, STEPS));
+    assert!(
+        steps.windows(2).all(|w| w[1].0 == w[0].1 + 1),
+        "each goes on where the one before left its state: {steps:?}"
+    );
+    let joules = group["training"]["joules"]["measured"]["mean"].as_f64().expect("measured");
+    let seconds = group["training"]["seconds"]["mean"].as_f64().expect("a time");
+    let watts = joules / seconds;
+    assert!(
+        (watts - Power::WATTS).abs() < 2.5,
+        "{joules} J in {seconds} s are {watts} W, played were {}",
+        Power::WATTS
+    );
+    assert_eq!(last.terminate(), Some(0));
+    assert_eq!(walk(&fleet.path().join("agent/resume")), Vec::<String>::new(), "no state is left behind");
+}
+
+/// All files below a folder.
+fn walk(dir: &std::path::Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(walk(&path));
+        } else {
+            files.push(path.display().to_string());
+        }
+    }
+    files
+}
