@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test check clean-demo
+.PHONY: setup build demo test soak check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -12,6 +12,9 @@ demo: build             ## A small real campaign, and its report
 
 test: build             ## All tests
 	cargo test --release --locked --workspace
+
+soak: build            ## 200 kills at random moments; prints what was lost, doubled, orphaned: about 10 minutes
+	cargo run --release --locked --quiet -p fleet-tests --bin soak
 
 check: setup            ## Formatting and lints, warnings denied
 	cargo fmt --all --check

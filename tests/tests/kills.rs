@@ -1,86 +1,15 @@
 //! Kill -9 of the coordinator, of the daemon, of workers, at random moments of a campaign. Afterwards every trial is
 //! recorded exactly once, nothing that was told is missing, and no worker is left.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-use fleet_tests::{Agent, Coordinator, Fleet, kill, wait_until};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-/// How many processes are killed on the way.
-const KILLS: usize = 12;
+use fleet_tests::{Agent, Coordinator, Fleet, chaos, wait_until};
 
 #[test]
 fn a_campaign_survives_everything_being_killed() {
     // Another seed each run would find more, and could not be repeated; `FLEET_KILL_SEED` gives the choice.
     let seed = std::env::var("FLEET_KILL_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
-    println!("kill seed {seed}");
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let fleet = Fleet::new();
-    // Long enough that the kills fall into it.
-    let file = fleet.campaign("killed", 5, "", "");
-    // So many losses would otherwise be too many for some trial.
-    let patient = ["--max-losses", "1000"];
-    let mut coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &patient);
-    let address = coordinator.address().to_owned();
-    let url = coordinator.url.clone();
-    let mut agent = Agent::start(&fleet, &url, "agent", &[]);
-    fleet.fleet(&["submit", file.to_str().expect("a path"), "--coordinator", &url]).ended_with(0);
-
-    // The most that was ever told to be finished.
-    let mut told = 0;
-    let finished = |fleet: &Fleet| -> Option<u64> {
-        let out = fleet.fleet(&["status", "killed", "--coordinator", &url, "--json"]);
-        (out.code == 0).then(|| {
-            let status = out.json();
-            let finished = status["campaigns"][0]["finished"].as_object().cloned().unwrap_or_default();
-            assert!(finished.keys().all(|class| class == "completed"), "{finished:?}");
-            finished.values().filter_map(serde_json::Value::as_u64).sum()
-        })
-    };
-    let mut killed: BTreeMap<&str, usize> = BTreeMap::new();
-    for _ in 0..KILLS {
-        std::thread::sleep(Duration::from_millis(rng.random_range(50..1500)));
-        if let Some(now) = finished(&fleet) {
-            assert!(now >= told, "{told} trials were told to be finished, now {now}");
-            told = now;
-        }
-        let victim = ["coordinator", "daemon", "worker"][rng.random_range(0..3)];
-        *killed.entry(victim).or_default() += 1;
-        match victim {
-            "coordinator" => {
-                coordinator.kill();
-                std::thread::sleep(Duration::from_millis(rng.random_range(0..500)));
-                coordinator = Coordinator::start(&fleet, &address, &patient);
-            }
-            "daemon" => {
-                agent.kill();
-                agent = Agent::start(&fleet, &url, "agent", &[]);
-            }
-            _ => fleet.processes("fleet-worker").into_iter().for_each(kill),
-        }
-    }
-    println!("killed: {killed:?}");
-    let started = Instant::now();
-    wait_until("the campaign to end", || finished(&fleet) == Some(30));
-    println!("ended {:.1} s after the last kill", started.elapsed().as_secs_f64());
-
-    let report = fleet.fleet(&["report", "killed", "--json", "--coordinator", &url]).ended_with(0).json();
-    let groups = report["comparison"]["groups"].as_array().expect("groups");
-    assert_eq!(groups.len(), 6);
-    for group in groups {
-        // A trial that was recorded twice would show as a sixth completed one.
-        assert_eq!(group["completed"], 5, "{}", group["settings"]["method"]["name"]);
-        assert_eq!(group["seeds"].as_array().map(Vec::len), Some(5));
-    }
-    assert_eq!(report["comparison"]["failures"].as_array().map(Vec::len), Some(0));
-    assert_eq!(agent.terminate(), Some(0));
-    fleet.no_worker_is_left();
-    // What the journal holds is what was told: read once more from disk.
-    coordinator.kill();
-    let _again = Coordinator::start(&fleet, &address, &patient);
-    assert_eq!(finished(&fleet), Some(30));
+    let tally = chaos::run(seed, 5, 12);
+    println!("kill seed {seed}: {tally:?}");
+    assert_eq!((tally.lost, tally.doubled, tally.orphaned), (0, 0, 0));
 }
 
 #[test]
