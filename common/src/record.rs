@@ -245,6 +245,9 @@ pub struct LoadSummary {
     pub unexpected: Vec<String>,
     /// Names of the head, where it tells other classes apart than the file's; they start fresh.
     pub replaced: Vec<String>,
+    /// Names of position tables that were resampled to another input size.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub resampled: Vec<String>,
 }
 
 /// Versions of what computed.

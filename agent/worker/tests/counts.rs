@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 fn build(backbone: Backbone, classes: i64, method: &MethodSettings) -> (Box<dyn Model>, Params) {
     let b = Builder::new(peft::method(method), None, Seed::root(1), Device::Cpu, Kind::Float);
-    let model = models::build(backbone, classes, &b);
+    let model = models::build(backbone, backbone.image_size(), classes, &b);
     let (params, loaded) = b.finish().expect("builds");
     assert!(loaded.is_none());
     (model, params)
@@ -78,7 +78,7 @@ fn fresh_weights_depend_on_the_seed_and_not_on_the_method() {
     let _alone = one_at_a_time();
     let values = |seed, method: &MethodSettings| {
         let b = Builder::new(peft::method(method), None, Seed::root(seed), Device::Cpu, Kind::Float);
-        let _ = models::build(Backbone::VitMicro, 8, &b);
+        let _ = models::build(Backbone::VitMicro, 64, 8, &b);
         b.finish().expect("builds").0.get("blocks.3.mlp.fc1.weight").expect("there").tensor.detach()
     };
     let full = values(1, &MethodSettings::Full);
@@ -90,7 +90,7 @@ fn fresh_weights_depend_on_the_seed_and_not_on_the_method() {
 fn a_rank_larger_than_the_layer_is_an_error_with_both_numbers() {
     let _alone = one_at_a_time();
     let b = Builder::new(peft::method(&lora(500, &["qkv"])), None, Seed::root(1), Device::Cpu, Kind::Float);
-    let _ = models::build(Backbone::VitMicro, 8, &b);
+    let _ = models::build(Backbone::VitMicro, 64, 8, &b);
     let error = b.finish().expect_err("too large").to_string();
     assert!(error.contains("rank 500") && error.contains("at most 128"), "{error}");
 }
@@ -108,7 +108,7 @@ fn a_head_for_other_classes_starts_fresh_and_the_rest_is_loaded() {
         if fresh {
             b = b.with_fresh_head();
         }
-        let _ = models::build(Backbone::VitMicro, classes, &b);
+        let _ = models::build(Backbone::VitMicro, 64, classes, &b);
         let (params, load) = b.finish().expect("builds");
         (params.get("head.weight").expect("there").tensor.detach(), load.expect("there were weights"))
     };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{DatasetIdentity, Resolution};
 use crate::canonical;
 use crate::id::CellId;
-use crate::spec::{Backbone, Campaign, Checkpointing, DatasetName, Evaluate, LoraSpec, Method, Sampling};
+use crate::spec::{Backbone, Campaign, Checkpointing, DatasetName, Evaluate, LoraSpec, Method, Sampling, Schedule};
 
 /// The version of this definition. It changes whenever the same settings would mean another computation, so that old
 /// and new records are never taken for repeats of each other.
@@ -106,7 +106,7 @@ pub struct TrainSettings {
     pub warm_up_steps: u32,
     /// Samples per step.
     pub batch: u32,
-    /// Constant learning rate.
+    /// Learning rate, before its schedule.
     pub learning_rate: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
@@ -114,6 +114,38 @@ pub struct TrainSettings {
     pub sampling: Sampling,
     /// Random flips and crops.
     pub augment: bool,
+    /// Parts in which a batch goes through the model. What came after the first version of this form is left out where
+    /// it says nothing, so that cells keep their identity.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub micro_batches: u32,
+    /// How the learning rate changes.
+    #[serde(default, skip_serializing_if = "is_constant")]
+    pub schedule: Schedule,
+    /// Steps over which the learning rate rises first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ramp_steps: u32,
+    /// Largest norm of the gradient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_one(n: &u32) -> bool {
+    *n == 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_constant(schedule: &Schedule) -> bool {
+    *schedule == Schedule::Constant
 }
 
 impl CellSettings {
@@ -152,7 +184,7 @@ pub(super) fn resolve(
         definition: DEFINITION,
         method: resolve_method(method, backbone, &campaign.method.lora)?,
         backbone,
-        image_size: backbone.image_size(),
+        image_size: campaign.image_size(backbone),
         checkpointing,
         dataset: DatasetRef {
             name: dataset.label().to_owned(),
@@ -170,6 +202,10 @@ pub(super) fn resolve(
             weight_decay: campaign.train.weight_decay,
             sampling: campaign.train.sampling,
             augment: campaign.train.augment,
+            micro_batches: campaign.train.micro_batches,
+            schedule: campaign.train.schedule,
+            ramp_steps: campaign.train.ramp_steps,
+            clip_norm: campaign.train.clip_norm,
         },
         evaluate: campaign.evaluate.clone(),
     })
@@ -230,6 +266,10 @@ mod tests {
                 weight_decay: 0.05,
                 sampling: Sampling::Replacement,
                 augment: true,
+                micro_batches: 1,
+                schedule: Schedule::Constant,
+                ramp_steps: 0,
+                clip_norm: None,
             },
             evaluate: Evaluate::default(),
         }

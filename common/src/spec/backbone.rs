@@ -43,6 +43,14 @@ impl Backbone {
         }
     }
 
+    /// Side of a patch in pixels, of which an input holds a whole number.
+    pub const fn patch_size(self) -> u32 {
+        match self {
+            Self::VitMicro => 8,
+            Self::VitTinyPatch16 | Self::VitSmallPatch16 => 16,
+        }
+    }
+
     /// The protocol's batch for training.
     pub const fn default_batch(self) -> u32 {
         32

@@ -6,6 +6,9 @@ use super::{Axis, Backbone, Checkpointing, DatasetName, Evaluate, Method, Method
 use crate::id::{CampaignName, HardwareClass};
 use crate::units::Bytes;
 
+/// Larger inputs than any backbone here was made for are a slip of the pen.
+const MAX_IMAGE_SIZE: u32 = 1024;
+
 /// Most trials of a campaign per hardware class. A fleet that ends one a minute works on so many for two weeks; a slip of
 /// the pen in `repeats` asks for more.
 const MAX_TRIALS: u64 = 20_000;
@@ -190,6 +193,16 @@ impl Campaign {
         if let Some(batches) = &train.batch {
             batches.check_names("backbone in [train] batch:", &Backbone::names())?;
         }
+        if let Some(sizes) = &train.image_size {
+            sizes.check_names("backbone in [train] image_size:", &Backbone::names())?;
+        }
+        positive("[train] micro_batches", train.micro_batches)?;
+        if train.ramp_steps > train.steps {
+            return Err(format!("[train] ramp_steps ({}) must not be above steps ({})", train.ramp_steps, train.steps));
+        }
+        if let Some(norm) = train.clip_norm.filter(|n| !(n.is_finite() && *n > 0.0)) {
+            return Err(format!("[train] clip_norm must be positive, found {norm}"));
+        }
         for method in self.matrix.method.values() {
             let rate = self.learning_rate(*method);
             if !(rate.is_finite() && rate > 0.0) {
@@ -197,7 +210,22 @@ impl Campaign {
             }
         }
         for backbone in self.matrix.backbone.values() {
-            positive(&format!("[train] batch of {}", backbone.name()), self.batch(*backbone))?;
+            let name = backbone.name();
+            positive(&format!("[train] batch of {name}"), self.batch(*backbone))?;
+            if !self.batch(*backbone).is_multiple_of(train.micro_batches) {
+                return Err(format!(
+                    "[train] batch of {name} ({}) must be a multiple of micro_batches ({})",
+                    self.batch(*backbone),
+                    train.micro_batches
+                ));
+            }
+            let (size, patch) = (self.image_size(*backbone), backbone.patch_size());
+            if size == 0 || !size.is_multiple_of(patch) || size > MAX_IMAGE_SIZE {
+                return Err(format!(
+                    "[train] image_size of {name} must be a multiple of its patch size {patch}, up to {MAX_IMAGE_SIZE}; \
+                     found {size}"
+                ));
+            }
         }
         if let Hardware::Classes(classes) = &self.hardware
             && let Some(twice) = classes.iter().enumerate().find(|(i, c)| classes[..*i].contains(c))
@@ -234,6 +262,12 @@ impl Campaign {
     pub fn learning_rate(&self, method: Method) -> f64 {
         let from_file = self.train.learning_rate.as_ref().and_then(|rates| rates.get(method.name()));
         from_file.unwrap_or_else(|| method.default_learning_rate())
+    }
+
+    /// The side of a backbone's input: the file's, else the backbone's own.
+    pub fn image_size(&self, backbone: Backbone) -> u32 {
+        let from_file = self.train.image_size.as_ref().and_then(|sizes| sizes.get(backbone.name()));
+        from_file.unwrap_or_else(|| backbone.image_size())
     }
 
     /// The training batch of a backbone: the file's, else the protocol's.
@@ -366,6 +400,15 @@ alpha = 16
             ("batch = 32", "batch = { vit_mirco = 8, default = 32 }", &["did you mean \"vit_micro\""]),
             ("full = 1e-3, ", "fulll = 1e-3, ", &["did you mean \"full\""]),
             ("steps = 120", "steps = 2", &["warm_up_steps (2) must be below steps (2)"]),
+            (
+                "batch = 32",
+                "batch = 32\nmicro_batches = 5",
+                &["batch of vit_micro (32) must be a multiple of micro_batches (5)"],
+            ),
+            ("batch = 32", "batch = 32\nimage_size = 60", &["multiple of its patch size 8", "60"]),
+            ("batch = 32", "batch = 32\nclip_norm = 0.0", &["clip_norm must be positive"]),
+            ("batch = 32", "batch = 32\nschedule = \"cosin\"", &["c.toml:17:", "cosine"]),
+            ("batch = 32", "batch = 32\nramp_steps = 200", &["ramp_steps (200) must not be above steps (120)"]),
             ("name = \"demo\"", "name = \"a/b\"", &["c.toml:2:", "a/b"]),
             ("repeats = 1", "repeats = 1000000000", &["asks for 12000000000 trials", "at most 20000"]),
             ("\"any\"", "[\"A\", \"A\"]", &["\"A\" stands in this list twice"]),

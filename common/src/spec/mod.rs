@@ -20,4 +20,4 @@ pub use checkpointing::Checkpointing;
 pub use dataset::DatasetName;
 pub use error::{SpecError, nearest};
 pub use method::{LoraSpec, Method, MethodSpecs};
-pub use training::{Evaluate, Sampling, Train};
+pub use training::{Evaluate, Sampling, Schedule, Train};

@@ -16,8 +16,19 @@ pub struct Train {
     pub warm_up_steps: u32,
     /// Samples per step, for all backbones or per backbone.
     pub batch: Option<PerName<u32>>,
+    /// Equal parts in which a batch goes through the model, one after another; their gradients are added up. Less memory
+    /// for the same step.
+    pub micro_batches: u32,
+    /// Side of the square input in pixels, for all backbones or per backbone; each backbone's own when absent.
+    pub image_size: Option<PerName<u32>>,
     /// Learning rate, for all methods or per method.
     pub learning_rate: Option<PerName<f64>>,
+    /// How the learning rate changes over the steps.
+    pub schedule: Schedule,
+    /// The learning rate rises linearly over this many steps first.
+    pub ramp_steps: u32,
+    /// The gradient is scaled down to this norm where it is larger, over all parameters that train.
+    pub clip_norm: Option<f64>,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
     /// How the samples of a step are drawn.
@@ -32,7 +43,12 @@ impl Default for Train {
             steps: 7820,
             warm_up_steps: 2,
             batch: None,
+            micro_batches: 1,
+            image_size: None,
             learning_rate: None,
+            schedule: Schedule::Constant,
+            ramp_steps: 0,
+            clip_norm: None,
             weight_decay: 0.05,
             sampling: Sampling::Replacement,
             augment: true,
@@ -50,6 +66,34 @@ pub enum Sampling {
     Shuffle,
 }
 
+/// How the learning rate changes over the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// It stays, as in the study.
+    #[default]
+    Constant,
+    /// It falls to zero along half a cosine (Loshchilov and Hutter, arXiv 1608.03983, without restarts).
+    Cosine,
+}
+
+impl Schedule {
+    /// The share of the learning rate at `step`, from 0, of `steps`, of which the first `ramp` rise linearly:
+    /// (step + 1) / ramp, and from there 1, or (1 + cos(π · (step − ramp) / (steps − ramp))) / 2.
+    pub fn factor(self, step: u32, steps: u32, ramp: u32) -> f64 {
+        if step < ramp {
+            return f64::from(step + 1) / f64::from(ramp);
+        }
+        match self {
+            Self::Constant => 1.0,
+            Self::Cosine => {
+                let progress = f64::from(step - ramp) / f64::from((steps - ramp).max(1));
+                (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
+            }
+        }
+    }
+}
+
 /// `[evaluate]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -65,5 +109,23 @@ pub struct Evaluate {
 impl Default for Evaluate {
     fn default() -> Self {
         Self { batch: 64, limit: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_learning_rate_rises_and_falls_as_the_formulas_say() {
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
+        near(Schedule::Constant.factor(0, 10, 0), 1.0);
+        near(Schedule::Constant.factor(9, 10, 0), 1.0);
+        near(Schedule::Constant.factor(1, 10, 4), 0.5);
+        near(Schedule::Cosine.factor(3, 104, 4), 1.0);
+        near(Schedule::Cosine.factor(4, 104, 4), 1.0);
+        near(Schedule::Cosine.factor(54, 104, 4), 0.5);
+        near(Schedule::Cosine.factor(29, 104, 4), (1.0 + 0.5f64.sqrt()) / 2.0);
+        assert!(Schedule::Cosine.factor(103, 104, 4) > 0.0, "the last step still learns");
     }
 }

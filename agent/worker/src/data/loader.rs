@@ -34,6 +34,17 @@ impl Batch {
         self.labels.is_empty()
     }
 
+    /// Equal parts, one after another; `parts` divides the number of images.
+    pub fn split(&self, parts: usize) -> impl Iterator<Item = Self> {
+        let images = self.len() / parts.max(1);
+        let pixels = self.pixels.len() / self.len().max(1);
+        (0..parts).map(move |part| Self {
+            pixels: self.pixels[part * images * pixels..(part + 1) * images * pixels].to_vec(),
+            labels: self.labels[part * images..(part + 1) * images].to_vec(),
+            size: self.size,
+        })
+    }
+
     /// Normalised images (batch, 3, size, size) and labels (batch) on `device`.
     pub fn to_tensors(&self, normalization: &Normalization, device: Device) -> (Tensor, Tensor) {
         let shape = [self.len() as i64, 3, i64::from(self.size), i64::from(self.size)];

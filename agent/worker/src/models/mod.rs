@@ -17,12 +17,13 @@ pub trait Model {
     fn blocks(&self) -> &[Slot];
 }
 
-/// Builds a backbone by name, with a head of `classes`.
-pub fn build(backbone: Backbone, classes: i64, b: &Builder) -> Box<dyn Model> {
+/// Builds a backbone by name for square inputs of `image_size` pixels, with a head of `classes`.
+pub fn build(backbone: Backbone, image_size: u32, classes: i64, b: &Builder) -> Box<dyn Model> {
+    let vit = |config: vit::VitConfig| Box::new(vit::Vit::new(b, &config.with_image_size(image_size.into())));
     match backbone {
-        Backbone::VitMicro => Box::new(vit::Vit::new(b, &vit::VitConfig::micro(classes))),
-        Backbone::VitTinyPatch16 => Box::new(vit::Vit::new(b, &vit::VitConfig::tiny_patch16_224(classes))),
-        Backbone::VitSmallPatch16 => Box::new(vit::Vit::new(b, &vit::VitConfig::small_patch16_224(classes))),
+        Backbone::VitMicro => vit(vit::VitConfig::micro(classes)),
+        Backbone::VitTinyPatch16 => vit(vit::VitConfig::tiny_patch16_224(classes)),
+        Backbone::VitSmallPatch16 => vit(vit::VitConfig::small_patch16_224(classes)),
     }
 }
 

@@ -37,6 +37,11 @@ impl VitConfig {
         Self { image_size, patch_size, width, depth, heads, mlp_ratio: 4, classes, norm_eps: 1e-6 }
     }
 
+    /// The same for another input.
+    pub fn with_image_size(self, image_size: i64) -> Self {
+        Self { image_size, ..self }
+    }
+
     /// `vit_micro`: 64-pixel images in 8-pixel patches, width 128, 6 blocks.
     pub fn micro(classes: i64) -> Self {
         Self::preset(64, 8, 128, 6, 4, classes)
@@ -72,12 +77,11 @@ impl Vit {
                 c.image_size, c.patch_size, c.width, c.heads
             ));
         }
-        let patches = (c.image_size / c.patch_size).pow(2);
         let blocks = b.sub("blocks");
         Self {
             patch_embed: b.sub("patch_embed").conv2d("proj", 3, c.width, c.patch_size, c.patch_size),
             cls_token: b.param("cls_token", &[1, 1, c.width], Init::Normal { std: 1e-6 }),
-            pos_embed: b.param("pos_embed", &[1, patches + 1, c.width], Init::TruncatedNormal { std: 0.02 }),
+            pos_embed: b.position_table("pos_embed", 1, c.image_size / c.patch_size, c.width),
             blocks: (0..c.depth).map(|i| blocks.block(&i.to_string(), |b| VitBlock::new(b, c))).collect(),
             norm: b.layer_norm("norm", c.width, c.norm_eps),
             head: b.head("head").linear("", c.width, c.classes),

@@ -7,7 +7,7 @@ use fleet_common::record::LoadSummary;
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{ActLinear, Activation, Conv2d, LayerNorm, Linear, NormLinear};
-use super::{Block, Init, Param, Params, Role, Seed, Slot, Weights};
+use super::{Block, Init, Param, Params, Role, Seed, Slot, Weights, resample};
 use crate::peft::Method;
 use crate::torch::GradMode;
 
@@ -101,6 +101,26 @@ impl Builder {
 
     /// A parameter of the model: from the weights, or fresh.
     pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        self.param_or_adapted(name, shape, init, |_| None)
+    }
+
+    /// A table of learned positions (1, `prefix` + `side`², `width`), the first `prefix` of which are of no place. From
+    /// weights for another input size it is resampled as timm does.
+    pub fn position_table(&self, name: &str, prefix: i64, side: i64, width: i64) -> Tensor {
+        let init = Init::TruncatedNormal { std: 0.02 };
+        self.param_or_adapted(name, &[1, prefix + side * side, width], init, |theirs| {
+            resample::position_table(theirs, prefix, side)
+        })
+    }
+
+    /// A parameter from weights of this shape, from weights that `adapt` can make fit, or fresh.
+    fn param_or_adapted(
+        &self,
+        name: &str,
+        shape: &[i64],
+        init: Init,
+        adapt: impl Fn(&Tensor) -> Option<Tensor>,
+    ) -> Tensor {
         let name = self.full(name);
         let shared = &mut *self.shared.borrow_mut();
         let _off = GradMode::off();
@@ -108,6 +128,13 @@ impl Builder {
             Role::Adapter => None,
             Role::Base | Role::Head => shared.weights.as_ref().and_then(|w| w.get(&name)),
         };
+        if let Some(values) = found
+            && values.is_floating_point()
+            && values.isfinite().all().int64_value(&[]) == 0
+        {
+            shared.problems.push(format!("{name}: the weights hold values that are not finite numbers"));
+        }
+        let adapted = |values: &Tensor| adapt(values).filter(|v| v.size() == shape);
         let values = match found {
             Some(values) if values.size() == shape && !(shared.fresh_head && self.role == Role::Head) => {
                 shared.load.matched += 1;
@@ -116,6 +143,11 @@ impl Builder {
             Some(_) if self.role == Role::Head => {
                 shared.load.replaced.push(name.clone());
                 None
+            }
+            Some(values) if adapted(values).is_some() => {
+                shared.load.matched += 1;
+                shared.load.resampled.push(name.clone());
+                adapted(values)
             }
             Some(values) => {
                 shared.problems.push(format!("{name}: expected shape {shape:?}, the weights have {:?}", values.size()));

@@ -10,6 +10,7 @@ mod ctx;
 mod init;
 mod layers;
 mod params;
+mod resample;
 mod weights;
 
 pub use block::{Block, Executor, Slot};

@@ -34,7 +34,7 @@ pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -
     if other_classes {
         b = b.with_fresh_head();
     }
-    let model = models::build(settings.backbone, classes.len() as i64, &b);
+    let model = models::build(settings.backbone, settings.image_size, classes.len() as i64, &b);
     let (params, loaded) = b.finish()?;
     Ok(Built { model, params, executor: CheckpointingExecutor::new(settings.checkpointing), loaded })
 }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use fleet_common::record::Training;
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Split};
-use tch::{Device, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
 
 use super::Stop;
 use super::build::Built;
 use super::meter::PhaseMeter;
 use super::state::{Saver, State};
-use crate::data::{Loader, Normalization, Sampler, Transform};
+use crate::data::{Batch, Loader, Normalization, Sampler, Transform};
 use crate::nn::{Ctx, Seed};
 use crate::torch::adamw::{AdamW, AdamWConfig};
 use crate::torch::memory::Place;
-use crate::torch::{grad, guard};
+use crate::torch::{GradMode, TorchError, grad, guard};
 
 /// Where batches come from.
 pub(super) struct Data<'a> {
@@ -67,25 +67,22 @@ pub(super) fn train(
         }
         let Some(batch) = meter.wait(|| batches.next()) else { break };
         let batch = batch?;
-        let ctx = Ctx::train(data.seed.named("step").branch(u64::from(step)).branch(0));
+        let seed = data.seed.named("step").branch(u64::from(step));
+        let rate = train.learning_rate * train.schedule.factor(step, train.steps, train.ramp_steps);
         let loss = meter.work(batch.len(), || -> Result<f64, Stop> {
-            Place::phase("forward").enter();
-            let loss = guard(|| {
-                let (images, labels) = batch.to_tensors(&Normalization::IMAGENET, device);
-                let logits = built.model.forward(&images, &ctx, &built.executor);
-                cross_entropy(&logits, &labels)
-            })?;
-            Place::phase("backward").enter();
-            let grads = grad(&[&loss], &[None], &params.iter().collect::<Vec<_>>())?;
-            let value = guard(|| loss.double_value(&[]))?;
-            drop(loss);
-            if !value.is_finite() {
+            let (loss, mut grads) = gradients(built, &batch, train.micro_batches, seed, &params, device)?;
+            if !loss.is_finite() {
                 // Before the optimiser spreads it over the weights.
                 return Err(Stop::Diverged { step });
             }
+            if let Some(most) = train.clip_norm
+                && !clip(&mut grads, most)?.is_finite()
+            {
+                return Err(Stop::Diverged { step });
+            }
             Place::phase("optimizer").enter();
-            optimizer.step(&grads, train.learning_rate)?;
-            Ok(value)
+            optimizer.step(&grads, rate)?;
+            Ok(loss)
         })?;
         training.losses.push(loss as f32);
         meter.progress(u64::from(step) + 1, u64::from(train.steps), Some(loss));
@@ -96,7 +93,88 @@ pub(super) fn train(
     Ok(())
 }
 
+/// The loss of a batch and its gradients: of the whole at once, or of `parts` one after another, whose means are averaged.
+fn gradients(
+    built: &Built,
+    batch: &Batch,
+    parts: u32,
+    seed: Seed,
+    params: &[Tensor],
+    device: Device,
+) -> Result<(f64, Vec<Option<Tensor>>), Stop> {
+    let wanted: Vec<&Tensor> = params.iter().collect();
+    let mut sum: Option<(f64, Vec<Option<Tensor>>)> = None;
+    for (i, part) in (0..).zip(batch.split(parts as usize)) {
+        Place::phase("forward").enter();
+        let ctx = Ctx::train(seed.branch(i));
+        let loss = guard(|| {
+            let (images, labels) = part.to_tensors(&Normalization::IMAGENET, device);
+            let loss = cross_entropy(&built.model.forward(&images, &ctx, &built.executor), &labels);
+            if parts > 1 { loss / f64::from(parts) } else { loss }
+        })?;
+        Place::phase("backward").enter();
+        let grads = grad(&[&loss], &[None], &wanted)?;
+        let value = guard(|| loss.double_value(&[]))?;
+        drop(loss);
+        match &mut sum {
+            None => sum = Some((value, grads)),
+            Some((loss, sums)) => {
+                *loss += value;
+                guard(|| add(sums, grads))?;
+            }
+        }
+    }
+    sum.ok_or_else(|| Stop::Broken(anyhow::anyhow!("a batch without images")))
+}
+
+/// Adds gradients in place.
+fn add(sums: &mut [Option<Tensor>], grads: Vec<Option<Tensor>>) {
+    let _off = GradMode::off();
+    for (sum, grad) in sums.iter_mut().zip(grads) {
+        match (&mut *sum, grad) {
+            (Some(sum), Some(grad)) => drop(sum.g_add_(&grad)),
+            (None, grad) => *sum = grad,
+            (Some(_), None) => {}
+        }
+    }
+}
+
+/// Scales gradients down to the norm `most` where they are larger together, as PyTorch's `clip_grad_norm_`; returns the
+/// norm that they had.
+fn clip(grads: &mut [Option<Tensor>], most: f64) -> Result<f64, TorchError> {
+    guard(|| {
+        let _off = GradMode::off();
+        let norms: Vec<Tensor> = grads.iter().flatten().map(|g| g.norm().to_kind(Kind::Double)).collect();
+        let norm = Tensor::stack(&norms, 0).norm().double_value(&[]);
+        let scale = most / (norm + 1e-6);
+        if scale < 1.0 {
+            grads.iter_mut().flatten().for_each(|g| drop(g.g_mul_scalar_(scale)));
+        }
+        norm
+    })
+}
+
 /// Mean cross-entropy of logits (batch, classes) against labels (batch).
 pub(super) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Tensor {
     logits.cross_entropy_loss(labels, None::<&Tensor>, Reduction::Mean, -100, 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_clipped_to_their_common_norm() {
+        let of = |values: &[f32]| Some(Tensor::from_slice(values));
+        let mut grads = vec![of(&[3.0, 0.0]), None, of(&[0.0, 4.0, 12.0])];
+        // Norms of single-precision gradients have single precision.
+        let near = |norm: f64| assert!((norm - 13.0).abs() < 1e-6, "{norm}");
+        near(clip(&mut grads, 20.0).expect("a norm"));
+        assert_eq!(Vec::<f32>::try_from(grads[2].as_ref().expect("there")).expect("floats"), [0.0, 4.0, 12.0]);
+        near(clip(&mut grads, 6.5).expect("a norm"));
+        let after = Vec::<f32>::try_from(grads[2].as_ref().expect("there")).expect("floats");
+        assert!((after[2] - 6.0).abs() < 1e-5, "{after:?}");
+        let mut broken = vec![of(&[f32::NAN])];
+        assert!(clip(&mut broken, 1.0).expect("a norm").is_nan());
+    }
 }

@@ -1,7 +1,9 @@
 //! Helpers of the integration tests.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
 pub mod fixture;
+pub mod trials;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

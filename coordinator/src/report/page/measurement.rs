@@ -107,11 +107,14 @@ fn loads(page: &Page<'_>) -> Vec<String> {
     };
     let mut texts = Vec::new();
     for r in page.input.records {
-        let Some(LoadSummary { matched, missing, unexpected, replaced }) = &r.training.loaded else { continue };
+        let Some(LoadSummary { matched, missing, unexpected, replaced, resampled }) = &r.training.loaded else {
+            continue;
+        };
         let mut parts = vec![format!("{} taken from the file", plural(*matched, "tensor"))];
         for (list, what) in [
             (missing, "not in the file, fresh"),
             (replaced, "of another shape, fresh"),
+            (resampled, "resampled to the input's size"),
             (unexpected, "in the file only, unused"),
         ] {
             if !list.is_empty() {

@@ -1,0 +1,81 @@
+//! Weights made for another input size.
+
+use tch::{Kind, Tensor};
+
+/// A table of learned positions (1, `prefix` + n², width) for a grid of `side` by `side`, as timm's
+/// `resample_abs_pos_embed`: the grid's part resized with a bicubic filter and anti-aliasing, the prefix as it is. `None`
+/// if it is no table of a square grid.
+pub(super) fn position_table(theirs: &Tensor, prefix: i64, side: i64) -> Option<Tensor> {
+    let [1, positions, width] = theirs.size()[..] else { return None };
+    let places = positions - prefix;
+    let before = (places.max(0) as f64).sqrt().round() as i64;
+    if before < 1 || before * before != places {
+        return None;
+    }
+    let grid = theirs.narrow(1, prefix, places).to_kind(Kind::Float);
+    let grid = grid.reshape([1, before, before, width]).permute([0, 3, 1, 2]); // (1, width, n, n)
+    let grid = grid.internal_upsample_bicubic2d_aa([side, side], false, None, None);
+    let grid = grid.permute([0, 2, 3, 1]).reshape([1, side * side, width]).to_kind(theirs.kind());
+    Some(Tensor::cat(&[theirs.narrow(1, 0, prefix), grid], 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys' cubic with a = -1/2, which anti-aliased resizing uses.
+    fn keys(x: f64) -> f64 {
+        let x = x.abs();
+        match x {
+            x if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            x if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            _ => 0.0,
+        }
+    }
+
+    /// One row of weights per output: the definition, with the filter as wide as what it shrinks.
+    fn matrix(from: usize, to: usize) -> Vec<Vec<f64>> {
+        let scale = from as f64 / to as f64;
+        let wide = scale.max(1.0);
+        (0..to)
+            .map(|i| {
+                let center = scale * (i as f64 + 0.5);
+                let weights: Vec<f64> = (0..from).map(|j| keys((j as f64 + 0.5 - center) / wide)).collect();
+                let sum: f64 = weights.iter().sum();
+                weights.into_iter().map(|w| w / sum).collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn it_is_the_bicubic_filter_by_its_definition_and_the_prefix_stays() {
+        let (prefix, width) = (2usize, 3usize);
+        for (from, to) in [(4usize, 7usize), (7, 4), (14, 8), (5, 5)] {
+            let count = (prefix + from * from) * width;
+            let values: Vec<f32> = (0..count).map(|i| ((i * 7919) % 101) as f32 / 50.0 - 1.0).collect();
+            let theirs = Tensor::from_slice(&values).reshape([1, (prefix + from * from) as i64, width as i64]);
+            let ours = position_table(&theirs, prefix as i64, to as i64).expect("a square grid");
+            assert_eq!(ours.size(), [1, (prefix + to * to) as i64, width as i64]);
+            let got = Vec::<f32>::try_from(ours.reshape([-1])).expect("floats");
+            assert_eq!(got[..prefix * width], values[..prefix * width]);
+            let m = matrix(from, to);
+            for (y, x, c) in (0..to).flat_map(|y| (0..to).flat_map(move |x| (0..width).map(move |c| (y, x, c)))) {
+                let at = |y: usize, x: usize| f64::from(values[(prefix + y * from + x) * width + c]);
+                let expected: f64 = (0..from)
+                    .flat_map(|j| (0..from).map(move |i| (j, i)))
+                    .map(|(j, i)| m[y][j] * m[x][i] * at(j, i))
+                    .sum();
+                let found = f64::from(got[(prefix + y * to + x) * width + c]);
+                assert!((found - expected).abs() < 1e-5, "{from} to {to}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_square_grid_is_left_alone() {
+        let table = |positions: i64| Tensor::zeros([1, positions, 4], (Kind::Float, tch::Device::Cpu));
+        assert!(position_table(&table(1 + 12), 1, 4).is_none());
+        assert!(position_table(&table(1), 1, 4).is_none());
+        assert!(position_table(&Tensor::zeros([4, 4], (Kind::Float, tch::Device::Cpu)), 1, 4).is_none());
+    }
+}
