@@ -99,3 +99,24 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     assert!(out.stdout.starts_with("long: 240 cells"), "{}", out.stdout);
     assert_eq!(out.stderr, "");
 }
+
+#[test]
+fn a_device_rests_after_each_trial_where_that_is_wanted() {
+    let fleet = Fleet::new();
+    let file = fleet.campaign("rested", 1, "", "");
+    let text =
+        std::fs::read_to_string(&file).expect("a file").replace("[\"full\", \"lora\", \"bitfit\"]", "\"bitfit\"");
+    std::fs::write(&file, text).expect("writes");
+    let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &[]);
+    let agent = Agent::start(&fleet, &coordinator.url, "agent", &["--cool-down", "2"]);
+    fleet.fleet(&["submit", file.to_str().expect("a path"), "--coordinator", &coordinator.url]).ended_with(0);
+    wait_until("the first trial to end", || {
+        status(&fleet, &coordinator, "rested")["finished"] == serde_json::json!({ "completed": 1 })
+    });
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(status(&fleet, &coordinator, "rested")["running"].as_array().is_some_and(Vec::is_empty), "it rests");
+    wait_until("the other", || {
+        status(&fleet, &coordinator, "rested")["finished"] == serde_json::json!({ "completed": 2 })
+    });
+    assert_eq!(agent.terminate(), Some(0), "also while it rests");
+}

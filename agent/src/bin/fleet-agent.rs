@@ -76,6 +76,9 @@ struct Run {
     /// Space for the states of interrupted trials; those interrupted longest ago go first
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     state_space: Bytes,
+    /// Seconds of rest for a device after each trial, so that one does not heat the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    cool_down: u64,
     /// End when standard input ends: for programs that start an agent
     #[arg(long)]
     exit_with_parent: bool,
@@ -137,6 +140,7 @@ fn start(run: Run) -> anyhow::Result<()> {
         powercap: run.machine.powercap,
         save_every: Duration::from_secs(run.save_every),
         state_space: run.state_space.0,
+        cool_down: Duration::from_secs(run.cool_down),
     };
     let (sender, stopping) = watch::channel(false);
     if run.exit_with_parent {

@@ -71,6 +71,8 @@ pub struct Options {
     pub powercap: PathBuf,
     /// How often a trial's state is saved; never if zero.
     pub save_every: Duration,
+    /// How long a device rests after each trial.
+    pub cool_down: Duration,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
 }

@@ -45,14 +45,16 @@ pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undel
         match lease {
             Ok(Some(lease)) => {
                 backoff.reset();
-                if work(&shared, &slot, &lock, lease).await {
+                let pause = if work(&shared, &slot, &lock, lease).await {
                     failures.reset();
+                    shared.options.cool_down
                 } else {
                     // A slot that fails at everything should not burn through the queue.
-                    tokio::select! {
-                        () = failures.wait() => {}
-                        () = shared.stopped() => return,
-                    }
+                    failures.step()
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shared.stopped() => return,
                 }
             }
             Ok(None) => backoff.reset(),

@@ -42,6 +42,9 @@ pub(super) struct Local {
     /// Seconds between states that an interrupted trial goes on from; 0 for none
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     save_every: u64,
+    /// Seconds of rest for a device after each trial, so that one does not heat the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    cool_down: u64,
     /// Copy the best trial's trained weights of each backbone to DIR/BACKBONE.safetensors, for --weights later
     #[arg(long, value_name = "DIR")]
     keep_weights: Option<PathBuf>,
@@ -180,7 +183,7 @@ impl Agent {
         if let Some(weights) = &local.files.weights {
             command.arg("--weights").arg(weights);
         }
-        command.args(["--save-every", &local.save_every.to_string()]);
+        command.args(["--save-every", &local.save_every.to_string(), "--cool-down", &local.cool_down.to_string()]);
         if let Some(devices) = &local.devices {
             command.args(["--devices", devices]);
         }
