@@ -69,7 +69,13 @@ pub fn fetch(
     let mut partial = Partial::open(place)?;
     let mut again = false;
     loop {
-        complete(&http, url, &mut partial, content, patience, tell)?;
+        if let Err(error) = complete(&http, url, &mut partial, content, patience, tell) {
+            if partial.len() == 0 {
+                // Nothing to go on with; the error is what matters.
+                let _ = partial.discard();
+            }
+            return Err(error);
+        }
         tell(Event::Checks);
         let Err(wrong) = partial.compare(content)? else {
             return partial.finish(place);
@@ -106,7 +112,7 @@ fn complete(
         if failures >= patience.tries {
             let kept = match partial.version() {
                 Some(_) => format!("{} bytes are kept; the same command goes on later", partial.len()),
-                None => "Try again later, or name another address with --from".to_owned(),
+                None => "Is this machine on a network? Try again later, or name another address with --from".to_owned(),
             };
             return Err(DownloadError::Broken { url: url.to_owned(), reason: why, tries: failures, kept });
         }

@@ -147,9 +147,9 @@ fn trouble(url: &str, error: ureq::Error) -> Trouble {
     match error {
         E::BadUri(message) => Trouble::Final(DownloadError::Address { url: url(), message }),
         E::Http(e) => Trouble::Final(DownloadError::Address { url: url(), message: e.to_string() }),
-        E::HostNotFound => Trouble::Passing("its host is not found: is this machine on a network?".into()),
+        E::HostNotFound => Trouble::Passing("its host is not found".into()),
         E::Timeout(_) => Trouble::Passing("no answer in time".into()),
-        E::Io(e) => Trouble::Passing(interruption(&e)),
+        E::Io(e) => Trouble::Passing(format!("no answer ({e})")),
         E::ConnectionFailed | E::Protocol(_) => Trouble::Passing(error.to_string()),
         E::InvalidProxyUrl | E::ConnectProxyFailed(_) => Trouble::Final(DownloadError::Unreachable {
             url: url(),

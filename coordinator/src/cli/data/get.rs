@@ -41,7 +41,7 @@ impl Get {
 
 /// Makes sure that the set is in `data`.
 pub(super) fn get(set: &Set, data: &Path, from: Option<&str>, patience: &Patience) -> Result<Found, Failure> {
-    let mut show = Show::new(&set.name.label());
+    let mut show = Show::new(set.name.label());
     if set.is_there(data) {
         match set.check(data) {
             Ok(found) => {
