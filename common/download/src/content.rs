@@ -136,3 +136,33 @@ impl Content<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ABC: Content<'static> = Content {
+        size: Size::Exactly(3),
+        sha256: "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        md5: Some("900150983cd24fb0d6963f7d28e17f72"),
+    };
+
+    #[test]
+    fn every_part_is_compared() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("abc");
+        std::fs::write(&path, "abc").expect("writes");
+        let wrong = |content: Content<'_>| content.compare(&path).expect("reads").err().map(|w| w.to_string());
+        assert_eq!(wrong(ABC), None);
+        assert_eq!(wrong(Content { size: Size::AtMost(3), ..ABC }), None);
+        for (content, part) in [
+            (Content { size: Size::Exactly(4), ..ABC }, "expected 4 bytes, found 3"),
+            (Content { size: Size::AtMost(2), ..ABC }, "expected at most 2 bytes, found 3"),
+            (Content { sha256: "00", ..ABC }, "expected SHA-256 00, found ba7816bf"),
+            (Content { md5: Some("00"), ..ABC }, "expected MD5 00, found 90015098"),
+        ] {
+            let found = wrong(content).expect("is wrong");
+            assert!(found.contains(part), "{found}");
+        }
+    }
+}

@@ -149,6 +149,14 @@ fn trouble(url: &str, error: ureq::Error) -> Trouble {
         E::Http(e) => Trouble::Final(DownloadError::Address { url: url(), message: e.to_string() }),
         E::HostNotFound => Trouble::Passing("its host is not found".into()),
         E::Timeout(_) => Trouble::Passing("no answer in time".into()),
+        // What rustls says of a certificate comes as this.
+        E::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => Trouble::Final(DownloadError::Unreachable {
+            url: url(),
+            reason: format!(
+                "the connection is not safe ({e}). Is the clock right? A proxy that re-encrypts is not accepted: fetch \
+                 elsewhere, or name a mirror in this network with --from"
+            ),
+        }),
         E::Io(e) => Trouble::Passing(format!("no answer ({e})")),
         E::ConnectionFailed | E::Protocol(_) => Trouble::Passing(error.to_string()),
         E::InvalidProxyUrl | E::ConnectProxyFailed(_) => Trouble::Final(DownloadError::Unreachable {
@@ -166,5 +174,18 @@ pub(crate) fn interruption(error: &std::io::Error) -> String {
         _ if timeout => "the server fell silent".to_owned(),
         std::io::ErrorKind::TimedOut => "the server fell silent".to_owned(),
         _ => format!("the connection broke ({error})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_accepted_is_final_and_a_broken_connection_is_not() {
+        let answer = |kind| trouble("https://host/file", std::io::Error::new(kind, "invalid peer certificate").into());
+        let Trouble::Final(error) = answer(std::io::ErrorKind::InvalidData) else { panic!("tried again") };
+        assert!(error.to_string().contains("https://host/file") && error.to_string().contains("--from"), "{error}");
+        assert!(matches!(answer(std::io::ErrorKind::ConnectionReset), Trouble::Passing(_)));
     }
 }
