@@ -1,9 +1,9 @@
 //! The files that can be fetched.
 //!
-//! A hash stands here only if somebody other than us has published it. CIFAR-100's MD5 is on its own page; its SHA-256
-//! is what TensorFlow Datasets, MLDatasets.jl and torch.rb check. DTD's MD5 is torchvision's, its SHA-256 torchvision's
-//! prototype's and anomalib's. Those of the weights are given, with the revision of the hub that they belong to, by
-//! several projects that pin them, LibreYOLO's provenance notes among them.
+//! A hash stands here only if somebody other than us has published it. CIFAR-100's MD5 is its publisher's; its SHA-256
+//! is what torchvision for Ruby and MLDatasets.jl check. DTD's MD5 is torchvision's, its SHA-256 that of torchvision's
+//! prototype data sets and of anomalib. Those of the weights are given, with the revision of the hub that they belong
+//! to, by projects that pin them, LibreYOLO's provenance notes among them.
 
 use fleet_common::spec::Backbone;
 
