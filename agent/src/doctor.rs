@@ -225,7 +225,10 @@ fn weights(dir: Option<&Path>) -> Finding {
         .filter(|name| dir.join(format!("{name}.safetensors")).exists())
         .collect();
     if there.is_empty() {
-        let expected = format!("put files such as {}.safetensors there", Backbone::ALL[0].name());
+        let expected = format!(
+            "`fleet weights get` fetches the public ones; your own go there as files such as {}.safetensors",
+            Backbone::ALL[0].name()
+        );
         finding("weights", Level::Note, format!("none in {}", dir.display()), Some(&expected))
     } else {
         finding("weights", Level::Ok, there.join(", "), None)

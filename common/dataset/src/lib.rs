@@ -119,7 +119,8 @@ impl Dataset {
             DatasetName::Dtd => Source::Files(listed::open(
                 "dtd",
                 data_dir,
-                "Fetch dtd-r1.0.1.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/dtd/ and unpack it there",
+                "Get it with `fleet data get dtd`, or fetch dtd-r1.0.1.tar.gz from \
+                 https://www.robots.ox.ac.uk/~vgg/data/dtd/ and unpack it there",
             )?),
             DatasetName::Textures(textures) => Source::Files(listed::open(
                 textures,

@@ -19,6 +19,8 @@ mod report;
 mod resolve;
 mod serve;
 mod status;
+mod transfer;
+mod weights;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,9 +81,12 @@ enum Command {
     /// Calls off what of a campaign has not ended; what has ended is kept.
     #[command(after_help = "Example: fleet cancel nightly")]
     Cancel(campaign::Cancel),
-    /// Data sets: look at them, or write the procedural textures.
+    /// Data sets: get the public ones, check them, look at them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
+    /// Initial weights: get the public ones, check them.
+    #[command(subcommand, after_help = "Example: fleet weights get --weights ~/weights")]
+    Weights(weights::Weights),
 }
 
 /// Where the coordinator is.
@@ -159,6 +164,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,
         Command::Data(data) => data.run().await,
+        Command::Weights(weights) => weights.run().await,
     }
 }
 

@@ -54,7 +54,7 @@ impl Cifar {
                 "cifar100",
                 &[folder, archive],
                 data_dir,
-                "Put cifar-100-binary.tar.gz (the binary version, not the Python one) from \
+                "Get it with `fleet data get cifar100`, or put cifar-100-binary.tar.gz (the binary version, not the Python one) from \
                  https://www.cs.toronto.edu/~kriz/cifar.html there, packed or unpacked",
             ));
         };

@@ -1,4 +1,10 @@
-//! Data sets: look at them, or write the procedural textures.
+//! Data sets: get the public ones, check them, look at them, or write the procedural textures.
+
+mod check;
+mod get;
+mod set;
+#[cfg(test)]
+mod tests;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -13,6 +19,13 @@ use super::{Failure, Json, print_json, resolve};
 /// `fleet data`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Data {
+    /// Fetches a public data set, unless it is there already.
+    #[command(after_help = "Example: fleet data get cifar100 --data ~/data\n\
+        Interrupted, the same command goes on where it was. What is in the way is renamed, never overwritten.")]
+    Get(get::Get),
+    /// Checks a public data set, without the network.
+    #[command(after_help = "Example: fleet data check dtd --data ~/data")]
+    Check(check::Check),
     /// Writes a set of procedural textures in DTD's layout, the same on every machine.
     #[command(after_help = "Example: fleet data synth --data data --name textures")]
     Synth(Synth),
@@ -60,6 +73,8 @@ pub(super) struct Info {
 impl Data {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
+            Self::Get(get) => get.run().await,
+            Self::Check(check) => check.run(),
             Self::Synth(synth) => synth.run(),
             Self::Info(info) => info.run(),
         }

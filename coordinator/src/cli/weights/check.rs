@@ -1,0 +1,91 @@
+//! `fleet weights check`.
+
+use std::path::Path;
+
+use clap::Args;
+use fleet_common::spec::Backbone;
+use fleet_download::source;
+use fleet_download::weights::{self, Holds};
+
+use super::{Folder, backbone, place};
+use crate::cli::Failure;
+
+/// `fleet weights check`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Check {
+    /// Of which backbone; without it, all that are there
+    #[arg(value_name = "BACKBONE", value_parser = backbone)]
+    name: Option<Backbone>,
+    #[command(flatten)]
+    folder: Folder,
+}
+
+/// What was found right.
+pub(super) struct Found {
+    holds: Holds,
+    sha256: String,
+    checks: &'static str,
+}
+
+impl Check {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let dir = &self.folder.weights;
+        let wanted: Vec<Backbone> = match self.name {
+            Some(backbone) => vec![backbone],
+            None => Backbone::ALL.into_iter().filter(|b| place(*b, dir).exists()).collect(),
+        };
+        if wanted.is_empty() {
+            return Err(Failure::usage(format!(
+                "there are no weights in {}; expected files such as vit_tiny_patch16_224.safetensors. `fleet weights get` \
+                 fetches them",
+                dir.display()
+            )));
+        }
+        // All are looked at, and the first that is wrong is the error.
+        let mut wrong = Vec::new();
+        for backbone in wanted {
+            match check(backbone, dir) {
+                Ok(found) => found.say(backbone, dir),
+                Err(why) => wrong.push(why),
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(Failure::usage(wrong.join("\nerror: "))) }
+    }
+}
+
+/// Checks a backbone's file: whether it can be read, and whether it is the public one where there is one.
+pub(super) fn check(backbone: Backbone, dir: &Path) -> Result<Found, String> {
+    let file = place(backbone, dir);
+    if !file.exists() {
+        return Err(format!("{} is not there; `fleet weights get {}` fetches it", file.display(), backbone.name()));
+    }
+    let holds = weights::read(&file).map_err(|e| e.to_string())?;
+    let unreadable = |e| format!("{}: cannot read it: {e}", file.display());
+    let checks = match source::weights(backbone) {
+        Some(source) => {
+            source.content.compare(&file).map_err(unreadable)?.map_err(|wrong| {
+                format!(
+                    "{} can be read, but is not what is published: {wrong}. Weights of your own are used as they are; `fleet \
+                     weights get` fetches those that are published, and renames these",
+                    file.display()
+                )
+            })?;
+            source.content.checks()
+        }
+        None => "header only; none are published to compare with",
+    };
+    let sha256 = fleet_dataset::sha256_of_file(&file).map_err(unreadable)?;
+    Ok(Found { holds, sha256, checks })
+}
+
+impl Found {
+    /// Says it.
+    pub(super) fn say(&self, backbone: Backbone, dir: &Path) {
+        let types: Vec<_> = self.holds.types.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        say!("{}", backbone.name());
+        say!("  place    {}", place(backbone, dir).display());
+        say!("  tensors  {} ({}), {} numbers", self.holds.tensors, types.join(", "), self.holds.numbers);
+        say!("  checked  {}", self.checks);
+        say!("  SHA-256  {}", self.sha256);
+    }
+}

@@ -1,0 +1,78 @@
+//! `fleet weights get`.
+
+use std::path::Path;
+
+use clap::Args;
+use fleet_common::spec::Backbone;
+use fleet_download::fetch::{Patience, fetch};
+use fleet_download::source::{self, Source};
+
+use super::check::check;
+use super::{Folder, backbone, place};
+use crate::cli::Failure;
+use crate::cli::transfer::{self, Show};
+
+/// `fleet weights get`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Get {
+    /// Of which backbone; without it, of all that have public weights
+    #[arg(value_name = "BACKBONE", value_parser = backbone)]
+    name: Option<Backbone>,
+    #[command(flatten)]
+    folder: Folder,
+    /// Fetch the file from this address instead of its publisher's; it must be the same file
+    #[arg(long, value_name = "URL", requires = "name")]
+    from: Option<String>,
+}
+
+impl Get {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let wanted = match self.name {
+            Some(backbone) => vec![(backbone, source_of(backbone)?)],
+            None => source::WEIGHTS.iter().map(|(backbone, source)| (*backbone, source)).collect(),
+        };
+        transfer::run(move || {
+            for (backbone, source) in wanted {
+                get(backbone, source, &self.folder.weights, self.from.as_deref())?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn source_of(backbone: Backbone) -> Result<&'static Source, Failure> {
+    source::weights(backbone).ok_or_else(|| {
+        let public: Vec<_> = source::WEIGHTS.iter().map(|(_, source)| source.name).collect();
+        Failure::usage(format!(
+            "{} has no public weights; {} have. `fleet local … --keep-weights DIR` keeps those that it trained",
+            backbone.name(),
+            public.join(" and ")
+        ))
+    })
+}
+
+/// Makes sure that the published weights are in `dir`.
+fn get(backbone: Backbone, source: &Source, dir: &Path, from: Option<&str>) -> Result<(), Failure> {
+    let mut show = Show::new(source.name);
+    let file = place(backbone, dir);
+    if file.exists() {
+        match check(backbone, dir) {
+            Ok(found) => {
+                show.line("already there");
+                found.say(backbone, dir);
+                return Ok(());
+            }
+            Err(why) => show.line(&why),
+        }
+    }
+    std::fs::create_dir_all(dir).map_err(|e| Failure::failed(format!("{}: {e}", dir.display())))?;
+    let url = from.unwrap_or(source.url);
+    show.line(&format!("fetching {url}"));
+    let aside = fetch(url, &file, &source.content, &Patience::default(), &mut |event| show.event(event))?;
+    if let Some(aside) = aside {
+        show.line(&format!("what was there is now {}", aside.display()));
+    }
+    check(backbone, dir).map_err(Failure::usage)?.say(backbone, dir);
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Initial weights: get the public ones, check them, list them.
+
+mod check;
+mod get;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use fleet_common::spec::Backbone;
+use fleet_download::source;
+
+use super::Failure;
+
+/// `fleet weights`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Weights {
+    /// Fetches public weights, unless they are there already.
+    #[command(after_help = "Example: fleet weights get vit_small_patch16_224 --weights ~/weights\n\
+        Interrupted, the same command goes on where it was. What is in the way is renamed, never overwritten.")]
+    Get(get::Get),
+    /// Checks weights, without the network.
+    #[command(after_help = "Example: fleet weights check --weights ~/weights")]
+    Check(check::Check),
+    /// Lists the backbones, where their public weights are, and whether they are here.
+    #[command(after_help = "Example: fleet weights list --weights ~/weights")]
+    List(Folder),
+}
+
+/// The folder of weights.
+#[derive(Debug, Args)]
+pub(super) struct Folder {
+    /// Folder of the weights, one BACKBONE.safetensors each
+    #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR", default_value = "weights")]
+    weights: PathBuf,
+}
+
+impl Weights {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Get(get) => get.run().await,
+            Self::Check(check) => check.run(),
+            Self::List(folder) => {
+                list(&folder.weights);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn list(dir: &Path) {
+    for backbone in Backbone::ALL {
+        say!("{}", backbone.name());
+        let file = place(backbone, dir);
+        say!("  {:<8} {}", if file.exists() { "here" } else { "not here" }, file.display());
+        match source::weights(backbone) {
+            Some(source) => {
+                say!("  from     {}", source.url);
+                say!("  SHA-256  {}", source.content.sha256);
+                say!("  terms    {}", source.terms);
+            }
+            None => say!("  no public weights exist: `fleet local … --keep-weights DIR` keeps those that it trained"),
+        }
+    }
+}
+
+/// Where a backbone's weights lie.
+fn place(backbone: Backbone, dir: &Path) -> PathBuf {
+    dir.join(format!("{}.safetensors", backbone.name()))
+}
+
+/// A backbone's name on the command line.
+fn backbone(name: &str) -> Result<Backbone, String> {
+    Backbone::try_from(name.to_owned())
+}

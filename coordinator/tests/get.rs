@@ -1,0 +1,167 @@
+//! `fleet data` and `fleet weights` as they are typed: what they say, and with which exit code.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+fn fleet(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fleet"));
+    command.current_dir(dir).args(arguments).env("NO_PROXY", "127.0.0.1");
+    for name in ["FLEET_DATA", "FLEET_WEIGHTS"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+#[track_caller]
+fn ends(dir: &Path, arguments: &[&str], code: i32, says: &[&str]) {
+    let output = fleet(dir, arguments).output().expect("runs");
+    ended(&output, code, says);
+}
+
+#[track_caller]
+fn ended(output: &Output, code: i32, says: &[&str]) {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in says {
+        assert!(text.contains(part), "expected \"{part}\" in: {text}");
+    }
+}
+
+/// A server that answers everything with `head` and `body`, then waits; it passes on the requests' range lines.
+fn serve(head: &'static str, body: Vec<u8>, wait: Duration) -> (String, Receiver<Option<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/file", listener.local_addr().expect("an address"));
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let range = lines.filter(|line| line.to_ascii_lowercase().starts_with("range:")).last();
+            let _ = tell.send(range);
+            let _ = stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes());
+            let _ = stream.write_all(&body);
+            sleep(wait);
+        }
+    });
+    (url, told)
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(20), "waited too long for {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// A child that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+#[test]
+fn what_is_not_there_says_how_to_get_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    ends(dir.path(), &["data", "check", "cifar100"], 2, &["cifar-100-binary", "fleet data get cifar100"]);
+    ends(dir.path(), &["data", "check", "dtd"], 2, &["dtd", "fleet data get dtd"]);
+    ends(dir.path(), &["weights", "check"], 2, &["no weights in weights", "fleet weights get"]);
+    ends(dir.path(), &["weights", "check", "vit_micro"], 2, &["vit_micro.safetensors is not there"]);
+    assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 0, "checks write nothing");
+}
+
+#[test]
+fn names_that_are_none_are_wrong_usage() {
+    let dir = tempfile::tempdir().expect("a folder");
+    ends(dir.path(), &["data", "get", "cifar10"], 2, &["cifar100", "dtd"]);
+    ends(dir.path(), &["weights", "get", "vit_huge"], 2, &["vit_huge", "vit_tiny_patch16_224"]);
+    ends(dir.path(), &["weights", "get", "vit_micro"], 2, &["no public weights", "vit_small_patch16_224"]);
+    ends(dir.path(), &["weights", "get", "--from", "http://127.0.0.1:9/"], 2, &["BACKBONE"]);
+    ends(dir.path(), &["data", "get", "dtd", "--from", "file.tar.gz"], 2, &["file.tar.gz", "http"]);
+}
+
+#[test]
+fn the_list_says_where_from_and_what_is_here() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::create_dir(dir.path().join("weights")).expect("makes");
+    fs::write(dir.path().join("weights/vit_micro.safetensors"), "").expect("writes");
+    let says = ["vit_micro", "no public weights", "https://huggingface.co/timm/", "Apache-2.0", "not here", "  here "];
+    ends(dir.path(), &["weights", "list"], 0, &says);
+}
+
+#[test]
+fn every_command_shows_an_example() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (group, commands) in [("data", ["get", "check"]), ("weights", ["get", "check"]), ("weights", ["list", "list"])]
+    {
+        ends(dir.path(), &[group, "--help"], 0, &[&format!("Example: fleet {group}")]);
+        for command in commands {
+            ends(dir.path(), &[group, command, "--help"], 0, &[&format!("Example: fleet {group} {command}")]);
+        }
+    }
+}
+
+#[test]
+fn a_wrong_file_is_refused_with_both_hashes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (url, _told) = serve("200 OK\r\nContent-Length: 5", b"wrong".to_vec(), Duration::ZERO);
+    let tiny = "vit_tiny_patch16_224";
+    // SHA-256 of "wrong".
+    let found = "8810ad581e59f2bc3928b261707a71308f7e139eb04820366dc4d5c18d980225";
+    let says = ["expected SHA-256 fecf81b4", found, "thrown away"];
+    ends(dir.path(), &["weights", "get", tiny, "--from", &url], 1, &says);
+    assert_eq!(fs::read_dir(dir.path().join("weights")).expect("lists").count(), 0);
+    ends(
+        dir.path(),
+        &["data", "get", "cifar100", "--from", &url],
+        1,
+        &["expected 168513733 bytes", "announces 5 bytes"],
+    );
+}
+
+#[test]
+fn a_file_that_lies_about_its_header_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::create_dir(dir.path().join("weights")).expect("makes");
+    let file = dir.path().join("weights/vit_micro.safetensors");
+    fs::write(&file, [0xff; 100]).expect("writes");
+    ends(dir.path(), &["weights", "check"], 2, &["vit_micro.safetensors", "18446744073709551615"]);
+    let header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    let whole = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat();
+    fs::write(&file, &whole).expect("writes");
+    let says = ["1 (1 F32), 2 numbers", "none are published", "SHA-256"];
+    ends(dir.path(), &["weights", "check", "vit_micro"], 0, &says);
+    // The same, where there is something to compare with.
+    fs::write(dir.path().join("weights/vit_tiny_patch16_224.safetensors"), &whole).expect("writes");
+    ends(dir.path(), &["weights", "check"], 2, &["not what is published", "expected SHA-256 fecf81b4", "vit_micro"]);
+}
+
+#[test]
+fn interrupted_it_keeps_what_has_come_and_goes_on_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let get = |url: &str| fleet(dir.path(), &["data", "get", "cifar100", "--from", url]);
+    let head = "200 OK\r\nContent-Length: 168513733\r\nETag: \"one\"";
+    let (url, _told) = serve(head, vec![7; 100_000], Duration::from_secs(60));
+    let mut child = Running(get(&url).stderr(Stdio::piped()).spawn().expect("runs"));
+    let partial = dir.path().join("data/cifar-100-binary.tar.gz.partial");
+    wait_until("the beginning", || fs::metadata(&partial).is_ok_and(|m| m.len() == 100_000));
+    let pid = rustix::process::Pid::from_child(&child.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signals");
+    let status = child.0.wait().expect("ends");
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(fs::metadata(&partial).expect("kept").len(), 100_000);
+    let (url, told) = serve("404 Not Found\r\nContent-Length: 0", Vec::new(), Duration::ZERO);
+    ended(&get(&url).output().expect("runs"), 1, &["404", "--from"]);
+    let range = told.recv().expect("a request").expect("a range");
+    assert!(range.ends_with("bytes=100000-"), "{range}");
+    assert_eq!(fs::metadata(&partial).expect("still kept").len(), 100_000);
+}
