@@ -10,8 +10,9 @@
 //! | [`plan`] | campaign → cells → trials, and every combination left out with its reason |
 //! | [`lease`] | the state machine of a trial: waiting, leased, finished |
 //! | [`record`] | what a finished trial is |
-//! | [`score`] | the NetScore family, Pareto fronts, summaries |
+//! | [`score`] | the NetScore family, Pareto fronts, summaries, rank agreement |
 //! | [`compare`] | records → groups with mean and spread, scores, fronts |
+//! | [`contrast`] | records → one factor's levels side by side: ratios, rank agreement, and what is not comparable |
 //! | [`energy`] | counters and power readings → joules |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
 //! | [`worker`] | the conversation between the agent's daemon and a worker process |
@@ -20,6 +21,7 @@
 
 pub mod canonical;
 pub mod compare;
+pub mod contrast;
 pub mod energy;
 pub mod id;
 pub mod lease;
