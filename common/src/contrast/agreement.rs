@@ -42,6 +42,8 @@ pub struct Measure {
     pub tau_b: Reading<f64>,
 }
 
+/// Groups of one combination at both classes.
+type Matched<'a> = Vec<(&'a Side, &'a Side)>;
 type Value64 = Result<f64, String>;
 /// Name, whether it is made of joules, and its value.
 type Quantity = (&'static str, Option<fn(&Side) -> &Cost>, fn(&Side) -> Value64);
@@ -83,7 +85,7 @@ pub(super) fn agreements(levels: &[Level], combinations: &[Combination]) -> Vec<
     let mut out = Vec::new();
     for (i, one) in levels.iter().enumerate() {
         for (j, other) in levels.iter().enumerate().skip(i + 1) {
-            let mut rankings: BTreeMap<String, (Value, Vec<(&Side, &Side)>)> = BTreeMap::new();
+            let mut rankings: BTreeMap<String, (Value, Matched<'_>)> = BTreeMap::new();
             for combination in combinations {
                 if let (Some(a), Some(b)) = (combination.side(i), combination.side(j)) {
                     let shared = ranked_together(&combination.shared);

@@ -17,6 +17,8 @@ mod ratios;
 mod refusals;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::example;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -97,6 +97,11 @@ impl Trial {
     }
 }
 
+/// A record for tests elsewhere.
+pub(crate) fn example(seed: u64) -> Record {
+    Trial { seed, ..BASE }.record()
+}
+
 fn of(trials: &[Trial], factor: Factor) -> Contrast {
     let records: Vec<Record> = trials.iter().map(Trial::record).collect();
     contrast(&records, factor, &Exponents::default())
