@@ -235,7 +235,7 @@ pub enum Refusal {
     },
     /// It is not a campaign.
     #[error(
-        "\"{name}\" is a set of imported records, which nothing can be done to: use `fleet compare` or `fleet export`; \
+        "\"{name}\" is a set of imported records, which is read-only: use `fleet compare` or `fleet export`; \
          watch, report, retry and cancel are for campaigns"
     )]
     Imported {
