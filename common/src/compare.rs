@@ -12,6 +12,7 @@ use crate::id::{HardwareClass, TrialId};
 use crate::plan::{CellSettings, WeightsRef};
 use crate::record::{EnergyDomain, Outcome, Reading, Record};
 use crate::score::{Costs, Exponents, Scores, Summary, pareto_front};
+use crate::spec::{Checkpointing, Method};
 use crate::worker::Phase;
 
 /// Name and version of this form, for `--json`.
@@ -114,6 +115,18 @@ pub struct Failure {
     pub outcome: Outcome,
 }
 
+impl Failure {
+    /// What is told of a trial that did not complete.
+    pub(crate) fn of(record: &Record) -> Self {
+        Self {
+            trial: record.trial.clone(),
+            settings: record.settings.clone(),
+            hardware: record.machine.hardware.clone(),
+            outcome: record.outcome.clone(),
+        }
+    }
+}
+
 /// Compares records.
 pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Exponents) -> Comparison {
     let mut by_group: BTreeMap<(HardwareClass, String, u64, Option<EnergyDomain>), Vec<&Record>> = BTreeMap::new();
@@ -124,12 +137,7 @@ pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Ex
             let key = (record.machine.hardware.clone(), shared, record.training.evaluated, domain(record));
             by_group.entry(key).or_default().push(record);
         } else {
-            failures.push(Failure {
-                trial: record.trial.clone(),
-                settings: record.settings.clone(),
-                hardware: record.machine.hardware.clone(),
-                outcome: record.outcome.clone(),
-            });
+            failures.push(Failure::of(record));
         }
     }
     let mut groups: Vec<Group> = by_group.into_values().map(|records| group(&records, exponents)).collect();
@@ -139,10 +147,11 @@ pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Ex
     Comparison { schema: SCHEMA, exponents: *exponents, groups, failures }
 }
 
+/// See [`order`].
+pub(crate) type Order = (String, HardwareClass, &'static str, bool, Method, Checkpointing, String);
+
 /// Data set, hardware, backbone, scratch or not, method, checkpointing; whatever else differs comes last.
-fn order(
-    g: &Group,
-) -> (String, HardwareClass, &'static str, bool, crate::spec::Method, crate::spec::Checkpointing, String) {
+pub(crate) fn order(g: &Group) -> Order {
     let s = &g.settings;
     (
         s.dataset.name.clone(),
@@ -160,7 +169,8 @@ fn domain(record: &Record) -> Option<EnergyDomain> {
     record.phase(Phase::Train)?.energy.value().map(|e| e.domain)
 }
 
-fn group(records: &[&Record], exponents: &Exponents) -> Group {
+/// One group of completed records that may be averaged; there must be at least one.
+pub(crate) fn group(records: &[&Record], exponents: &Exponents) -> Group {
     let first = records[0];
     Group {
         settings: first.settings.clone(),
@@ -215,6 +225,13 @@ fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase], window: Ph
             ))
         })
         .collect();
+    let domains: BTreeSet<EnergyDomain> = records.iter().filter_map(|r| energy(r).value().map(|e| e.domain)).collect();
+    let one_domain = |reading: Reading<Summary>| match reading {
+        Reading::Measured(_) if domains.len() > 1 => Reading::Unavailable(
+            "the energy of some trials covers other parts of the machine than that of others".into(),
+        ),
+        reading => reading,
+    };
     let joules: Vec<Reading<f64>> = records
         .iter()
         .map(|r| match energy(r) {
@@ -226,13 +243,13 @@ fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase], window: Ph
         seconds: summary(records, seconds),
         images_per_second: summary(records, rate),
         peak_bytes: summary(records, peak),
-        joules: all(&joules),
-        domain: records.iter().find_map(|r| energy(r).value().map(|e| e.domain)),
+        joules: one_domain(all(&joules)),
+        domain: domains.first().copied().filter(|_| domains.len() == 1),
         scores: ScoreSummaries {
             ns: all(&scores.iter().map(|s| s.ns.clone()).collect::<Vec<_>>()),
-            ns_e: all(&scores.iter().map(|s| s.ns_e.clone()).collect::<Vec<_>>()),
+            ns_e: one_domain(all(&scores.iter().map(|s| s.ns_e.clone()).collect::<Vec<_>>())),
             ns_m: all(&scores.iter().map(|s| s.ns_m.clone()).collect::<Vec<_>>()),
-            ns_sharp: all(&scores.iter().map(|s| s.ns_sharp.clone()).collect::<Vec<_>>()),
+            ns_sharp: one_domain(all(&scores.iter().map(|s| s.ns_sharp.clone()).collect::<Vec<_>>())),
         },
     }
 }

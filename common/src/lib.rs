@@ -10,8 +10,10 @@
 //! | [`plan`] | campaign → cells → trials, and every combination left out with its reason |
 //! | [`lease`] | the state machine of a trial: waiting, leased, finished |
 //! | [`record`] | what a finished trial is |
-//! | [`score`] | the NetScore family, Pareto fronts, summaries |
+//! | [`record_set`] | records in a file: what is accepted, and what each mistake is called |
+//! | [`score`] | the NetScore family, Pareto fronts, summaries, rank agreement |
 //! | [`compare`] | records → groups with mean and spread, scores, fronts |
+//! | [`contrast`] | records → one factor's levels side by side: ratios, rank agreement, and what is not comparable |
 //! | [`energy`] | counters and power readings → joules |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
 //! | [`worker`] | the conversation between the agent's daemon and a worker process |
@@ -20,11 +22,13 @@
 
 pub mod canonical;
 pub mod compare;
+pub mod contrast;
 pub mod energy;
 pub mod id;
 pub mod lease;
 pub mod plan;
 pub mod record;
+pub mod record_set;
 pub mod score;
 pub mod spec;
 pub mod telemetry;

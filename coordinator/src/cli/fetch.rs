@@ -13,6 +13,7 @@ use fleet_common::wire::v1;
 use tonic::transport::Channel;
 
 use super::Failure;
+use super::records::{Held, held};
 use crate::service::rpc::operator_client::OperatorClient;
 use crate::store::flatten;
 
@@ -36,16 +37,7 @@ pub(super) async fn fetch(
     let campaign = client.campaign(v1::CampaignRequest { campaign: name.to_owned() }).await?.into_inner();
     let status = client.status(v1::StatusRequest { campaign: Some(name.to_owned()) }).await?.into_inner();
     let status = status.campaigns.into_iter().next().unwrap_or_default();
-    let mut stream = client.records(v1::RecordsRequest { campaign: name.to_owned() }).await?.into_inner();
-    let mut records = Vec::new();
-    let mut superseded = 0;
-    while let Some(message) = stream.message().await? {
-        if message.superseded {
-            superseded += 1;
-        } else {
-            records.push(Record::from_json(&message.record_json).map_err(Failure::failed)?);
-        }
-    }
+    let Held { records, superseded, .. } = held(client, name).await?;
     let mut samples = BTreeMap::new();
     if with_samples {
         for record in representatives(&records) {

@@ -10,15 +10,22 @@ macro_rules! say {
 
 mod campaign;
 mod client;
+mod compare;
 mod data;
+mod export;
 mod failure;
 mod fetch;
+mod files;
+mod import;
 mod local;
 mod progress;
+mod records;
 mod report;
 mod resolve;
 mod serve;
 mod status;
+#[cfg(test)]
+mod tests;
 mod transfer;
 mod weights;
 
@@ -75,6 +82,16 @@ enum Command {
     /// Compares what a campaign has finished: a table, and with --html a report.
     #[command(after_help = "Example: fleet report nightly --html nightly.html")]
     Report(report::Report),
+    /// Sets the levels of one factor side by side, over one or more campaigns: hardware against hardware, method against
+    /// method. What is not comparable is not related, and is named with the reason.
+    #[command(after_help = "Example: fleet compare nightly weekend --by hardware")]
+    Compare(compare::Compare),
+    /// Writes the records of a campaign or an imported set to a file.
+    #[command(after_help = "Example: fleet export nightly --jsonl nightly.jsonl")]
+    Export(export::Export),
+    /// Takes in records that were exported elsewhere, as a read-only set beside the campaigns.
+    #[command(after_help = "Example: fleet import nightly.jsonl --as nightly-lab-b")]
+    Import(import::Import),
     /// Opens a campaign's failed or cancelled trials again.
     #[command(after_help = "Example: fleet retry nightly --failed")]
     Retry(campaign::Retry),
@@ -161,6 +178,9 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Status(status) => status.run().await,
         Command::Watch(watch) => watch.run().await,
         Command::Report(report) => report.run().await,
+        Command::Compare(compare) => compare.run().await,
+        Command::Export(export) => export.run().await,
+        Command::Import(import) => import.run().await,
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,
         Command::Data(data) => data.run().await,
@@ -176,4 +196,11 @@ fn say(words: std::fmt::Arguments<'_>) {
 /// Prints a JSON document.
 fn print_json(value: &impl serde::Serialize) {
     say!("{}", serde_json::to_string_pretty(value).expect("our own types are JSON"));
+}
+
+/// Columns of the terminal; `None` where output goes elsewhere.
+fn terminal_width() -> Option<u16> {
+    use std::io::IsTerminal as _;
+    let columns = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col);
+    columns.filter(|columns| *columns > 0 && std::io::stdout().is_terminal())
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::fetch::{Fetched, fetch};
-use super::{Coordinator, Failure, Json, Named, client, print_json};
+use super::{Coordinator, Failure, Json, Named, client, files, print_json, terminal_width};
 use crate::report::{self, ReportInput};
 use crate::service::rpc::operator_client::OperatorClient;
 
@@ -50,7 +50,7 @@ pub(super) async fn show(
 ) -> Result<Fetched, Failure> {
     let fetched = fetch(client, name, html.is_some()).await?;
     if let Some(path) = html {
-        write(path, &page(&fetched))?;
+        files::write(path, "the report", page(&fetched).as_bytes())?;
     }
     if json {
         print_json(&Document::from(&fetched));
@@ -122,22 +122,4 @@ fn page(f: &Fetched) -> String {
         given_up: &given_up,
         superseded: f.superseded,
     })
-}
-
-/// Writes a file whole or not at all.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::failed(format!("cannot write the report {}: {e}", path.display()));
-    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let partial = path.with_extension("partial");
-    std::fs::write(&partial, text).map_err(failed)?;
-    std::fs::rename(&partial, path).map_err(failed)
-}
-
-/// Columns of the terminal; `None` where output goes elsewhere.
-fn terminal_width() -> Option<u16> {
-    use std::io::IsTerminal as _;
-    let columns = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col);
-    columns.filter(|columns| *columns > 0 && std::io::stdout().is_terminal())
 }

@@ -15,7 +15,7 @@ use crate::service::rpc::operator_client::OperatorClient;
 /// `fleet status`.
 #[derive(Debug, Args)]
 pub(super) struct Status {
-    /// Only this campaign
+    /// Only this campaign or imported set
     #[arg(value_name = "CAMPAIGN")]
     campaign: Option<CampaignName>,
     #[command(flatten)]
@@ -39,7 +39,7 @@ impl Status {
 }
 
 fn print(status: &v1::StatusReply) {
-    if status.campaigns.is_empty() {
+    if status.campaigns.is_empty() && status.imported.is_empty() {
         say!("No campaign has been submitted. Submit one with `fleet submit CAMPAIGN.toml`.");
     }
     for c in &status.campaigns {
@@ -58,6 +58,11 @@ fn print(status: &v1::StatusReply) {
         for w in &c.waits {
             say!("  waiting       {}: {}", w.count, w.reason);
         }
+    }
+    for set in &status.imported {
+        // A file's name comes from another machine: it must not steer this terminal.
+        let file = set.file_name.replace(char::is_control, "?");
+        say!("{}: {} imported records, from {file}", set.name, set.records);
     }
     say!("");
     if status.agents.is_empty() {
@@ -81,7 +86,16 @@ fn print(status: &v1::StatusReply) {
 struct StatusDocument<'a> {
     schema: &'static str,
     campaigns: Vec<CampaignDocument<'a>>,
+    imported: Vec<ImportedDocument<'a>>,
     agents: Vec<AgentDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct ImportedDocument<'a> {
+    name: &'a str,
+    records: u64,
+    file_name: &'a str,
+    imported_unix_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -172,7 +186,17 @@ impl<'a> From<&'a v1::StatusReply> for StatusDocument<'a> {
                     .collect(),
             })
             .collect();
-        Self { schema: "fleet.status/1", campaigns, agents }
+        let imported = status
+            .imported
+            .iter()
+            .map(|s| ImportedDocument {
+                name: &s.name,
+                records: s.records,
+                file_name: &s.file_name,
+                imported_unix_ms: s.imported_unix_ms,
+            })
+            .collect();
+        Self { schema: "fleet.status/1", campaigns, imported, agents }
     }
 }
 

@@ -29,6 +29,13 @@ impl Core {
 
     pub(super) fn submit(&mut self, token: Token, prepared: Prepared) {
         let Prepared { campaign, toml, plan } = prepared;
+        if self.state.imports().sets().contains_key(&campaign.name) {
+            let refusal = Refusal::NotNow(format!(
+                "\"{}\" is a set of imported records; give the campaign another name",
+                campaign.name
+            ));
+            return self.reply(token, Reply::Submitted(Err(refusal)));
+        }
         // A machine that is off today does not leave the comparison.
         let earlier = self.state.campaigns().get(&campaign.name).into_iter().flat_map(|c| &c.trials);
         let earlier: BTreeSet<HardwareClass> = earlier.filter_map(|t| t.hardware.clone()).collect();
@@ -80,9 +87,9 @@ impl Core {
     }
 
     pub(super) fn retry(&mut self, token: Token, name: &CampaignName, failed: bool, missing: bool) {
-        let Some(campaign) = self.state.campaigns().get(name) else {
-            let refusal = self.unknown_campaign(name);
-            return self.reply(token, Reply::Changed(Err(refusal)));
+        let campaign = match self.campaign(name) {
+            Ok(campaign) => campaign,
+            Err(refusal) => return self.reply(token, Reply::Changed(Err(refusal))),
         };
         let chosen: Vec<_> = campaign
             .trials
@@ -104,9 +111,9 @@ impl Core {
     }
 
     pub(super) fn cancel(&mut self, token: Token, name: CampaignName) {
-        let Some(campaign) = self.state.campaigns().get(&name) else {
-            let refusal = self.unknown_campaign(&name);
-            return self.reply(token, Reply::Changed(Err(refusal)));
+        let campaign = match self.campaign(&name) {
+            Ok(campaign) => campaign,
+            Err(refusal) => return self.reply(token, Reply::Changed(Err(refusal))),
         };
         let open = |core: &Self, trials: &[fleet_common::id::TrialId]| {
             trials

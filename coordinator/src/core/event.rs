@@ -84,6 +84,26 @@ pub enum Event {
         /// For which campaign: it wants the trial again.
         campaign: CampaignName,
     },
+    /// Records of a set that is being imported; they mean nothing before [`Event::SetImported`].
+    ImportedPart {
+        /// SHA-256 of the set's content.
+        content: String,
+        /// Number of the first of these records in the set.
+        first: u64,
+        /// The documents.
+        records: Vec<Vec<u8>>,
+    },
+    /// All records of a set are there: it has a name from now on.
+    SetImported {
+        /// The name.
+        name: CampaignName,
+        /// SHA-256 of its content.
+        content: String,
+        /// How many records it has.
+        records: u64,
+        /// The file that it came from.
+        file_name: String,
+    },
 }
 
 /// What a campaign asks for, as it was planned: replay must not depend on the planner's version.
@@ -173,6 +193,12 @@ impl Event {
             Self::TrialRetried { trial, campaign } => {
                 E::TrialRetried(v1::TrialRetried { trial: Some((&trial).into()), campaign: campaign.into() })
             }
+            Self::ImportedPart { content, first, records } => {
+                E::ImportedPart(v1::ImportedPart { content, first, record_json: records })
+            }
+            Self::SetImported { name, content, records, file_name } => {
+                E::SetImported(v1::SetImported { name: name.into(), content, records, file_name })
+            }
         };
         v1::JournalEvent { at_unix_ms, event: Some(event) }
     }
@@ -235,6 +261,13 @@ impl Event {
                 Self::TrialGivenUp { trial: wire::trial(g.trial)?, losses: g.losses, reason: g.reason }
             }
             E::TrialRetried(r) => Self::TrialRetried { trial: wire::trial(r.trial)?, campaign: r.campaign.parse()? },
+            E::ImportedPart(p) => Self::ImportedPart { content: p.content, first: p.first, records: p.record_json },
+            E::SetImported(s) => Self::SetImported {
+                name: s.name.parse()?,
+                content: s.content,
+                records: s.records,
+                file_name: s.file_name,
+            },
         })
     }
 }

@@ -5,6 +5,7 @@
 
 mod campaigns;
 mod event;
+mod imports;
 mod leases;
 mod state;
 mod status;
@@ -14,10 +15,12 @@ use std::collections::{BTreeMap, HashMap};
 use fleet_common::id::{AgentId, Attempt, CampaignName, HardwareClass, SlotId, TrialId};
 use fleet_common::lease::{Holder, LeaseTerms, Millis};
 use fleet_common::record::OutcomeClass;
+use fleet_common::record_set::RecordSet;
 use fleet_common::telemetry::Seal;
 
 pub use campaigns::Prepared;
 pub use event::{CellEntry, Event, Submission};
+pub use imports::{ImportedSet, Imports, Source};
 pub use state::{ApplyError, Campaign, State, TrialEntry};
 pub use status::{AgentView, CampaignView, Description, Running, Snapshot};
 
@@ -87,6 +90,19 @@ pub enum Input {
     },
     /// A person calls a campaign off.
     Cancel(Token, CampaignName),
+    /// A person brings records that were made elsewhere.
+    Import {
+        /// Whom to answer.
+        token: Token,
+        /// The name that they get.
+        name: CampaignName,
+        /// The file that they come from.
+        file_name: String,
+        /// The records, checked by whoever received them.
+        set: RecordSet,
+    },
+    /// A person asks for the records of a campaign or an imported set.
+    Locate(Token, CampaignName),
     /// A person asks what a campaign asks for.
     Describe(Token, CampaignName),
     /// A person asks where things stand.
@@ -217,6 +233,15 @@ pub enum Refusal {
         /// The nearest one, or all there are.
         hint: String,
     },
+    /// It is not a campaign.
+    #[error(
+        "\"{name}\" is a set of imported records, which is read-only: use `fleet compare` or `fleet export`; \
+         watch, report, retry and cancel are for campaigns"
+    )]
+    Imported {
+        /// The name.
+        name: CampaignName,
+    },
     /// It cannot be done as things stand.
     #[error("{0}")]
     NotNow(String),
@@ -229,6 +254,10 @@ pub enum Reply {
     Submitted(Result<(u64, u64), Refusal>),
     /// To retry and cancel: how many trials.
     Changed(Result<u64, Refusal>),
+    /// To an import: records of the set, and whether it is new.
+    Imported(Result<(u64, bool), Refusal>),
+    /// To a question for records.
+    Located(Result<Source, Refusal>),
     /// To a question for a campaign.
     Described(Result<Box<Description>, Refusal>),
     /// To a question for the status.
@@ -324,6 +353,11 @@ impl Core {
             Input::Submit(token, prepared) => self.submit(token, *prepared),
             Input::Retry { token, campaign, failed, missing } => self.retry(token, &campaign, failed, missing),
             Input::Cancel(token, campaign) => self.cancel(token, campaign),
+            Input::Import { token, name, file_name, set } => self.import(token, name, file_name, set),
+            Input::Locate(token, name) => {
+                let source = self.locate(&name);
+                self.reply(token, Reply::Located(source));
+            }
             Input::Describe(token, campaign) => {
                 let description = self.describe(&campaign);
                 self.reply(token, Reply::Described(description.map(Box::new)));
@@ -371,8 +405,17 @@ impl Core {
         self.step.replies.push((token, reply));
     }
 
+    /// A campaign, or why there is none of this name.
+    fn campaign(&self, name: &CampaignName) -> Result<&Campaign, Refusal> {
+        self.state.campaigns().get(name).ok_or_else(|| match self.state.imports().sets().contains_key(name) {
+            true => Refusal::Imported { name: name.clone() },
+            false => self.unknown_campaign(name),
+        })
+    }
+
     fn unknown_campaign(&self, name: &CampaignName) -> Refusal {
-        let names: Vec<&str> = self.state.campaigns().keys().map(CampaignName::as_str).collect();
+        let sets = self.state.imports().sets().keys();
+        let names: Vec<&str> = self.state.campaigns().keys().chain(sets).map(CampaignName::as_str).collect();
         let hint = match (fleet_common::spec::nearest(name.as_str(), names.iter().copied()), names.is_empty()) {
             (Some(nearest), _) => format!("; did you mean \"{nearest}\"?"),
             (None, true) => "; none has been submitted yet".to_owned(),

@@ -8,6 +8,7 @@ use fleet_common::lease::{Holder, InvalidTransition, Millis, Trial, TrialState};
 use fleet_common::record::OutcomeClass;
 
 use super::event::{CellEntry, Event};
+use super::imports::Imports;
 use crate::scheduler::{Queue, Rank};
 
 /// A campaign.
@@ -58,6 +59,7 @@ pub struct State {
     held: BTreeMap<Holder, TrialId>,
     queue: Queue,
     submissions: u64,
+    imports: Imports,
 }
 
 /// An event that does not follow from what went before: a slip of the core, or a journal with a hole in it.
@@ -156,6 +158,13 @@ impl State {
                 }
                 Ok(())
             }
+            Event::ImportedPart { content, first, records } => {
+                self.imports.add_part(content, *first, records.len() as u64);
+                Ok(())
+            }
+            Event::SetImported { name, content, records, file_name } => {
+                self.imports.name_set(name, content, *records, file_name, at_unix_ms)
+            }
         }
     }
 
@@ -227,6 +236,11 @@ impl State {
     /// All campaigns.
     pub fn campaigns(&self) -> &BTreeMap<CampaignName, Campaign> {
         &self.campaigns
+    }
+
+    /// All imported sets.
+    pub fn imports(&self) -> &Imports {
+        &self.imports
     }
 
     /// A trial.

@@ -7,7 +7,7 @@ use fleet_common::lease::{Holder, TrialState};
 use fleet_common::plan::CellSettings;
 use fleet_common::record::OutcomeClass;
 
-use super::{Core, Progress, Refusal, SlotInfo};
+use super::{Core, ImportedSet, Progress, Refusal, SlotInfo};
 use crate::scheduler::Queue;
 
 /// Campaigns and agents at one moment.
@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub campaigns: Vec<CampaignView>,
     /// All connected ones.
     pub agents: Vec<AgentView>,
+    /// Imported sets, those asked for.
+    pub imported: Vec<(CampaignName, ImportedSet)>,
 }
 
 /// One campaign at one moment.
@@ -81,7 +83,7 @@ pub struct Description {
 
 impl Core {
     pub(super) fn describe(&self, name: &CampaignName) -> Result<Description, Refusal> {
-        let campaign = self.state.campaigns().get(name).ok_or_else(|| self.unknown_campaign(name))?.clone();
+        let campaign = self.campaign(name)?.clone();
         let given_up = campaign
             .trials
             .iter()
@@ -93,10 +95,8 @@ impl Core {
     }
 
     pub(super) fn snapshot(&self, only: Option<&CampaignName>) -> Result<Snapshot, Refusal> {
-        if let Some(name) = only
-            && !self.state.campaigns().contains_key(name)
-        {
-            return Err(self.unknown_campaign(name));
+        if let Some(name) = only {
+            self.locate(name)?;
         }
         let campaigns = self
             .state
@@ -116,7 +116,9 @@ impl Core {
                 silent_ms: self.now.mono.0.saturating_sub(a.heard.0),
             })
             .collect();
-        Ok(Snapshot { campaigns, agents })
+        let sets = self.state.imports().sets().iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+        let imported = sets.map(|(name, set)| (name.clone(), set.clone())).collect();
+        Ok(Snapshot { campaigns, agents, imported })
     }
 
     fn view(&self, name: &CampaignName, campaign: &super::Campaign) -> CampaignView {

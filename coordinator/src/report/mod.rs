@@ -3,17 +3,23 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`table`](fn@table) | the comparison in a terminal |
+//! | [`contrast`](fn@contrast) | the levels of one factor side by side, in a terminal |
+//! | [`csv`](fn@csv) | one row per trial, for spreadsheets |
 //! | [`html`] | the report: one file that opens offline |
 //! | `blocks` | what may be compared with what |
 //! | `summary` | how far the campaign is |
 //! | `findings` | the sentences at the top, and what they may claim |
 //! | `settings`, `numbers`, `notes` | settings, quantities and missing values in words |
+//! | `grid` | a plain table of text |
 //! | `chart` | data → SVG |
 //! | `page` | everything → HTML |
 
 mod blocks;
 mod chart;
+mod contrast;
+mod csv;
 mod findings;
+mod grid;
 mod notes;
 mod numbers;
 mod page;
@@ -21,7 +27,7 @@ mod settings;
 mod summary;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
@@ -31,6 +37,8 @@ use fleet_common::plan::Excluded;
 use fleet_common::record::Record;
 use fleet_common::telemetry::Sample;
 
+pub use contrast::contrast;
+pub use csv::csv;
 pub use page::html;
 pub use table::table;
 

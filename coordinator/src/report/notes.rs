@@ -36,6 +36,14 @@ impl Notes {
         }
     }
 
+    /// The number of a reason, which is a new one if it was not there.
+    pub(super) fn add(&mut self, reason: &str) -> usize {
+        self.number(reason).unwrap_or_else(|| {
+            self.reasons.push(reason.to_owned());
+            self.reasons.len()
+        })
+    }
+
     /// The number of a reason.
     pub(super) fn number(&self, reason: &str) -> Option<usize> {
         self.reasons.iter().position(|r| r == reason).map(|i| i + 1)

@@ -33,6 +33,21 @@ pub(super) fn flat(settings: &CellSettings) -> Flat {
     out
 }
 
+/// A document of settings by path, all of it.
+pub(super) fn flat_document(document: &Value) -> Flat {
+    let mut out = Flat::new();
+    flatten("", document, &mut out);
+    out
+}
+
+/// A setting's value as tables show it.
+pub(super) fn word(path: &str, value: &Value) -> String {
+    let mut out = Flat::new();
+    flatten(path, value, &mut out);
+    let words: Vec<&str> = out.values().map(|v| short(v)).collect();
+    words.join(" ")
+}
+
 fn flatten(path: &str, value: &Value, out: &mut Flat) {
     let text = match value {
         Value::Object(fields) => {
@@ -63,8 +78,12 @@ fn number(path: &str, n: &serde_json::Number) -> String {
 }
 
 /// A path as readers know it: `train.learning_rate` → "learning rate".
-fn name(path: &str) -> String {
+pub(super) fn name(path: &str) -> String {
     match path {
+        "evaluated" => "images evaluated".to_owned(),
+        "dataset.fingerprint" => "data of content".to_owned(),
+        "weights.from" => "initial weights from".to_owned(),
+        "weights.sha256" => "initial weights".to_owned(),
         "evaluate.batch" => "evaluation batch".to_owned(),
         "evaluate.limit" => "at most this many images evaluated".to_owned(),
         "budget_bytes" => "memory budget".to_owned(),

@@ -195,7 +195,7 @@ fn how_to_read(blocks: &[Block<'_>]) -> Vec<String> {
 }
 
 /// Appends `text` in lines of at most `width` characters, broken between words, later lines indented.
-fn wrap(out: &mut String, text: &str, width: usize) {
+pub(super) fn wrap(out: &mut String, text: &str, width: usize) {
     let mut line = 0;
     for word in text.split_whitespace() {
         // A message comes from another machine: it must not steer this terminal.

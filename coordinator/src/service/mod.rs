@@ -3,6 +3,7 @@
 //! Everything from the network passes through `fleet_common::wire` before it gets further than this module.
 
 mod agents;
+mod import;
 mod operator;
 
 use std::sync::Arc;
@@ -76,7 +77,7 @@ impl From<ServiceError> for Status {
             ServiceError::Wire(_) | ServiceError::BadRequest(_) => Self::invalid_argument(text),
             ServiceError::Driver(_) | ServiceError::Storage(_) => Self::unavailable(text),
             ServiceError::Refused(Refusal::UnknownCampaign { .. }) => Self::not_found(text),
-            ServiceError::Refused(Refusal::NotNow(_)) => Self::failed_precondition(text),
+            ServiceError::Refused(Refusal::NotNow(_) | Refusal::Imported { .. }) => Self::failed_precondition(text),
             ServiceError::WrongAnswer => Self::internal(text),
         }
     }

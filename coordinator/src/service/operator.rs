@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::rpc::operator_server::Operator;
 use super::{Service, ServiceError};
-use crate::core::{CampaignView, Input, Prepared, Reply, SlotInfo, Snapshot};
+use crate::core::{CampaignView, Input, Prepared, Refusal, Reply, SlotInfo, Snapshot, Source};
 
 /// How often a watcher is told of changes.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -106,6 +106,9 @@ impl Operator for Service {
     async fn watch(&self, request: Request<v1::StatusRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let campaign = request.into_inner().campaign.as_deref().map(name).transpose()?;
         let first = self.snapshot(campaign.clone()).await?;
+        if let (Some(name), true) = (&campaign, first.campaigns.is_empty()) {
+            return Err(ServiceError::Refused(Refusal::Imported { name: name.clone() }).into());
+        }
         let (sender, receiver) = mpsc::channel(4);
         let service = self.clone();
         tokio::spawn(async move {
@@ -159,16 +162,23 @@ impl Operator for Service {
 
     async fn records(&self, request: Request<v1::RecordsRequest>) -> Result<Response<Self::RecordsStream>, Status> {
         let name = name(&request.into_inner().campaign)?;
-        let trials = self.describe(name).await?.campaign.trials;
+        let source = match self.driver.ask(|token| Input::Locate(token, name)).await.map_err(ServiceError::from)? {
+            Reply::Located(source) => source.map_err(ServiceError::from)?,
+            _ => return Err(ServiceError::WrongAnswer.into()),
+        };
         let (sender, receiver) = mpsc::channel(16);
         let index = self.index.clone();
         tokio::task::spawn_blocking(move || {
-            for trial in trials {
-                for message in messages(index.as_ref(), &trial) {
-                    let failed = message.is_err();
-                    if sender.blocking_send(message.map_err(Status::from)).is_err() || failed {
-                        return;
-                    }
+            let send = |message: Result<v1::RecordMessage, ServiceError>| {
+                let failed = message.is_err();
+                sender.blocking_send(message.map_err(Status::from)).is_ok() && !failed
+            };
+            match source {
+                Source::Campaign(trials) => {
+                    trials.iter().flat_map(|trial| messages(index.as_ref(), trial)).all(send);
+                }
+                Source::Imported(set) => {
+                    (0..set.records).map(|number| imported(index.as_ref(), &set.content, number)).all(send);
                 }
             }
         });
@@ -208,6 +218,26 @@ impl Operator for Service {
         let trials = self.change(|token| Input::Cancel(token, campaign)).await?;
         Ok(Response::new(v1::CancelReply { trials }))
     }
+
+    async fn import(
+        &self,
+        request: Request<tonic::Streaming<v1::ImportChunk>>,
+    ) -> Result<Response<v1::ImportReply>, Status> {
+        let (name, file_name, set) = super::import::receive(request.into_inner()).await?;
+        let set_name = name.to_string();
+        let import = |token| Input::Import { token, name, file_name, set };
+        let reply = self.driver.ask(import).await.map_err(ServiceError::from)?;
+        let Reply::Imported(outcome) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        let (records, new) = outcome.map_err(ServiceError::from)?;
+        tracing::info!(set = set_name, records, new, "records were imported");
+        Ok(Response::new(v1::ImportReply { records, new }))
+    }
+}
+
+/// A record of an imported set. The coordinator has none of its samples.
+fn imported(index: &dyn crate::store::Index, content: &str, number: u64) -> Result<v1::RecordMessage, ServiceError> {
+    let record_json = index.imported(content, number).map_err(|e| ServiceError::Storage(e.to_string()))?;
+    Ok(v1::RecordMessage { record_json, samples_stored: 0, samples_missing: 0, superseded: false })
 }
 
 /// A trial's record, if it has one, and its late reports.
@@ -286,5 +316,15 @@ fn status_reply(snapshot: Snapshot) -> v1::StatusReply {
             silent_ms: a.silent_ms,
         })
         .collect();
-    v1::StatusReply { campaigns, agents }
+    let imported = snapshot
+        .imported
+        .into_iter()
+        .map(|(name, set)| v1::ImportedStatus {
+            name: name.into(),
+            records: set.records,
+            file_name: set.file_name,
+            imported_unix_ms: set.imported_unix_ms,
+        })
+        .collect();
+    v1::StatusReply { campaigns, agents, imported }
 }

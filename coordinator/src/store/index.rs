@@ -49,6 +49,12 @@ pub trait Index: Send + Sync {
     /// # Errors
     /// The storage refused.
     fn superseded(&self, trial: &TrialId) -> Result<Vec<(Attempt, Vec<u8>)>, IndexError>;
+
+    /// A record of an imported set: by the set's content, and its number from 0.
+    ///
+    /// # Errors
+    /// The storage refused, or does not have it.
+    fn imported(&self, content: &str, number: u64) -> Result<Vec<u8>, IndexError>;
 }
 
 /// The index in a sled database.
@@ -65,7 +71,7 @@ pub struct SledIndex {
 /// How long a database that was just closed may keep its lock.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Keys: the applied number, records by trial, late reports by trial and attempt.
+/// Keys: the applied number, records by trial, late reports by trial and attempt, imported records by set and number.
 const APPLIED: &[u8] = b"applied";
 
 fn record_key(trial: &TrialId) -> Vec<u8> {
@@ -75,6 +81,11 @@ fn record_key(trial: &TrialId) -> Vec<u8> {
 /// A NUL ends the trial's id, so that one id is never the prefix of another's keys.
 fn superseded_prefix(trial: &TrialId) -> Vec<u8> {
     format!("s/{trial}\0").into_bytes()
+}
+
+/// Ordered by number.
+fn imported_key(content: &str, number: u64) -> Vec<u8> {
+    [b"i/", content.as_bytes(), b"\0", &number.to_be_bytes()].concat()
 }
 
 impl SledIndex {
@@ -133,6 +144,11 @@ impl Index for SledIndex {
                     batch.insert(key, record.as_slice());
                 }
                 Event::TrialRetried { trial, .. } => batch.remove(record_key(trial)),
+                Event::ImportedPart { content, first, records } => {
+                    for (number, record) in (*first..).zip(records) {
+                        batch.insert(imported_key(content, number), record.as_slice());
+                    }
+                }
                 _ => {}
             }
         }
@@ -170,6 +186,13 @@ impl Index for SledIndex {
             }
         }
         Ok(late)
+    }
+
+    fn imported(&self, content: &str, number: u64) -> Result<Vec<u8>, IndexError> {
+        self.check()?;
+        let found = self.db.get(imported_key(content, number)).map_err(|e| self.error(e))?;
+        let missing = || self.error(format!("record {number} of the imported set {content} is not there"));
+        found.map(|record| record.to_vec()).ok_or_else(missing)
     }
 }
 

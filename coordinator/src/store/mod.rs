@@ -263,6 +263,31 @@ mod tests {
         assert!(store.index.record(&second).expect("reads").is_none());
     }
 
+    /// A crash in the middle of an import leaves parts, which are not a set; a lost index has its records again.
+    #[test]
+    fn an_import_is_whole_or_not_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (mut store, _, _) = Store::open(dir.path()).expect("opens");
+        let part = |first, records| Event::ImportedPart { content: "aa".into(), first, records };
+        let name = "set".parse().expect("a name");
+        let named = Event::SetImported { name, content: "aa".into(), records: 3, file_name: "f".into() };
+        let events = [part(0, vec![vec![1], vec![2]]), part(2, vec![vec![3]]), named];
+        store.commit(events.into_iter().map(|e| (1, e)).collect()).expect("commits");
+        drop(store);
+        std::fs::remove_dir_all(dir.path().join("index")).expect("removes");
+        let (store, state, _) = Store::open(dir.path()).expect("opens");
+        assert_eq!(state.imports().sets().len(), 1);
+        let read: Vec<_> = (0..3).map(|n| store.index.imported("aa", n).expect("reads")).collect();
+        assert_eq!(read, [vec![1], vec![2], vec![3]]);
+        assert!(store.index.imported("aa", 3).expect_err("beyond").to_string().contains("record 3"));
+        drop(store);
+        let journal = dir.path().join("journal");
+        let bytes = std::fs::read(&journal).expect("reads");
+        std::fs::write(&journal, &bytes[..bytes.len() - 1]).expect("cuts");
+        let (_, state, opened) = Store::open(dir.path()).expect("opens");
+        assert!(state.imports().sets().is_empty() && opened.misfits.is_empty(), "{opened:?}");
+    }
+
     #[test]
     fn a_hole_in_the_journal_is_reported_event_by_event() {
         let dir = tempfile::tempdir().expect("a folder");

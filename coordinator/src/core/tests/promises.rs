@@ -1,5 +1,6 @@
 //! Any stories at all, held to what is always promised.
 
+use fleet_common::record_set::RecordSet;
 use proptest::prelude::*;
 
 use super::*;
@@ -17,6 +18,7 @@ enum Act {
     Sleep(u32),
     Cancel,
     Retry,
+    Import(u8, u8),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -31,6 +33,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0u32..90_000).prop_map(Act::Sleep),
         1 => Just(Act::Cancel),
         1 => Just(Act::Retry),
+        1 => (0u8..3, 1u8..4).prop_map(|(name, content)| Act::Import(name, content)),
     ]
 }
 
@@ -38,8 +41,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// Whatever happens, in whatever order: no trial is recorded twice, no slot holds two trials and no trial two slots,
-    /// exactly the waiting trials are in line, every question is answered in time, and replaying the events gives the
-    /// same state.
+    /// exactly the waiting trials are in line, every question is answered in time, no name is a campaign's and a set's,
+    /// a set never changes, and replaying the events gives the same state.
     #[test]
     fn any_story_keeps_the_promises(acts in prop::collection::vec(act(), 1..120)) {
         let mut w = World::new();
@@ -91,6 +94,13 @@ proptest! {
                     let campaign = "t".parse().expect("a name");
                     w.ask(|token| Input::Retry { token, campaign, failed: true, missing: true });
                 }
+                Act::Import(name, content) => {
+                    // One of the names is that of the campaign.
+                    let name = ["t", "u", "v"][name as usize].parse().expect("a name");
+                    let documents = (0..content).map(|n| (u64::from(n) + 1, vec![n; 3])).collect();
+                    let set = RecordSet { documents, content: content.to_string() };
+                    w.ask(|token| Input::Import { token, name, file_name: "f".into(), set });
+                }
             }
             // Answers arrive.
             pulls.retain(|(token, a)| match w.replies.get(token) {
@@ -134,6 +144,7 @@ fn check_now(w: &World) -> Result<(), TestCaseError> {
 fn check_history(w: &World) -> Result<(), TestCaseError> {
     let mut recorded: BTreeMap<TrialId, Attempt> = BTreeMap::new();
     let mut latest: BTreeMap<TrialId, Attempt> = BTreeMap::new();
+    let mut sets = std::collections::BTreeSet::new();
     for event in &w.events {
         match event {
             Event::LeaseGranted { trial, attempt, .. } => {
@@ -147,6 +158,9 @@ fn check_history(w: &World) -> Result<(), TestCaseError> {
             }
             Event::TrialRetried { trial, .. } => {
                 recorded.remove(trial);
+            }
+            Event::SetImported { name, .. } => {
+                prop_assert!(sets.insert(name.clone()), "{} is imported twice", name);
             }
             _ => {}
         }
@@ -163,5 +177,10 @@ fn check_history(w: &World) -> Result<(), TestCaseError> {
         prop_assert_eq!((a.life.attempt, a.life.losses, a.class), (b.life.attempt, b.life.losses, b.class));
     }
     prop_assert_eq!(w.core.state().queue(), replayed.queue());
+    let of = |state: &State| -> Vec<(CampaignName, String)> {
+        state.imports().sets().iter().map(|(name, set)| (name.clone(), set.content.clone())).collect()
+    };
+    prop_assert_eq!(of(w.core.state()), of(&replayed));
+    prop_assert!(sets.iter().all(|name| !replayed.campaigns().contains_key(name)));
     Ok(())
 }

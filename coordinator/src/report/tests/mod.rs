@@ -1,5 +1,7 @@
 //! Facts that a report must state, whatever it looks like.
 
+mod contrast;
+mod csv;
 mod fixture;
 mod sentences;
 mod terminal;
@@ -14,6 +16,11 @@ use serde_json::json;
 
 use super::blocks::{Cost, blocks};
 use super::html;
+
+/// Records of both hardware classes, for tests of what carries them.
+pub(crate) fn records() -> Vec<fleet_common::record::Record> {
+    [CPU, GPU].iter().flat_map(|hardware| matrix("vit_micro", "textures", hardware, 1)).map(|t| t.record()).collect()
+}
 
 /// How often `needle` occurs.
 fn times(text: &str, needle: &str) -> usize {

@@ -1,0 +1,78 @@
+//! The levels of one factor side by side, over one or more campaigns and imported sets.
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser as _;
+use fleet_common::contrast::{Contrast, Factor, contrast};
+use fleet_common::id::CampaignName;
+use fleet_common::score::Exponents;
+use serde::Serialize;
+
+use super::records::held;
+use super::{Coordinator, Failure, Json, client, print_json, terminal_width};
+use crate::report;
+
+/// `fleet compare`.
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// Campaigns or imported sets, by name; a record that stands in several counts once
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<CampaignName>,
+    /// What to compare; everything else must be the same
+    #[arg(long, value_name = "FACTOR", value_parser = factor())]
+    by: Factor,
+    #[command(flatten)]
+    coordinator: Coordinator,
+    #[command(flatten)]
+    json: Json,
+}
+
+fn factor() -> impl clap::builder::TypedValueParser<Value = Factor> {
+    PossibleValuesParser::new(Factor::ALL.map(Factor::name))
+        .map(|name| Factor::ALL.into_iter().find(|f| f.name() == name).unwrap_or(Factor::Hardware))
+}
+
+/// The `--json` form.
+#[derive(Serialize)]
+struct Document {
+    /// What was compared.
+    sets: Vec<Set>,
+    #[serde(flatten)]
+    contrast: Contrast,
+}
+
+#[derive(Serialize)]
+struct Set {
+    name: CampaignName,
+    records: usize,
+}
+
+impl Compare {
+    pub(super) async fn run(mut self) -> Result<(), Failure> {
+        // The same name twice is the same records once.
+        let mut seen = std::collections::BTreeSet::new();
+        self.names.retain(|name| seen.insert(name.clone()));
+        let mut client = client::connect(&self.coordinator.coordinator).await?;
+        let mut sets = Vec::new();
+        let mut records = Vec::new();
+        for name in self.names {
+            let held = held(&mut client, name.as_str()).await?;
+            sets.push(Set { name, records: held.records.len() });
+            records.extend(held.records);
+        }
+        let contrast = contrast(&records, self.by, &Exponents::default());
+        let document = Document { sets, contrast };
+        if self.json.json {
+            print_json(&document);
+        } else {
+            for set in &document.sets {
+                say!("{}: {} record{}", set.name, set.records, if set.records == 1 { "" } else { "s" });
+            }
+            if document.contrast.repeated > 0 {
+                say!("{} of them stand in more than one and count once", document.contrast.repeated);
+            }
+            say!("{}", report::contrast(&document.contrast, terminal_width()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! Files that are written whole or not at all.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+
+/// Writes a file in place of whatever was there; a failure leaves that as it was. `what` names it in messages.
+pub(super) fn write(path: &Path, what: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::failed(format!("cannot write {what} {}: {e}", path.display()));
+    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let partial = partial(path);
+    let written = (|| {
+        let mut file = std::fs::File::create(&partial)?;
+        file.write_all(bytes)?;
+        // On the disk before it gets the name: a crash must not leave that name on an empty file.
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    })();
+    written.map_err(|e| {
+        let _ = std::fs::remove_file(&partial);
+        failed(e)
+    })
+}
+
+/// The whole name and more, so that `a.csv` and `a.jsonl` written at once are not in each other's way.
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there_and_nothing_beside_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("new/a.csv");
+        write(&file, "the table", b"one").expect("writes");
+        write(&file, "the table", b"two").expect("replaces");
+        assert_eq!(std::fs::read(&file).expect("there"), b"two");
+        // A folder cannot be replaced by a file.
+        let folder = dir.path().join("b");
+        std::fs::create_dir_all(folder.join("full")).expect("makes");
+        let failure = write(&folder, "the table", b"x").expect_err("refused");
+        assert!(failure.message().expect("words").contains("cannot write the table"));
+        let left: Vec<_> = std::fs::read_dir(dir.path()).expect("there").collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Records as a table for spreadsheets and data frames: one row per trial, RFC 4180.
+//!
+//! The columns are documented in the coordinator's README. New ones come last, so that a column's number stays what it
+//! was. A cell is empty where there is no value; why there is no energy stands in a column of its own.
+
+use fleet_common::compare::{Group, compare};
+use fleet_common::plan::{MethodSettings, WeightsRef};
+use fleet_common::record::{EnergyDomain, Reading, Record};
+use fleet_common::score::{Exponents, Summary};
+use fleet_common::spec::Sampling;
+use fleet_common::worker::Phase;
+
+/// A record, and its scores if it completed.
+struct Row<'a> {
+    record: &'a Record,
+    group: Option<Group>,
+}
+
+type Column = (&'static str, fn(&Row<'_>) -> String);
+
+/// From the left, without those of the phases and scores.
+static SETTINGS: [Column; 35] = [
+    ("trial", |r| r.record.trial.to_string()),
+    ("cell", |r| r.record.trial.cell.to_string()),
+    ("hardware_asked", |r| optional(r.record.trial.hardware.as_ref())),
+    ("repeat", |r| r.record.trial.repeat.to_string()),
+    ("attempt", |r| r.record.attempt.to_string()),
+    ("segments", |r| r.record.segments.len().to_string()),
+    ("outcome", |r| r.record.outcome.class().to_owned()),
+    ("reason", |r| r.record.outcome.reason().unwrap_or_default()),
+    ("method", |r| r.record.settings.method.method().name().to_owned()),
+    ("lora_rank", |r| lora(r).map(|(rank, ..)| rank.to_string()).unwrap_or_default()),
+    ("lora_alpha", |r| lora(r).map(|(_, alpha, ..)| alpha.to_string()).unwrap_or_default()),
+    ("lora_dropout", |r| lora(r).map(|(_, _, dropout, _)| dropout.to_string()).unwrap_or_default()),
+    ("lora_targets", |r| lora(r).map(|(.., targets)| targets.join(" ")).unwrap_or_default()),
+    ("backbone", |r| r.record.settings.backbone.name().to_owned()),
+    ("image_size", |r| r.record.settings.image_size.to_string()),
+    ("checkpointing", |r| r.record.settings.checkpointing.name().to_owned()),
+    ("dataset", |r| r.record.settings.dataset.name.clone()),
+    ("dataset_fingerprint", |r| r.record.settings.dataset.fingerprint.clone()),
+    ("classes", |r| r.record.settings.dataset.classes.to_string()),
+    ("weights", |r| match &r.record.settings.weights {
+        WeightsRef::Scratch => "scratch".to_owned(),
+        WeightsRef::File { sha256 } => sha256.clone(),
+    }),
+    ("seed", |r| r.record.settings.seed.to_string()),
+    ("budget_bytes", |r| optional(r.record.settings.budget_bytes.as_ref())),
+    ("steps", |r| r.record.settings.train.steps.to_string()),
+    ("warm_up_steps", |r| r.record.settings.train.warm_up_steps.to_string()),
+    ("batch", |r| r.record.settings.train.batch.to_string()),
+    ("learning_rate", |r| r.record.settings.train.learning_rate.to_string()),
+    ("weight_decay", |r| r.record.settings.train.weight_decay.to_string()),
+    ("sampling", |r| match r.record.settings.train.sampling {
+        Sampling::Replacement => "replacement".to_owned(),
+        Sampling::Shuffle => "shuffle".to_owned(),
+    }),
+    ("augment", |r| r.record.settings.train.augment.to_string()),
+    ("evaluation_batch", |r| r.record.settings.evaluate.batch.to_string()),
+    ("evaluation_limit", |r| optional(r.record.settings.evaluate.limit.as_ref())),
+    ("definition", |r| r.record.settings.definition.to_string()),
+    ("parameters", |r| r.record.training.parameters.to_string()),
+    ("trainable", |r| r.record.training.trainable.to_string()),
+    ("macs", |r| r.record.training.macs.to_string()),
+];
+
+/// Results and scores. NS does not depend on a cost; the others are given with that of training and of inference.
+static RESULTS: [Column; 10] = [
+    ("top1_percent", |r| optional(r.record.training.top1_percent.as_ref())),
+    ("evaluation_loss", |r| optional(r.record.training.evaluation_loss.as_ref())),
+    ("evaluated", |r| r.record.training.evaluated.to_string()),
+    ("ns", |r| score(r, |g| &g.training.scores.ns)),
+    ("training_ns_e", |r| score(r, |g| &g.training.scores.ns_e)),
+    ("training_ns_m", |r| score(r, |g| &g.training.scores.ns_m)),
+    ("training_ns_sharp", |r| score(r, |g| &g.training.scores.ns_sharp)),
+    ("inference_ns_e", |r| score(r, |g| &g.inference.scores.ns_e)),
+    ("inference_ns_m", |r| score(r, |g| &g.inference.scores.ns_m)),
+    ("inference_ns_sharp", |r| score(r, |g| &g.inference.scores.ns_sharp)),
+];
+
+/// The phases that have columns, and their prefixes.
+const PHASES: [(Phase, &str); 5] = [
+    (Phase::Load, "load"),
+    (Phase::WarmUp, "warm_up"),
+    (Phase::Train, "train"),
+    (Phase::Evaluate, "evaluate"),
+    (Phase::Save, "save"),
+];
+
+type PhaseColumn = (&'static str, fn(&Record, Phase) -> String);
+
+/// Of each phase.
+static OF_PHASE: [PhaseColumn; 6] = [
+    ("seconds", |r, p| optional(r.phase(p).map(|x| x.seconds).as_ref())),
+    ("joules", |r, p| optional(r.phase(p).and_then(|x| x.energy.value()).map(|e| e.joules).as_ref())),
+    ("energy_domain", |r, p| match r.phase(p).and_then(|x| x.energy.value()).map(|e| e.domain) {
+        Some(EnergyDomain::Gpu) => "gpu".to_owned(),
+        Some(EnergyDomain::CpuPackages) => "cpu_packages".to_owned(),
+        None => String::new(),
+    }),
+    ("energy_unavailable", |r, p| match r.phase(p).map(|x| &x.energy) {
+        Some(Reading::Unavailable(why)) => why.clone(),
+        _ => String::new(),
+    }),
+    ("peak_bytes", |r, p| optional(r.worker_phase(p).map(|x| x.peak_bytes).as_ref())),
+    ("images", |r, p| optional(r.worker_phase(p).map(|x| x.images).as_ref())),
+];
+
+/// Where, with what, and when.
+static MACHINE: [Column; 18] = [
+    ("hardware", |r| r.record.machine.hardware.to_string()),
+    ("agent", |r| r.record.machine.agent.to_string()),
+    ("slot", |r| r.record.machine.slot.to_string()),
+    ("host", |r| r.record.machine.host.clone()),
+    ("os", |r| r.record.machine.os.clone()),
+    ("cpu", |r| r.record.machine.cpu.clone()),
+    ("cpus", |r| r.record.machine.cpus.to_string()),
+    ("memory_bytes", |r| r.record.machine.memory_bytes.to_string()),
+    ("gpu", |r| optional(r.record.machine.gpu.as_ref().map(|g| &g.name))),
+    ("gpu_driver", |r| optional(r.record.machine.gpu.as_ref().map(|g| &g.driver))),
+    ("fleet", |r| r.record.training.software.fleet.clone()),
+    ("libtorch", |r| r.record.training.software.libtorch.clone()),
+    ("cuda", |r| optional(r.record.training.software.cuda.as_ref())),
+    ("threads", |r| r.record.training.software.threads.to_string()),
+    ("decode_threads", |r| r.record.training.software.decode_threads.to_string()),
+    ("started_unix_ms", |r| r.record.started_unix_ms.to_string()),
+    ("finished_unix_ms", |r| r.record.finished_unix_ms.to_string()),
+    ("flags", |r| r.record.flags.join("; ")),
+];
+
+fn optional(value: Option<&impl ToString>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
+}
+
+fn lora<'a>(row: &Row<'a>) -> Option<(u32, f64, f64, &'a [String])> {
+    match &row.record.settings.method {
+        MethodSettings::Lora { rank, alpha, dropout, targets } => Some((*rank, *alpha, *dropout, targets)),
+        MethodSettings::Full | MethodSettings::BitFit => None,
+    }
+}
+
+fn score(row: &Row<'_>, of: impl Fn(&Group) -> &Reading<Summary>) -> String {
+    optional(row.group.as_ref().and_then(|g| of(g).value()).map(|s| s.mean).as_ref())
+}
+
+/// The table, with a head.
+///
+/// # Errors
+/// The memory for it could not be had.
+pub fn csv(records: &[Record]) -> Result<Vec<u8>, csv::Error> {
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    let mut head: Vec<String> = SETTINGS.iter().chain(&RESULTS).map(|(name, _)| (*name).to_owned()).collect();
+    for (_, phase) in PHASES {
+        head.extend(OF_PHASE.iter().map(|(name, _)| format!("{phase}_{name}")));
+    }
+    head.extend(MACHINE.iter().map(|(name, _)| (*name).to_owned()));
+    writer.write_record(&head)?;
+    for record in records {
+        let row = Row { record, group: compare([record], &Exponents::default()).groups.pop() };
+        let mut cells: Vec<String> = SETTINGS.iter().chain(&RESULTS).map(|(_, cell)| cell(&row)).collect();
+        for (phase, _) in PHASES {
+            cells.extend(OF_PHASE.iter().map(|(_, cell)| cell(record, phase)));
+        }
+        cells.extend(MACHINE.iter().map(|(_, cell)| cell(&row)));
+        writer.write_record(&cells)?;
+    }
+    writer.into_inner().map_err(|e| e.into_error().into())
+}

@@ -1,0 +1,60 @@
+//! The table for spreadsheets.
+
+use std::collections::BTreeMap;
+
+use super::fixture::{CPU, GPU, NO_METER, Trial, trial};
+use crate::report;
+
+fn table(trials: &[Trial]) -> (Vec<String>, Vec<BTreeMap<String, String>>) {
+    let records: Vec<_> = trials.iter().map(Trial::record).collect();
+    let bytes = report::csv(&records).expect("a table");
+    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let head: Vec<String> = reader.headers().expect("a head").iter().map(str::to_owned).collect();
+    let rows = reader
+        .records()
+        .map(|row| head.iter().cloned().zip(row.expect("as long as the head").iter().map(str::to_owned)).collect())
+        .collect();
+    (head, rows)
+}
+
+/// Scripts refer to columns by name or number: new ones come last, and none goes.
+#[test]
+fn the_columns_are_those_of_the_readme() {
+    let (head, rows) = table(&[]);
+    assert_eq!(rows.len(), 0);
+    assert_eq!((head[0].as_str(), head[34].as_str(), head[35].as_str()), ("trial", "macs", "top1_percent"));
+    assert_eq!((head[45].as_str(), head[74].as_str(), head[75].as_str()), ("load_seconds", "save_images", "hardware"));
+    assert_eq!((head.len(), head[92].as_str()), (93, "flags"));
+    let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let phases = ["load_", "warm_up_", "train_", "evaluate_", "save_"];
+    for (i, name) in head.iter().enumerate() {
+        let of_phase =
+            (45..75).contains(&i).then(|| phases.iter().find_map(|p| name.strip_prefix(p)).expect("a phase"));
+        let name = of_phase.unwrap_or(name);
+        assert!(readme.contains(&format!("`{name}`")), "the README lacks the column {name}");
+    }
+}
+
+#[test]
+fn values_are_those_of_the_record_and_what_is_missing_is_empty_with_its_reason() {
+    let crashed = serde_json::json!({ "class": "crashed", "message": "said \"no\",\nand left" });
+    let trials = [
+        trial("lora", "static", GPU, 3),
+        trial("full", "none", CPU, 0),
+        Trial { outcome: crashed, ..trial("full", "none", CPU, 1) },
+    ];
+    let (_, rows) = table(&trials);
+    let record = trials[0].record();
+    let of = |row: usize, column: &str| rows[row][column].as_str();
+    assert_eq!((of(0, "method"), of(0, "lora_rank"), of(0, "lora_targets")), ("lora", "8", "fc1 fc2 qkv"));
+    assert_eq!((of(0, "seed"), of(0, "weights"), of(0, "learning_rate")), ("3", "scratch", "0.005"));
+    assert_eq!(of(0, "top1_percent").parse(), Ok(record.training.top1_percent.expect("an accuracy")));
+    let train = record.phase(fleet_common::worker::Phase::Train).expect("a phase");
+    assert_eq!(of(0, "train_joules").parse(), Ok(train.energy.value().expect("measured").joules));
+    assert_eq!((of(0, "train_energy_domain"), of(0, "gpu")), ("gpu", GPU));
+    assert!(of(0, "training_ns_sharp").parse::<f64>().is_ok_and(|s| s > 0.0));
+    assert_eq!((of(1, "train_joules"), of(1, "train_energy_unavailable"), of(1, "training_ns_e")), ("", NO_METER, ""));
+    assert!(!of(1, "training_ns_m").is_empty());
+    // Quotes, commas and line breaks survive; a trial that ended early has no scores.
+    assert_eq!((of(2, "outcome"), of(2, "reason"), of(2, "ns")), ("crashed", "said \"no\",\nand left", ""));
+}
