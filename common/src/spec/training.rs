@@ -78,6 +78,14 @@ pub enum Schedule {
 }
 
 impl Schedule {
+    /// The name in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Cosine => "cosine",
+        }
+    }
+
     /// The share of the learning rate at `step`, from 0, of `steps`, of which the first `ramp` rise linearly:
     /// (step + 1) / ramp, and from there 1, or (1 + cos(π · (step − ramp) / (steps − ramp))) / 2.
     pub fn factor(self, step: u32, steps: u32, ramp: u32) -> f64 {

@@ -19,7 +19,7 @@ struct Row<'a> {
 type Column = (&'static str, fn(&Row<'_>) -> String);
 
 /// From the left, without those of the phases and scores.
-static SETTINGS: [Column; 35] = [
+static SETTINGS: [Column; 39] = [
     ("trial", |r| r.record.trial.to_string()),
     ("cell", |r| r.record.trial.cell.to_string()),
     ("hardware_asked", |r| optional(r.record.trial.hardware.as_ref())),
@@ -55,6 +55,10 @@ static SETTINGS: [Column; 35] = [
         Sampling::Shuffle => "shuffle".to_owned(),
     }),
     ("augment", |r| r.record.settings.train.augment.to_string()),
+    ("micro_batches", |r| r.record.settings.train.micro_batches.to_string()),
+    ("schedule", |r| r.record.settings.train.schedule.name().to_owned()),
+    ("ramp_steps", |r| r.record.settings.train.ramp_steps.to_string()),
+    ("clip_norm", |r| optional(r.record.settings.train.clip_norm.as_ref())),
     ("evaluation_batch", |r| r.record.settings.evaluate.batch.to_string()),
     ("evaluation_limit", |r| optional(r.record.settings.evaluate.limit.as_ref())),
     ("definition", |r| r.record.settings.definition.to_string()),
