@@ -298,6 +298,7 @@ pub struct PhaseRecord {
     /// Which.
     pub phase: Phase,
     /// The stretches that it consists of: saving a state and being interrupted divide a phase.
+    #[serde(default)]
     pub windows: Vec<Window>,
     /// Wall-clock seconds of them all, data waits included.
     pub seconds: f64,
