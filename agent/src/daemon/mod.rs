@@ -23,10 +23,11 @@ mod trial;
 mod upload;
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, SlotId, TrialId};
@@ -45,6 +46,11 @@ use crate::meter;
 pub mod rpc {
     tonic::include_proto!("fleet.v1");
 }
+
+/// What a daemon that is on its way out writes into its lock.
+const LEAVING: &str = "leaving";
+/// A daemon is gone within this time: the worker's last step and state, the last samples, the leases.
+const PREDECESSOR: Duration = Duration::from_secs(40);
 
 /// What a daemon needs to know.
 #[derive(Debug, Clone)]
@@ -121,7 +127,12 @@ impl Shared {
 pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
     let state = &options.state;
     std::fs::create_dir_all(state).with_context(|| format!("cannot make the state folder {}", state.display()))?;
-    let _state_lock = lock_state(state)?;
+    let mut told_to_stop = stopping.clone();
+    let state_lock = tokio::select! {
+        lock = lock_state(state) => lock?,
+        _ = told_to_stop.wait_for(|stopping| *stopping) => return Ok(()),
+    };
+    tokio::spawn(say_when_leaving(state_lock.try_clone()?, stopping.clone()));
     if !options.worker.exists() {
         bail!(
             "the worker program {} is not there; it is built beside fleet-agent with `cargo build --release`, or named \
@@ -185,15 +196,44 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     Ok(())
 }
 
-fn lock_state(state: &Path) -> anyhow::Result<File> {
-    let lock = File::create(state.join("lock")).with_context(|| format!("cannot write to {}", state.display()))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => bail!(
-            "{} is in use by another agent; stop that one, or give this one another --state folder",
-            state.display()
-        ),
-        Err(std::fs::TryLockError::Error(error)) => Err(error).context("cannot lock the state folder"),
+/// The state folder, ours for as long as the file is open. Waits for a predecessor that is on its way out: it may be
+/// saving the state of a trial.
+async fn lock_state(state: &Path) -> anyhow::Result<File> {
+    let path = state.join("lock");
+    let until = Instant::now() + PREDECESSOR;
+    loop {
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot write to {}", state.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {
+                lock.set_len(0).context("cannot write the lock of the state folder")?;
+                return Ok(lock);
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut says = String::new();
+                let _ = lock.read_to_string(&mut says);
+                if says != LEAVING || Instant::now() > until {
+                    bail!(
+                        "{} is in use by another agent; stop that one, or give this one another --state folder",
+                        state.display()
+                    );
+                }
+            }
+            Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the state folder"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Notes in the lock that its holder is on its way out.
+async fn say_when_leaving(mut lock: File, mut stopping: watch::Receiver<bool>) {
+    if stopping.wait_for(|stopping| *stopping).await.is_ok() {
+        let _ = lock.write_all(LEAVING.as_bytes());
     }
 }
 
