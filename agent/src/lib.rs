@@ -16,3 +16,4 @@ pub mod device;
 pub mod doctor;
 pub mod files;
 pub mod meter;
+pub mod verify;

@@ -33,5 +33,6 @@ pub mod score;
 pub mod spec;
 pub mod telemetry;
 pub mod units;
+pub mod verify;
 pub mod wire;
 pub mod worker;

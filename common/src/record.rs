@@ -3,10 +3,13 @@
 //! A record is a JSON document of schema [`SCHEMA`]. The same bytes stand in the journal, in exports and in `--json`
 //! output, so there is one form to document and to version. Absence is a value with a reason, never 0.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, Attempt, HardwareClass, SlotId, TrialId};
 use crate::plan::CellSettings;
+use crate::spec::Recipe;
 use crate::telemetry::MonoNanos;
 use crate::worker::Phase;
 
@@ -195,7 +198,13 @@ pub struct Training {
     /// How the initial weights were loaded; `None` from scratch.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub loaded: Option<LoadSummary>,
-    /// Training loss per step; finite numbers only, which is all that JSON can hold. A step whose loss is not a number
+    /// What images went through before the model.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub recipe: Option<Recipe>,
+    /// What they went through when the initial weights were trained, where those came from a file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub weights_recipe: Option<Recipe>,
+    /// Cross-entropy per step, without what a method adds to the loss; finite numbers only, which is all that JSON can hold. A step whose loss is not a number
     /// ends the trial as diverged and is not in here.
     pub losses: Vec<f32>,
     /// Share of the evaluated images whose most likely class is right, percent.
@@ -208,6 +217,9 @@ pub struct Training {
     pub phases: Vec<WorkerPhase>,
     /// Blocks whose forward was run again in backward.
     pub recomputed_blocks: Vec<u32>,
+    /// Ranks that AdaLoRA has left each layer's adapter.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ranks: Option<BTreeMap<String, u32>>,
     /// The libraries at work.
     pub software: Software,
 }

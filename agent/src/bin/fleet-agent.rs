@@ -10,7 +10,9 @@ use fleet_agent::daemon;
 use fleet_agent::device::default_lock_dir;
 use fleet_agent::doctor::{self, Level};
 use fleet_agent::meter::POWERCAP;
+use fleet_agent::verify;
 use fleet_common::units::Bytes;
+use fleet_common::verify::Verdict;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -32,6 +34,12 @@ enum Command {
     /// Shows what this machine has (devices, libtorch, CUDA, meters, budget, data), what is missing, and how to get it.
     #[command(after_help = "Example: fleet-agent doctor --data ~/data\nExit code 1 when no trial could run here.")]
     Doctor(Doctor),
+    /// Runs reference folders (another implementation's inputs, outputs, gradients and training steps) through ours and
+    /// shows the largest differences.
+    #[command(
+        after_help = "Example: fleet-agent verify tests/fixtures/*\nExit codes: 0 all within their tolerance; 1 something is not; 2 a folder cannot be run."
+    )]
+    Verify(Verify),
 }
 
 #[derive(Debug, Args)]
@@ -95,12 +103,30 @@ struct Doctor {
     machine: Machine,
 }
 
+#[derive(Debug, Args)]
+struct Verify {
+    /// Reference folders: config.json, io.safetensors, and weights.safetensors where there are stored weights
+    #[arg(required = true, value_name = "DIR")]
+    folders: Vec<PathBuf>,
+    /// Print JSON (schema fleet.verify/1) instead of text
+    #[arg(long)]
+    json: bool,
+    /// Name only what is beyond its tolerance
+    #[arg(long)]
+    brief: bool,
+    /// The worker program [default: fleet-worker beside this program]
+    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
+    worker: Option<PathBuf>,
+}
+
+/// The worker program: the one named, or the one beside this program.
+fn worker(named: Option<&PathBuf>) -> PathBuf {
+    named.cloned().unwrap_or_else(|| std::env::current_exe().unwrap_or_default().with_file_name("fleet-worker"))
+}
+
 impl Machine {
     fn worker(&self) -> PathBuf {
-        self.worker.clone().unwrap_or_else(|| {
-            let here = std::env::current_exe().unwrap_or_default();
-            here.with_file_name("fleet-worker")
-        })
+        worker(self.worker.as_ref())
     }
 
     fn lock_dir(&self) -> PathBuf {
@@ -116,6 +142,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(run) => start(run),
         Command::Doctor(doctor) => return examine(&doctor),
+        Command::Verify(verify) => return compare(&verify),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -178,6 +205,29 @@ async fn stop_on_signal(sender: watch::Sender<bool>) {
         }
         tracing::info!("stopping: ending workers and giving their leases back");
         sender.send_replace(true);
+    }
+}
+
+fn compare(asked: &Verify) -> ExitCode {
+    // Full-size references take seconds.
+    let says = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !asked.json;
+    let document = verify::verify(&worker(asked.worker.as_ref()), &asked.folders, |dir| {
+        if says {
+            eprintln!("running {}", dir.display());
+        }
+    });
+    if asked.json {
+        println!("{}", serde_json::to_string_pretty(&document).expect("our own types are JSON"));
+    } else {
+        print!("{}", verify::text(&document, asked.brief));
+    }
+    let any = |is: fn(&Verdict) -> bool| document.folders.iter().any(|f| is(&f.verdict));
+    if any(|v| matches!(v, Verdict::CannotRun { .. })) {
+        ExitCode::from(2)
+    } else if any(|v| matches!(v, Verdict::Failed(_))) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

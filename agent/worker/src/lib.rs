@@ -6,14 +6,18 @@
 //! | [`nn`] | the layer builder: naming, loading, freezing, adapters; blocks |
 //! | [`models`] | architectures, one file each |
 //! | [`peft`] | fine-tuning methods, one folder each |
+//! | [`quant`] | frozen weights in 4 bits |
 //! | [`checkpointing`] | recompute policies and the executor |
 //! | [`data`] | data sets → batches |
 //! | [`train`] | a trial from its job to its end |
+//! | [`verify`] | references of other implementations through ours |
 
 pub mod checkpointing;
 pub mod data;
 pub mod models;
 pub mod nn;
 pub mod peft;
+pub mod quant;
 pub mod torch;
 pub mod train;
+pub mod verify;

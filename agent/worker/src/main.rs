@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::FromRawFd;
+use std::path::Path;
 use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use fleet_worker::torch::cuda::{self, CudaHalf};
 use fleet_worker::torch::memory::Memory;
 use fleet_worker::torch::{guard, libtorch_version};
 use fleet_worker::train::{self, Events};
+use fleet_worker::verify;
 use tch::{Device, Kind, Tensor};
 
 /// The daemon is gone: nobody wants the result, and another worker may need the device.
@@ -30,6 +32,9 @@ fn main() {
 
     if std::env::args().nth(1).as_deref() == Some("--check") {
         return events.line(&check());
+    }
+    if let (Some("--verify"), Some(dir)) = (std::env::args().nth(1).as_deref(), std::env::args_os().nth(2)) {
+        return events.line(&verify::run(Path::new(&dir)));
     }
     let mut stdin = std::io::stdin().lock();
     let mut line = String::new();

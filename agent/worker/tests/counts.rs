@@ -4,11 +4,12 @@
 mod support;
 
 use fleet_common::plan::MethodSettings;
-use fleet_common::spec::{Backbone, Checkpointing};
+use fleet_common::spec::{Backbone, Checkpointing, is_target};
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::models::{self, Model};
-use fleet_worker::nn::{Builder, Params, Seed, Weights};
+use fleet_worker::nn::{Builder, Param, Params, Role, Seed, Weights};
 use fleet_worker::peft;
+use serde_json::json;
 use support::one_at_a_time;
 use tch::{Device, Kind, Tensor};
 
@@ -21,31 +22,114 @@ fn build(backbone: Backbone, classes: i64, method: &MethodSettings) -> (Box<dyn 
 }
 
 fn lora(rank: u32, targets: &[&str]) -> MethodSettings {
-    let targets = targets.iter().map(|t| (*t).to_owned()).collect();
-    MethodSettings::Lora { rank, alpha: 16.0, dropout: 0.0, targets }
+    let settings = json!({ "name": "lora", "rank": rank, "alpha": 16.0, "dropout": 0.0, "targets": targets });
+    serde_json::from_value(settings).expect("settings")
 }
 
+fn adalora(targets: &[&str]) -> MethodSettings {
+    let settings = json!({ "name": "adalora", "init_rank": 12, "target_rank": 8, "alpha": 16.0, "dropout": 0.0,
+        "targets": targets, "tinit": 1, "tfinal": 1, "delta_t": 1, "beta1": 0.85, "beta2": 0.85,
+        "orthogonal_weight": 0.5 });
+    serde_json::from_value(settings).expect("settings")
+}
+
+fn qlora(targets: &[&str]) -> MethodSettings {
+    let settings = json!({ "name": "qlora", "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": targets, "block": 64,
+        "double_quantization": false });
+    serde_json::from_value(settings).expect("settings")
+}
+
+/// Counts of a reference: with 100 and 1000 classes, tensors of the state, multiply-accumulates, and what trains under
+/// BitFit, LoRA of rank 8 on qkv, on qkv and proj, on all four, of rank 16 on qkv, and AdaLoRA of rank 12 on all four.
+struct Counts {
+    backbone: Backbone,
+    params: u64,
+    params_1000: u64,
+    tensors: usize,
+    macs: u64,
+    head: u64,
+    trainable: [u64; 6],
+}
+
+const REFERENCES: [Counts; 4] = [
+    Counts {
+        backbone: Backbone::VitSmallPatch16,
+        params: 21_704_164,
+        params_1000: 22_050_664,
+        tensors: 152,
+        macs: 4_598_536_704,
+        head: 38_500,
+        trainable: [89_956, 185_956, 259_684, 628_324, 333_412, 923_812],
+    },
+    Counts {
+        backbone: Backbone::TinyVit5m,
+        params: 5_103_864,
+        params_1000: 5_392_764,
+        tensors: 296,
+        macs: 1_254_886_720,
+        head: 32_100,
+        trainable: [57_764, 91_492, 121_188, 269_668, 150_884, 388_932],
+    },
+    Counts {
+        backbone: Backbone::TinyVit11m,
+        params: 10_592_872,
+        params_1000: 10_996_972,
+        tensors: 296,
+        macs: 2_015_642_944,
+        head: 44_900,
+        trainable: [81_348, 130_916, 173_924, 388_964, 216_932, 561_476],
+    },
+    Counts {
+        backbone: Backbone::TinyVit21m,
+        params: 20_679_268,
+        params_1000: 21_198_568,
+        tensors: 296,
+        macs: 4_249_811_136,
+        head: 57_700,
+        trainable: [109_684, 180_580, 242_020, 549_220, 303_460, 795_460],
+    },
+];
+
 #[test]
-fn vit_small_has_the_reference_counts() {
+fn counts_are_the_references() {
     let _alone = one_at_a_time();
-    let (model, params) = build(Backbone::VitSmallPatch16, 100, &MethodSettings::Full);
-    assert_eq!((params.count(), params.count_trainable(), params.len()), (21_704_164, 21_704_164, 152));
-    let image = Tensor::zeros([1, 3, 224, 224], (Kind::Float, Device::Cpu));
-    let executor = CheckpointingExecutor::new(Checkpointing::None);
-    assert_eq!(models::count_macs(model.as_ref(), &image, &executor), 4_598_536_704);
-    assert_eq!(build(Backbone::VitSmallPatch16, 1000, &MethodSettings::Full).1.count(), 22_050_664);
-    for (method, trainable) in [
-        (MethodSettings::BitFit, 89_956),
-        (lora(8, &["qkv"]), 185_956),
-        (lora(8, &["qkv", "proj"]), 259_684),
-        (lora(8, &["qkv", "proj", "fc1", "fc2"]), 628_324),
-        (lora(16, &["qkv"]), 333_412),
-    ] {
-        let (_, params) = build(Backbone::VitSmallPatch16, 100, &method);
-        assert_eq!(params.count_trainable(), trainable, "{method:?}");
-        let adapters = params.count() - 21_704_164;
-        let base_trains = if method == MethodSettings::BitFit { 89_956 } else { 38_500 };
-        assert_eq!(params.count_trainable(), base_trains + adapters, "{method:?}");
+    for c in &REFERENCES {
+        let name = c.backbone.name();
+        let (model, params) = build(c.backbone, 100, &MethodSettings::Full);
+        assert_eq!((params.count(), params.count_trainable(), params.len()), (c.params, c.params, c.tensors), "{name}");
+        let image = Tensor::zeros([1, 3, 224, 224], (Kind::Float, Device::Cpu));
+        let executor = CheckpointingExecutor::new(Checkpointing::None);
+        assert_eq!(models::count_macs(model.as_ref(), &image, &executor), c.macs, "{name}");
+        assert_eq!(build(c.backbone, 1000, &MethodSettings::Full).1.count(), c.params_1000, "{name}");
+        let all = ["qkv", "attn.proj", "fc1", "fc2"];
+        let methods = [
+            MethodSettings::BitFit,
+            lora(8, &["qkv"]),
+            lora(8, &["qkv", "proj"]),
+            lora(8, &all),
+            lora(16, &["qkv"]),
+            adalora(&all),
+        ];
+        for (method, trainable) in methods.iter().zip(c.trainable) {
+            let (_, params) = build(c.backbone, 100, method);
+            assert_eq!(params.count_trainable(), trainable, "{name}, {method:?}");
+            if *method != MethodSettings::BitFit {
+                assert_eq!(
+                    params.count() - c.params,
+                    trainable - c.head,
+                    "{name}, {method:?}: head and adapters train"
+                );
+            }
+        }
+        // Packed weights count as what they stand for, and take at most 0.6 bytes each.
+        let (_, params) = build(c.backbone, 100, &qlora(&all));
+        assert_eq!((params.count_trainable(), params.count()), (c.trainable[3], c.params + c.trainable[3] - c.head));
+        let packed: Vec<_> = params.iter().filter_map(|p| p.packed.as_ref()).collect();
+        let (bytes, values) = packed.iter().fold((0, 0), |(b, v), p| (b + p.bytes(), v + p.count()));
+        assert!(bytes as f64 <= 0.6 * values as f64, "{name}: {bytes} bytes for {values} values");
+        let linear = |p: &&Param| p.role == Role::Base && p.shape().len() == 2 && p.name.ends_with(".weight");
+        assert!(params.iter().filter(linear).all(|p| p.packed.is_some()), "{name}: all linear layers are packed");
+        assert!(packed.len() >= 4);
     }
 }
 
@@ -65,10 +149,10 @@ fn plans_and_models_agree_about_every_backbone() {
             assert!(adapted.count() > params.count(), "{layer} of {} takes no adapter", backbone.name());
         }
         // And no linear layer of a block is missing from the list.
-        let inside = |name: &str| name.starts_with("blocks.") && name.ends_with(".weight") && !name.contains("norm");
-        for p in params.iter().filter(|p| inside(&p.name)) {
-            let layer = p.name.rsplit('.').nth(1).expect("a layer's name");
-            assert!(backbone.linear_layers().contains(&layer), "{} of {}", p.name, backbone.name());
+        let linear = |p: &&Param| p.role == Role::Base && p.tensor.dim() == 2 && p.name.ends_with(".weight");
+        for p in params.iter().filter(linear) {
+            let layer = p.name.strip_suffix(".weight").expect("a layer's name");
+            assert!(backbone.linear_layers().iter().any(|l| is_target(l, layer)), "{layer} of {}", backbone.name());
         }
     }
 }
@@ -121,5 +205,20 @@ fn a_head_for_other_classes_starts_fresh_and_the_rest_is_loaded() {
         assert_eq!(values.size()[0], classes);
         assert!(report.missing.is_empty() && report.unexpected.is_empty());
         assert!(classes != 8 || !values.equal(&same));
+    }
+}
+
+#[test]
+fn targets_that_match_nothing_are_errors_that_name_the_layers() {
+    let _alone = one_at_a_time();
+    for method in [lora(4, &["qkv", "in_proj"]), adalora(&["in_proj"]), qlora(&["in_proj"])] {
+        let b = Builder::new(peft::method(&method), None, Seed::root(1), Device::Cpu, Kind::Float);
+        let _ = models::build(Backbone::VitMicro, 64, 8, &b);
+        let error = b.finish().expect_err("no such layer").to_string();
+        assert!(
+            error.contains("\"in_proj\" matches no linear layer") && error.contains("fc1, fc2, proj, qkv"),
+            "{error}"
+        );
+        assert!(!error.contains("\"qkv\" matches"), "{error}");
     }
 }

@@ -82,6 +82,38 @@ fn low_rank_adapters_with_checkpointing() {
     resumes_bit_for_bit(&lora(), "static");
 }
 
+fn qlora() -> serde_json::Value {
+    json!({ "name": "qlora", "rank": 4, "alpha": 8.0, "dropout": 0.2, "targets": ["fc1", "qkv"], "block": 64,
+            "double_quantization": true })
+}
+
+#[test]
+fn packed_layers() {
+    resumes_bit_for_bit(&qlora(), "none");
+}
+
+#[test]
+fn packed_layers_with_checkpointing() {
+    resumes_bit_for_bit(&qlora(), "static");
+}
+
+/// Ranks are taken away all along, so that the allocator's averages are part of the state.
+fn adalora() -> serde_json::Value {
+    json!({ "name": "adalora", "init_rank": 6, "target_rank": 3, "alpha": 8.0, "dropout": 0.2,
+            "targets": ["fc1", "qkv"], "tinit": 1, "tfinal": 3, "delta_t": 2, "beta1": 0.85, "beta2": 0.85,
+            "orthogonal_weight": 0.5 })
+}
+
+#[test]
+fn adapters_of_changing_rank() {
+    resumes_bit_for_bit(&adalora(), "none");
+}
+
+#[test]
+fn adapters_of_changing_rank_with_checkpointing() {
+    resumes_bit_for_bit(&adalora(), "static");
+}
+
 #[test]
 fn biases() {
     resumes_bit_for_bit(&json!({ "name": "bitfit" }), "none");
@@ -126,8 +158,8 @@ fn a_state_that_cannot_be_used_is_refused_with_the_reason_and_the_trial_starts_o
         ("flipped", flipped, "crc32"),
         (
             "version",
-            text("fleet.state/1", "fleet.state/9"),
-            "expected format \"fleet.state/1\", found \"fleet.state/9\"",
+            text("fleet.state/2", "fleet.state/9"),
+            "expected format \"fleet.state/2\", found \"fleet.state/9\"",
         ),
         ("other", text(&cell, &cell.chars().rev().collect::<String>()), "expected cell"),
         ("empty", Vec::new(), "cut short"),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::canonical;
-use crate::plan::{CellSettings, MethodSettings, WeightsRef};
+use crate::plan::{CellSettings, WeightsRef};
 use crate::record::Record;
 use crate::spec::{Backbone, Checkpointing, Method};
 
@@ -64,10 +64,10 @@ pub(super) fn document(settings: &CellSettings, hardware: &str, evaluated: u64) 
         fields.insert("hardware".to_owned(), hardware.into());
         fields.insert("evaluated".to_owned(), evaluated.into());
     }
-    if let MethodSettings::Lora { targets, .. } = &settings.method {
+    if let Some(targets) = settings.method.targets() {
         let mut usual: Vec<&str> = settings.backbone.lora_targets().to_vec();
         usual.sort_unstable();
-        if *targets == usual {
+        if *targets == *usual {
             document["method"]["targets"] = USUAL_TARGETS.into();
         }
     }

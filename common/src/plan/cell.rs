@@ -2,14 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatasetIdentity, Resolution};
+use super::{DatasetIdentity, MethodSettings, Resolution, method};
 use crate::canonical;
 use crate::id::CellId;
-use crate::spec::{Backbone, Campaign, Checkpointing, DatasetName, Evaluate, LoraSpec, Method, Sampling, Schedule};
+use crate::spec::{
+    Backbone, BatchNorm, Campaign, Checkpointing, DatasetName, Evaluate, Method, Precision, Preprocessing, Sampling,
+    Schedule,
+};
 
 /// The version of this definition. It changes whenever the same settings would mean another computation, so that old
 /// and new records are never taken for repeats of each other.
-const DEFINITION: u32 = 1;
+const DEFINITION: u32 = 2;
 
 /// Everything that decides what a trial computes. Hardware is not here: nobody knows it at planning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,38 +40,6 @@ pub struct CellSettings {
     pub train: TrainSettings,
     /// Evaluation.
     pub evaluate: Evaluate,
-}
-
-/// A method and its hyper-parameters, all explicit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
-pub enum MethodSettings {
-    /// Every parameter trains.
-    Full,
-    /// Low-rank adapters and the head train.
-    Lora {
-        /// Rank of the update.
-        rank: u32,
-        /// The update is scaled by alpha / rank.
-        alpha: f64,
-        /// Dropout on the adapter's input.
-        dropout: f64,
-        /// Last name parts of the adapted linear layers.
-        targets: Vec<String>,
-    },
-    /// Biases and the head train.
-    BitFit,
-}
-
-impl MethodSettings {
-    /// The method without its hyper-parameters.
-    pub fn method(&self) -> Method {
-        match self {
-            Self::Full => Method::Full,
-            Self::Lora { .. } => Method::Lora,
-            Self::BitFit => Method::BitFit,
-        }
-    }
 }
 
 /// Data, by content.
@@ -119,14 +90,23 @@ pub struct TrainSettings {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub micro_batches: u32,
     /// How the learning rate changes.
-    #[serde(default, skip_serializing_if = "is_constant")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub schedule: Schedule,
     /// Steps over which the learning rate rises first.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub ramp_steps: u32,
     /// Largest norm of the gradient.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
+    /// How images become inputs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub preprocessing: Preprocessing,
+    /// In what the large products compute.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub precision: Precision,
+    /// Whether the statistics of batch norms move.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub batch_norm: BatchNorm,
 }
 
 const fn one() -> u32 {
@@ -138,14 +118,8 @@ const fn is_one(n: &u32) -> bool {
     *n == 1
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_zero(n: &u32) -> bool {
-    *n == 0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_constant(schedule: &Schedule) -> bool {
-    *schedule == Schedule::Constant
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl CellSettings {
@@ -182,7 +156,7 @@ pub(super) fn resolve(
     };
     Ok(CellSettings {
         definition: DEFINITION,
-        method: resolve_method(method, backbone, &campaign.method.lora)?,
+        method: method::resolve(method, backbone, campaign)?,
         backbone,
         image_size: campaign.image_size(backbone),
         checkpointing,
@@ -206,33 +180,11 @@ pub(super) fn resolve(
             schedule: campaign.train.schedule,
             ramp_steps: campaign.train.ramp_steps,
             clip_norm: campaign.train.clip_norm,
+            preprocessing: campaign.train.preprocessing,
+            precision: campaign.train.precision,
+            batch_norm: campaign.train.batch_norm,
         },
         evaluate: campaign.evaluate.clone(),
-    })
-}
-
-fn resolve_method(method: Method, backbone: Backbone, lora: &LoraSpec) -> Result<MethodSettings, String> {
-    Ok(match method {
-        Method::Full => MethodSettings::Full,
-        Method::BitFit => MethodSettings::BitFit,
-        Method::Lora => {
-            let mut targets = match &lora.targets {
-                Some(targets) => targets.clone(),
-                None => backbone.lora_targets().iter().map(|t| (*t).to_owned()).collect(),
-            };
-            let known = backbone.linear_layers();
-            if let Some(target) = targets.iter().find(|t| !known.contains(&t.as_str())) {
-                return Err(format!(
-                    "LoRA target \"{target}\" matches no linear layer of {}; it has {}",
-                    backbone.name(),
-                    known.join(", ")
-                ));
-            }
-            // Order and repetition mean nothing, so they must not change the identity.
-            targets.sort();
-            targets.dedup();
-            MethodSettings::Lora { rank: lora.rank, alpha: lora.alpha, dropout: lora.dropout, targets }
-        }
     })
 }
 
@@ -241,16 +193,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::LoraSettings;
+
+    fn lora(alpha: f64, targets: &[&str]) -> MethodSettings {
+        let targets = targets.iter().map(|t| (*t).to_owned()).collect();
+        MethodSettings::Lora(LoraSettings { rank: 8, alpha, dropout: 0.0, targets, rslora: false })
+    }
 
     fn settings() -> CellSettings {
         CellSettings {
             definition: DEFINITION,
-            method: MethodSettings::Lora {
-                rank: 8,
-                alpha: 16.0,
-                dropout: 0.0,
-                targets: vec!["fc1".into(), "qkv".into()],
-            },
+            method: lora(16.0, &["fc1", "qkv"]),
             backbone: Backbone::VitMicro,
             image_size: 64,
             checkpointing: Checkpointing::Static,
@@ -270,6 +223,9 @@ mod tests {
                 schedule: Schedule::Constant,
                 ramp_steps: 0,
                 clip_norm: None,
+                preprocessing: Preprocessing::Protocol,
+                precision: Precision::Fp32,
+                batch_norm: BatchNorm::Moving,
             },
             evaluate: Evaluate::default(),
         }
@@ -285,13 +241,13 @@ mod tests {
             concat!(
                 r#"{"backbone":"vit_micro","budget_bytes":2147483648,"checkpointing":"static","#,
                 r#""dataset":{"classes":8,"fingerprint":"0000000000000000000000000000000000000000000000000000000000000000","name":"textures"},"#,
-                r#""definition":1,"evaluate":{"batch":64},"image_size":64,"#,
+                r#""definition":2,"evaluate":{"batch":64},"image_size":64,"#,
                 r#""method":{"alpha":16.0,"dropout":0.0,"name":"lora","rank":8,"targets":["fc1","qkv"]},"seed":7,"#,
                 r#""train":{"augment":true,"batch":32,"learning_rate":0.005,"sampling":"replacement","steps":120,"warm_up_steps":2,"weight_decay":0.05},"#,
                 r#""weights":{"from":"scratch"}}"#
             )
         );
-        assert_eq!(settings.id().as_str(), "e1f458cd37925a8099473d26e547f83b");
+        assert_eq!(settings.id().as_str(), "2966df4a2f91ecbd2e99307fb5653bc0");
     }
 
     proptest! {
@@ -301,7 +257,7 @@ mod tests {
             let mut settings = settings();
             settings.train.learning_rate = rate;
             settings.train.weight_decay = decay;
-            settings.method = MethodSettings::Lora { rank: 8, alpha, dropout: 0.0, targets: vec!["qkv".into()] };
+            settings.method = lora(alpha, &["qkv"]);
             let back: CellSettings = serde_json::from_str(&canonical::json(&settings)).expect("our own JSON");
             prop_assert_eq!(back.id(), settings.id());
             prop_assert_eq!(back, settings);

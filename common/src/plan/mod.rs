@@ -5,12 +5,14 @@
 
 mod cell;
 mod lint;
+mod method;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use cell::{CellSettings, DatasetRef, MethodSettings, TrainSettings, WeightsRef};
+pub use cell::{CellSettings, DatasetRef, TrainSettings, WeightsRef};
+pub use method::{AdaLoraSettings, LoraSettings, MethodSettings, QLoraSettings};
 
 use crate::id::{CellId, HardwareClass, TrialId};
 use crate::spec::{Backbone, Campaign, Checkpointing, DatasetName, Hardware, Method};

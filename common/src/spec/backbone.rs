@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Recipe;
 use super::error::unknown;
 
 /// A backbone, by its public name.
@@ -15,11 +16,24 @@ pub enum Backbone {
     VitTinyPatch16,
     /// timm's `vit_small_patch16_224`, the study's ViT-Small.
     VitSmallPatch16,
+    /// timm's `tiny_vit_5m_224`.
+    TinyVit5m,
+    /// timm's `tiny_vit_11m_224`.
+    TinyVit11m,
+    /// timm's `tiny_vit_21m_224`, the study's TinyViT.
+    TinyVit21m,
 }
 
 impl Backbone {
     /// Every backbone, in the order of tables.
-    pub const ALL: [Self; 3] = [Self::VitMicro, Self::VitTinyPatch16, Self::VitSmallPatch16];
+    pub const ALL: [Self; 6] = [
+        Self::VitMicro,
+        Self::VitTinyPatch16,
+        Self::VitSmallPatch16,
+        Self::TinyVit5m,
+        Self::TinyVit11m,
+        Self::TinyVit21m,
+    ];
 
     /// The public name.
     pub const fn name(self) -> &'static str {
@@ -27,6 +41,9 @@ impl Backbone {
             Self::VitMicro => "vit_micro",
             Self::VitTinyPatch16 => "vit_tiny_patch16_224",
             Self::VitSmallPatch16 => "vit_small_patch16_224",
+            Self::TinyVit5m => "tiny_vit_5m_224",
+            Self::TinyVit11m => "tiny_vit_11m_224",
+            Self::TinyVit21m => "tiny_vit_21m_224",
         }
     }
 
@@ -39,15 +56,16 @@ impl Backbone {
     pub const fn image_size(self) -> u32 {
         match self {
             Self::VitMicro => 64,
-            Self::VitTinyPatch16 | Self::VitSmallPatch16 => 224,
+            _ => 224,
         }
     }
 
-    /// Side of a patch in pixels, of which an input holds a whole number.
-    pub const fn patch_size(self) -> u32 {
+    /// What an input's side must be a multiple of: the side of a patch, or what halving the map again and again divides by.
+    pub const fn size_step(self) -> u32 {
         match self {
             Self::VitMicro => 8,
             Self::VitTinyPatch16 | Self::VitSmallPatch16 => 16,
+            Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => 32,
         }
     }
 
@@ -56,19 +74,34 @@ impl Backbone {
         32
     }
 
-    /// Last name parts of the linear layers that an adapter can sit on.
+    /// Ends of the names of the linear layers that an adapter can sit on.
     pub const fn linear_layers(self) -> &'static [&'static str] {
-        match self {
-            Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 => &["qkv", "proj", "fc1", "fc2"],
-        }
+        &["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
     }
 
-    /// The linear layers that LoRA adapts unless the campaign names others, as in the protocol.
+    /// The linear layers that LoRA and its kin adapt unless the campaign names others, as in the protocol.
     pub const fn lora_targets(self) -> &'static [&'static str] {
         match self {
             Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 => &["qkv", "fc1", "fc2"],
+            Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => &["qkv", "proj", "fc1", "fc2"],
         }
     }
+
+    /// The preprocessing that belongs to the public weights, from timm's configurations of them.
+    pub const fn recipe(self) -> Recipe {
+        match self {
+            Self::VitMicro => Recipe::PROTOCOL,
+            Self::VitTinyPatch16 | Self::VitSmallPatch16 => Recipe::timm([0.5; 3], [0.5; 3], 0.9),
+            Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => {
+                Recipe::timm(Recipe::PROTOCOL.mean, Recipe::PROTOCOL.std, 0.95)
+            }
+        }
+    }
+}
+
+/// Whether `target` names the layer at `path`: it is the path, or an end of it that begins at a dot, as in HF PEFT.
+pub fn is_target(target: &str, path: &str) -> bool {
+    path.strip_suffix(target).is_some_and(|before| !target.is_empty() && (before.is_empty() || before.ends_with('.')))
 }
 
 impl TryFrom<String> for Backbone {

@@ -99,8 +99,10 @@ pub enum Hardware {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Output {
-    /// Keep each trial's trained weights as safetensors in the agent's `artifacts/`.
+    /// Keep each trial's trained weights as safetensors in the agent's `artifacts/`, adapters merged into them.
     pub weights: bool,
+    /// Keep each trial's adapter in the agent's `artifacts/`, in HF PEFT's layout.
+    pub adapter: bool,
 }
 
 /// The file as serde reads it.
@@ -219,11 +221,10 @@ impl Campaign {
                     train.micro_batches
                 ));
             }
-            let (size, patch) = (self.image_size(*backbone), backbone.patch_size());
-            if size == 0 || !size.is_multiple_of(patch) || size > MAX_IMAGE_SIZE {
+            let (size, step) = (self.image_size(*backbone), backbone.size_step());
+            if size == 0 || !size.is_multiple_of(step) || size > MAX_IMAGE_SIZE {
                 return Err(format!(
-                    "[train] image_size of {name} must be a multiple of its patch size {patch}, up to {MAX_IMAGE_SIZE}; \
-                     found {size}"
+                    "[train] image_size of {name} must be a multiple of {step}, up to {MAX_IMAGE_SIZE}; found {size}"
                 ));
             }
         }
@@ -239,12 +240,41 @@ impl Campaign {
                  expected at most {MAX_TRIALS}. Split it into campaigns that can end"
             ));
         }
-        let alpha = self.method.lora.alpha;
-        if !(alpha.is_finite() && alpha > 0.0) {
-            return Err(format!("[method.lora] alpha must be positive, found {alpha}"));
+        let targets = [
+            (Method::Lora, &self.method.lora.targets),
+            (Method::AdaLora, &self.method.adalora.targets),
+            (Method::QLora, &self.method.qlora.targets),
+        ];
+        if let Some((method, _)) = targets.iter().find(|(_, t)| t.as_ref().is_some_and(Vec::is_empty)) {
+            return Err(format!(
+                "[method.{}] targets is empty; leave it out for the backbone's default targets",
+                method.name()
+            ));
         }
-        if self.method.lora.targets.as_ref().is_some_and(Vec::is_empty) {
-            return Err("[method.lora] targets is empty; leave it out for the backbone's default targets".to_owned());
+        if self.matrix.method.values().contains(&Method::AdaLora) {
+            self.check_adalora()?;
+        }
+        Ok(())
+    }
+
+    /// AdaLoRA's schedule must leave steps between its beginning and its end, as HF PEFT demands.
+    fn check_adalora(&self) -> Result<(), String> {
+        let (ada, steps) = (&self.method.adalora, self.train.steps);
+        if ada.target_rank > ada.init_rank {
+            return Err(format!(
+                "[method.adalora] target_rank ({}) must not be above init_rank ({})",
+                ada.target_rank, ada.init_rank
+            ));
+        }
+        if u64::from(ada.tinit) + u64::from(ada.tfinal) >= u64::from(steps) {
+            return Err(format!(
+                "[method.adalora] tinit ({}) + tfinal ({}) must be below [train] steps ({steps}): ranks are allotted in the \
+                 steps between. Name smaller ones, such as tinit = {} and tfinal = {}",
+                ada.tinit,
+                ada.tfinal,
+                steps / 10,
+                steps / 4
+            ));
         }
         Ok(())
     }
@@ -355,7 +385,7 @@ alpha = 16
         assert_eq!(campaign.name.as_str(), "demo");
         assert_eq!(campaign.seeds.values(), [0, 1]);
         assert_eq!(campaign.budget, Budget::Limit(Bytes(2 << 30)));
-        assert_eq!(campaign.matrix.method.values(), Method::ALL);
+        assert_eq!(campaign.matrix.method.values(), [Method::Full, Method::Lora, Method::BitFit]);
         assert_eq!(campaign.learning_rate(Method::Full), 1e-3);
         assert_eq!(campaign.learning_rate(Method::BitFit), 5e-3);
         assert_eq!(campaign.batch(Backbone::VitMicro), 32);
@@ -396,7 +426,7 @@ alpha = 16
             ("\"2GiB\"", "0", &["c.toml:5:", "unlimited"]),
             ("\"any\"", "\"some\"", &["c.toml:6:", "\"each\"", "some"]),
             ("rank = 8", "rank = 0", &["c.toml:20:", "positive whole number", "0"]),
-            ("alpha = 16", "alpha = -1", &["alpha must be positive"]),
+            ("alpha = 16", "alpha = -1", &["c.toml:21:", "a positive number, found -1"]),
             ("batch = 32", "batch = { vit_mirco = 8, default = 32 }", &["did you mean \"vit_micro\""]),
             ("full = 1e-3, ", "fulll = 1e-3, ", &["did you mean \"full\""]),
             ("steps = 120", "steps = 2", &["warm_up_steps (2) must be below steps (2)"]),
@@ -405,7 +435,7 @@ alpha = 16
                 "batch = 32\nmicro_batches = 5",
                 &["batch of vit_micro (32) must be a multiple of micro_batches (5)"],
             ),
-            ("batch = 32", "batch = 32\nimage_size = 60", &["multiple of its patch size 8", "60"]),
+            ("batch = 32", "batch = 32\nimage_size = 60", &["must be a multiple of 8", "60"]),
             ("batch = 32", "batch = 32\nclip_norm = 0.0", &["clip_norm must be positive"]),
             ("batch = 32", "batch = 32\nschedule = \"cosin\"", &["c.toml:17:", "cosine"]),
             ("batch = 32", "batch = 32\nramp_steps = 200", &["ramp_steps (200) must not be above steps (120)"]),
@@ -420,5 +450,32 @@ alpha = 16
                 assert!(message.contains(part), "{with}\n  gave: {message}\n  lacks: {part}");
             }
         }
+    }
+
+    #[test]
+    fn adalora_needs_steps_between_its_beginning_and_its_end() {
+        let with = |adalora: &str, method: &str| {
+            let text = EXAMPLE.replace("\"bitfit\"", method);
+            Campaign::parse("c.toml", &format!("{text}\n[method.adalora]\n{adalora}")).map_err(|e| e.to_string())
+        };
+        let error = with("", "\"adalora\"").expect_err("200 + 1000 of 120 steps");
+        assert!(error.contains("tinit (200) + tfinal (1000) must be below [train] steps (120)"), "{error}");
+        assert!(with("", "\"bitfit\"").is_ok(), "nobody asked for AdaLoRA");
+        assert!(with("tinit = 19\ntfinal = 100", "\"adalora\"").is_ok());
+        assert!(with("tinit = 20\ntfinal = 100", "\"adalora\"").is_err());
+        let error = with("tinit = 1\ntfinal = 1\ninit_rank = 4", "\"adalora\"").expect_err("8 of 4");
+        assert!(error.contains("target_rank (8) must not be above init_rank (4)"), "{error}");
+        let error = with("beta1 = 1.0", "\"bitfit\"").expect_err("never forgets nothing");
+        assert!(error.contains("a number from 0 to below 1, found 1"), "{error}");
+    }
+
+    #[test]
+    fn a_block_of_four_bit_values_fills_bytes() {
+        let with = |block: &str| {
+            Campaign::parse("c.toml", &format!("{EXAMPLE}\n[method.qlora]\nblock = {block}")).map_err(|e| e.to_string())
+        };
+        assert_eq!(with("128").expect("valid").method.qlora.block, 128);
+        assert!(with("63").expect_err("odd").contains("an even number up to 4096, found 63"));
+        assert!(with("0").expect_err("none").contains("positive"));
     }
 }

@@ -12,20 +12,38 @@ pub enum Method {
     Full,
     /// Low-rank adapters beside frozen linear layers (Hu et al., arXiv 2106.09685), and the head.
     Lora,
+    /// Low-rank adapters whose ranks are allotted by importance while training (Zhang et al., arXiv 2303.10512), and the
+    /// head.
+    AdaLora,
+    /// Low-rank adapters beside linear layers frozen in 4 bits (Dettmers et al., arXiv 2305.14314), and the head.
+    QLora,
     /// Biases and the head train (Ben Zaken et al., arXiv 2106.10199).
     BitFit,
 }
 
 impl Method {
     /// Every method, in the order of tables.
-    pub const ALL: [Self; 3] = [Self::Full, Self::Lora, Self::BitFit];
+    pub const ALL: [Self; 5] = [Self::Full, Self::Lora, Self::AdaLora, Self::QLora, Self::BitFit];
 
     /// The name in files and tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Lora => "lora",
+            Self::AdaLora => "adalora",
+            Self::QLora => "qlora",
             Self::BitFit => "bitfit",
+        }
+    }
+
+    /// The name in sentences.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full fine-tuning",
+            Self::Lora => "LoRA",
+            Self::AdaLora => "AdaLoRA",
+            Self::QLora => "QLoRA",
+            Self::BitFit => "BitFit",
         }
     }
 
@@ -38,7 +56,7 @@ impl Method {
     pub const fn default_learning_rate(self) -> f64 {
         match self {
             Self::Full => 1e-5,
-            Self::Lora | Self::BitFit => 5e-4,
+            Self::Lora | Self::AdaLora | Self::QLora | Self::BitFit => 5e-4,
         }
     }
 }
@@ -62,29 +80,121 @@ impl From<Method> for &'static str {
 pub struct MethodSpecs {
     /// `[method.lora]`.
     pub lora: LoraSpec,
+    /// `[method.adalora]`.
+    pub adalora: AdaLoraSpec,
+    /// `[method.qlora]`.
+    pub qlora: QLoraSpec,
 }
 
 /// `[method.lora]`. The defaults are the protocol's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSpec {
     /// Rank r of the update B·A.
     #[serde(deserialize_with = "positive")]
     pub rank: u32,
     /// The update is scaled by alpha / rank.
+    #[serde(deserialize_with = "positive_number")]
     pub alpha: f64,
     /// Dropout on the adapter's input, in [0, 1).
     #[serde(deserialize_with = "probability")]
     pub dropout: f64,
-    /// Last parts of the names of the linear layers that get an adapter; none named means the backbone's own choice
-    /// ([`super::Backbone::lora_targets`]).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Ends of the names of the linear layers that get an adapter, such as `qkv` or `attn.proj`; none named means the
+    /// backbone's own choice ([`super::Backbone::lora_targets`]).
     pub targets: Option<Vec<String>>,
+    /// The update is scaled by alpha / √rank instead (Kalajdzievski, arXiv 2312.03732).
+    pub rslora: bool,
 }
 
 impl Default for LoraSpec {
     fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, dropout: 0.0, targets: None }
+        Self { rank: 8, alpha: 16.0, dropout: 0.0, targets: None, rslora: false }
+    }
+}
+
+/// `[method.adalora]`. The defaults are the protocol's, where it says nothing HF PEFT's, and LoRA's alpha.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdaLoraSpec {
+    /// Rank that every adapter starts with.
+    #[serde(deserialize_with = "positive")]
+    pub init_rank: u32,
+    /// Rank that remains on average.
+    #[serde(deserialize_with = "positive")]
+    pub target_rank: u32,
+    /// The update is scaled by alpha / init_rank.
+    #[serde(deserialize_with = "positive_number")]
+    pub alpha: f64,
+    /// Dropout on the adapter's input, in [0, 1).
+    #[serde(deserialize_with = "probability")]
+    pub dropout: f64,
+    /// As in [`LoraSpec::targets`].
+    pub targets: Option<Vec<String>>,
+    /// First steps, at full rank.
+    pub tinit: u32,
+    /// Last steps, at ranks that no longer change.
+    pub tfinal: u32,
+    /// Steps between two allotments.
+    #[serde(deserialize_with = "positive")]
+    pub delta_t: u32,
+    /// Decay of the moving average of a weight's sensitivity, in [0, 1).
+    #[serde(deserialize_with = "probability")]
+    pub beta1: f64,
+    /// Decay of the moving average of that sensitivity's uncertainty, in [0, 1).
+    #[serde(deserialize_with = "probability")]
+    pub beta2: f64,
+    /// Weight in the loss of how far A and B are from orthogonal; 0 leaves it out, as HF PEFT does for models without a
+    /// task type.
+    #[serde(deserialize_with = "number_from_zero")]
+    pub orthogonal_weight: f64,
+}
+
+impl Default for AdaLoraSpec {
+    fn default() -> Self {
+        Self {
+            init_rank: 12,
+            target_rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            targets: None,
+            tinit: 200,
+            tfinal: 1000,
+            delta_t: 10,
+            beta1: 0.85,
+            beta2: 0.85,
+            orthogonal_weight: 0.5,
+        }
+    }
+}
+
+/// `[method.qlora]`. The defaults are the protocol's.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QLoraSpec {
+    /// As in [`LoraSpec`].
+    #[serde(deserialize_with = "positive")]
+    pub rank: u32,
+    /// As in [`LoraSpec`].
+    #[serde(deserialize_with = "positive_number")]
+    pub alpha: f64,
+    /// As in [`LoraSpec`].
+    #[serde(deserialize_with = "probability")]
+    pub dropout: f64,
+    /// As in [`LoraSpec::targets`]. All linear layers but the head are quantised, also those without an adapter.
+    pub targets: Option<Vec<String>>,
+    /// As in [`LoraSpec`].
+    pub rslora: bool,
+    /// Values that share a scale; a positive even number.
+    #[serde(deserialize_with = "block_size")]
+    pub block: u32,
+    /// The scales are quantised too, to 8 bits.
+    pub double_quantization: bool,
+}
+
+impl Default for QLoraSpec {
+    fn default() -> Self {
+        let LoraSpec { rank, alpha, dropout, targets, rslora } = LoraSpec::default();
+        Self { rank, alpha, dropout, targets, rslora, block: 64, double_quantization: false }
     }
 }
 
@@ -97,10 +207,36 @@ fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D:
 }
 
 fn probability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let p = f64::deserialize(deserializer)?;
-    if (0.0..1.0).contains(&p) {
-        Ok(p)
+    checked(deserializer, "a number from 0 to below 1", |p| (0.0..1.0).contains(&p))
+}
+
+fn positive_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    checked(deserializer, "a positive number", |x| x > 0.0)
+}
+
+fn number_from_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    checked(deserializer, "a number from 0", |x| x >= 0.0)
+}
+
+fn checked<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+    expected: &str,
+    good: impl Fn(f64) -> bool,
+) -> Result<f64, D::Error> {
+    let x = f64::deserialize(deserializer)?;
+    if x.is_finite() && good(x) {
+        Ok(x)
     } else {
-        Err(serde::de::Error::custom(format!("expected a probability from 0 to below 1, found {p}")))
+        Err(serde::de::Error::custom(format!("expected {expected}, found {x}")))
+    }
+}
+
+/// Two values share a byte, so that a block of an odd number would end inside one.
+fn block_size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let n = positive(deserializer)?;
+    if n.is_multiple_of(2) && n <= 4096 {
+        Ok(n)
+    } else {
+        Err(serde::de::Error::custom(format!("expected an even number up to 4096, found {n}")))
     }
 }

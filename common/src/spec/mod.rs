@@ -11,13 +11,15 @@ mod checkpointing;
 mod dataset;
 mod error;
 mod method;
+mod preprocessing;
 mod training;
 
 pub use axis::{Axis, PerName};
-pub use backbone::Backbone;
+pub use backbone::{Backbone, is_target};
 pub use campaign::{Budget, Campaign, Hardware, Matrix, Output};
 pub use checkpointing::Checkpointing;
 pub use dataset::DatasetName;
 pub use error::{SpecError, nearest};
-pub use method::{LoraSpec, Method, MethodSpecs};
-pub use training::{Evaluate, Sampling, Schedule, Train};
+pub use method::{AdaLoraSpec, LoraSpec, Method, MethodSpecs, QLoraSpec};
+pub use preprocessing::{Interpolation, Preprocessing, Recipe};
+pub use training::{BatchNorm, Evaluate, Precision, Sampling, Schedule, Train};

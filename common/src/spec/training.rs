@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PerName;
+use super::{PerName, Preprocessing};
 
 /// `[train]`. The defaults are the study's protocol (arXiv 2607.02158's public code), except that its "10 epochs" are
 /// named for what they are: 7,820 steps on samples drawn with replacement.
@@ -35,6 +35,12 @@ pub struct Train {
     pub sampling: Sampling,
     /// Random flips and crops, as the data set's protocol has them.
     pub augment: bool,
+    /// How images become inputs: as the study does it, or as belongs to the initial weights.
+    pub preprocessing: Preprocessing,
+    /// In what matrix products, convolutions and attention compute.
+    pub precision: Precision,
+    /// Whether the statistics of batch norms move while training.
+    pub batch_norm: BatchNorm,
 }
 
 impl Default for Train {
@@ -52,6 +58,53 @@ impl Default for Train {
             weight_decay: 0.05,
             sampling: Sampling::Replacement,
             augment: true,
+            preprocessing: Preprocessing::Protocol,
+            precision: Precision::Fp32,
+            batch_norm: BatchNorm::Moving,
+        }
+    }
+}
+
+/// In what matrix products, convolutions and attention compute. Parameters, their optimiser state, norms, the residual
+/// stream and the loss are in fp32 in every case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE 754 single precision, as in the study.
+    #[default]
+    Fp32,
+    /// bfloat16 inputs and results, as PyTorch's autocast chooses them.
+    Bf16,
+}
+
+impl Precision {
+    /// The name in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What batch norms normalise with while training. Evaluation always uses the running statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchNorm {
+    /// The batch's statistics, which move the running ones, under every method: what PyTorch and HF PEFT do to a model in
+    /// training mode, also where the norm's own parameters are frozen.
+    #[default]
+    Moving,
+    /// The running statistics of the initial weights, which stay.
+    Frozen,
+}
+
+impl BatchNorm {
+    /// The name in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Moving => "moving",
+            Self::Frozen => "frozen",
         }
     }
 }

@@ -131,15 +131,26 @@ static MACHINE: [Column; 18] = [
     ("flags", |r| r.record.flags.join("; ")),
 ];
 
+/// What came after the first version of this table.
+static LATER: [Column; 3] = [
+    ("preprocessing", |r| r.record.settings.train.preprocessing.name().to_owned()),
+    ("precision", |r| r.record.settings.train.precision.name().to_owned()),
+    ("batch_norm", |r| r.record.settings.train.batch_norm.name().to_owned()),
+];
+
 fn optional(value: Option<&impl ToString>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
+/// Rank, alpha, dropout and targets of a method with adapters; AdaLoRA's rank is the one it starts with.
 fn lora<'a>(row: &Row<'a>) -> Option<(u32, f64, f64, &'a [String])> {
-    match &row.record.settings.method {
-        MethodSettings::Lora { rank, alpha, dropout, targets } => Some((*rank, *alpha, *dropout, targets)),
-        MethodSettings::Full | MethodSettings::BitFit => None,
-    }
+    let (rank, alpha, dropout) = match &row.record.settings.method {
+        MethodSettings::Lora(lora) => (lora.rank, lora.alpha, lora.dropout),
+        MethodSettings::QLora(qlora) => (qlora.rank, qlora.alpha, qlora.dropout),
+        MethodSettings::AdaLora(ada) => (ada.init_rank, ada.alpha, ada.dropout),
+        MethodSettings::Full | MethodSettings::BitFit => return None,
+    };
+    Some((rank, alpha, dropout, row.record.settings.method.targets()?))
 }
 
 fn score(row: &Row<'_>, of: impl Fn(&Group) -> &Reading<Summary>) -> String {
@@ -156,7 +167,7 @@ pub fn csv(records: &[Record]) -> Result<Vec<u8>, csv::Error> {
     for (_, phase) in PHASES {
         head.extend(OF_PHASE.iter().map(|(name, _)| format!("{phase}_{name}")));
     }
-    head.extend(MACHINE.iter().map(|(name, _)| (*name).to_owned()));
+    head.extend(MACHINE.iter().chain(&LATER).map(|(name, _)| (*name).to_owned()));
     writer.write_record(&head)?;
     for record in records {
         let row = Row { record, group: compare([record], &Exponents::default()).groups.pop() };
@@ -164,7 +175,7 @@ pub fn csv(records: &[Record]) -> Result<Vec<u8>, csv::Error> {
         for (phase, _) in PHASES {
             cells.extend(OF_PHASE.iter().map(|(_, cell)| cell(record, phase)));
         }
-        cells.extend(MACHINE.iter().map(|(_, cell)| cell(&row)));
+        cells.extend(MACHINE.iter().chain(&LATER).map(|(_, cell)| cell(&row)));
         writer.write_record(&cells)?;
     }
     writer.into_inner().map_err(|e| e.into_error().into())

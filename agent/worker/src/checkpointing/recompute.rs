@@ -1,6 +1,7 @@
 //! A block whose activations are not kept: backward runs its forward again (Chen et al., arXiv 1604.06174).
 
 use anyhow::ensure;
+use fleet_common::spec::Precision;
 use tch::Tensor;
 
 use crate::nn::{Ctx, Seed, Slot};
@@ -27,6 +28,7 @@ pub fn recomputed(slot: &Slot, index: usize, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<
         xs: xs.iter().map(Tensor::detach).collect(),
         train: ctx.train,
         seed: ctx.seed,
+        precision: ctx.precision,
     };
     let inputs: Vec<&Tensor> = xs.iter().chain(&params).collect();
     match attach(outputs, &inputs, saved) {
@@ -42,6 +44,7 @@ struct Saved {
     versions: Vec<i64>,
     train: bool,
     seed: Seed,
+    precision: Precision,
 }
 
 impl Function for Saved {
@@ -60,7 +63,7 @@ impl Function for Saved {
             .zip(needed)
             .map(|(x, needed)| x.detach().set_requires_grad(*needed))
             .collect();
-        let ctx = Ctx { train: self.train, recomputing: true, seed: self.seed, macs: None };
+        let ctx = Ctx { train: self.train, recomputing: true, seed: self.seed, precision: self.precision, macs: None };
         self.seed.apply();
         let outputs = self.slot.forward(&xs, &ctx);
         Place::phase("backward").block(self.index).enter();

@@ -6,10 +6,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use anyhow::Context as _;
+use fleet_common::spec::Recipe;
 use fleet_dataset::{Dataset, Split};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::{Normalization, Transform};
+use super::Transform;
+use super::processor::normalized;
 use crate::nn::Seed;
 
 /// Some images and their classes, in host memory.
@@ -46,11 +48,9 @@ impl Batch {
     }
 
     /// Normalised images (batch, 3, size, size) and labels (batch) on `device`.
-    pub fn to_tensors(&self, normalization: &Normalization, device: Device) -> (Tensor, Tensor) {
+    pub fn to_tensors(&self, recipe: &Recipe, device: Device) -> (Tensor, Tensor) {
         let shape = [self.len() as i64, 3, i64::from(self.size), i64::from(self.size)];
-        let channels = |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(device);
-        let images = Tensor::from_slice(&self.pixels).view(shape).to_device(device).to_kind(Kind::Float) / 255.0;
-        let images = (images - channels(normalization.mean)) / channels(normalization.std);
+        let images = normalized(&Tensor::from_slice(&self.pixels).view(shape).to_device(device), recipe);
         (images, Tensor::from_slice(&self.labels).to_device(device))
     }
 }

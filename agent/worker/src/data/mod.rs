@@ -4,9 +4,10 @@
 //! place in the batch; the number of threads changes nothing.
 
 mod loader;
+pub mod processor;
 mod sampler;
 mod transform;
 
 pub use loader::{Batch, Loader};
 pub use sampler::{Sampler, evaluation_batches};
-pub use transform::{Normalization, Transform};
+pub use transform::Transform;

@@ -1,33 +1,21 @@
-//! Images → a model's inputs, as the study's protocol has them (arXiv 2607.02158's public code).
+//! Images → a model's inputs, as the study's protocol has them (arXiv 2607.02158's public code), or as belongs to the
+//! initial weights.
 //!
-//! Resampling is bilinear with anti-aliasing, torchvision's default, which is Pillow's; `fast_image_resize` computes what
-//! Pillow computes, to one part in 255.
+//! Resampling has anti-aliasing, torchvision's default, which is Pillow's; `fast_image_resize` computes what Pillow
+//! computes, to one part in 255.
 
 use std::f64::consts::LN_2;
 
 use anyhow::Context as _;
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fleet_common::spec::{Interpolation, Recipe};
 use fleet_dataset::Protocol;
 use image::RgbImage;
 use rand::RngExt;
 
 use super::sampler::generator;
 use crate::nn::Seed;
-
-/// Mean and standard deviation per channel that inputs are normalised with, for values in [0, 1].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Normalization {
-    /// Mean of red, green, blue.
-    pub mean: [f32; 3],
-    /// Standard deviation of red, green, blue.
-    pub std: [f32; 3],
-}
-
-impl Normalization {
-    /// ImageNet's, the protocol's choice.
-    pub const IMAGENET: Self = Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
-}
 
 /// What happens to an image before it goes into a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,11 +26,13 @@ pub struct Transform {
     pub size: u32,
     /// Random crops and flips; off for evaluation.
     pub augment: bool,
+    /// How images are resampled, and whether their centre is cut out for evaluation.
+    pub recipe: Recipe,
 }
 
 /// A rectangle of an image, in pixels; fractions are meant.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Window {
+pub(super) struct Window {
     left: f64,
     top: f64,
     width: f64,
@@ -50,7 +40,7 @@ struct Window {
 }
 
 impl Window {
-    fn whole(image: &RgbImage) -> Self {
+    pub(super) fn whole(image: &RgbImage) -> Self {
         Self { left: 0.0, top: 0.0, width: f64::from(image.width()), height: f64::from(image.height()) }
     }
 }
@@ -63,14 +53,12 @@ impl Transform {
     pub fn apply(&self, image: &RgbImage, seed: Seed) -> anyhow::Result<Vec<u8>> {
         let mut rng = generator(seed);
         let size = self.size;
-        let square = match (self.protocol, self.augment) {
-            (Protocol::Resize, _) => resize(image, Window::whole(image), size, size)?,
-            (Protocol::Crop, true) => resize(image, random_crop(image, &mut rng), size, size)?,
-            (Protocol::Crop, false) => {
-                let (width, height) = shorter_side(image, size * 255 / 224);
-                let resized = resize(image, Window::whole(image), width, height)?;
-                centre(&resized, size)
-            }
+        let filter = self.recipe.interpolation;
+        let square = match (self.protocol, self.augment, self.recipe.crop_share) {
+            (_, false, Some(share)) => central(image, (f64::from(size) / share).floor() as u32, size, filter)?,
+            (Protocol::Crop, true, _) => resample(image, random_crop(image, &mut rng), size, size, filter)?,
+            (Protocol::Crop, false, None) => central(image, size * 255 / 224, size, filter)?,
+            (Protocol::Resize, ..) => resample(image, Window::whole(image), size, size, filter)?,
         };
         let flip = self.augment && rng.random_bool(0.5);
         Ok(planes(&square, flip))
@@ -108,18 +96,50 @@ fn shorter_side(image: &RgbImage, side: u32) -> (u32, u32) {
     if width <= height { (side, scaled(height, width)) } else { (scaled(width, height), side) }
 }
 
-fn resize(image: &RgbImage, window: Window, width: u32, height: u32) -> anyhow::Result<RgbImage> {
+/// The central square of `size` pixels once the shorter side is `side`.
+pub(super) fn central(image: &RgbImage, side: u32, size: u32, filter: Interpolation) -> anyhow::Result<RgbImage> {
+    let (width, height) = shorter_side(image, side);
+    Ok(centre(&resample(image, Window::whole(image), width, height, filter)?, size))
+}
+
+pub(super) fn resample(
+    image: &RgbImage,
+    window: Window,
+    width: u32,
+    height: u32,
+    filter: Interpolation,
+) -> anyhow::Result<RgbImage> {
+    let algorithm = match filter {
+        Interpolation::Nearest => ResizeAlg::Nearest,
+        Interpolation::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
+        Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
+        Interpolation::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
+    };
+    // Pillow resamples rows first, then columns, and rounds to bytes in between. The library's passes over bytes are in
+    // the other order and a little coarse, which shows where a filter overshoots; so it gets one pass at a time, in f32.
+    let Window { left, top, width: from_width, height: from_height } = window;
+    let rows = pass(image, (left, top, from_width, from_height), width, from_height as u32, algorithm)?;
+    pass(&rows, (0.0, 0.0, f64::from(width), f64::from(rows.height())), width, height, algorithm)
+}
+
+/// One pass of the resampler over the part `crop` (left, top, width, height) of an image.
+fn pass(
+    image: &RgbImage,
+    crop: (f64, f64, f64, f64),
+    width: u32,
+    height: u32,
+    algorithm: ResizeAlg,
+) -> anyhow::Result<RgbImage> {
     let refused = || format!("an image of {} × {} pixels cannot be resampled", image.width(), image.height());
-    let source = ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3).with_context(refused)?;
-    let mut target = Image::new(width, height, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
-        window.left,
-        window.top,
-        window.width,
-        window.height,
-    );
+    let bytes: Vec<u8> = image.as_raw().iter().flat_map(|x| f32::from(*x).to_ne_bytes()).collect();
+    let source = Image::from_vec_u8(image.width(), image.height(), bytes, PixelType::F32x3).with_context(refused)?;
+    let mut target = Image::new(width, height, PixelType::F32x3);
+    let options = ResizeOptions::new().resize_alg(algorithm).crop(crop.0, crop.1, crop.2, crop.3);
     Resizer::new().resize(&source, &mut target, &options).with_context(refused)?;
-    RgbImage::from_raw(width, height, target.into_vec()).with_context(refused)
+    let values = target.buffer().as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes));
+    // Half a level rounds up, as Pillow's fixed-point sum does.
+    let bytes = values.map(|x| (x + 0.5).floor().clamp(0.0, 255.0) as u8).collect();
+    RgbImage::from_raw(width, height, bytes).with_context(refused)
 }
 
 /// The central square of `side` pixels.
@@ -130,7 +150,7 @@ fn centre(image: &RgbImage, side: u32) -> RgbImage {
 }
 
 /// Interleaved pixels → planes, mirrored if `flip`.
-fn planes(image: &RgbImage, flip: bool) -> Vec<u8> {
+pub(super) fn planes(image: &RgbImage, flip: bool) -> Vec<u8> {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let pixels = image.as_raw();
     let mut out = vec![0; 3 * width * height];
@@ -148,6 +168,9 @@ fn planes(image: &RgbImage, flip: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const FILTERS: [Interpolation; 4] =
+        [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos];
 
     fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]))
@@ -174,12 +197,13 @@ mod tests {
         };
         for name in ["small", "tall", "wide"] {
             let input = picture(&format!("{name}.input"));
-            for size in ["32x32", "w40h24"] {
-                let reference = picture(&format!("{name}.bilinear.{size}"));
-                let ours =
-                    resize(&input, Window::whole(&input), reference.width(), reference.height()).expect("resizes");
+            for (size, filter) in ["32x32", "w40h24"].into_iter().flat_map(|size| FILTERS.map(|filter| (size, filter)))
+            {
+                let reference = picture(&format!("{name}.{}.{size}", filter.name()));
+                let (width, height) = (reference.width(), reference.height());
+                let ours = resample(&input, Window::whole(&input), width, height, filter).expect("resizes");
                 let worst = ours.as_raw().iter().zip(reference.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
-                assert!(worst <= Some(1), "{name} to {size}: off by {worst:?}");
+                assert!(worst <= Some(1), "{name} to {size}, {}: off by {worst:?}", filter.name());
             }
         }
     }
@@ -188,7 +212,7 @@ mod tests {
     fn evaluation_has_no_randomness_and_training_has() {
         for protocol in [Protocol::Resize, Protocol::Crop] {
             let apply = |augment, seed| {
-                let transform = Transform { protocol, size: 32, augment };
+                let transform = Transform { protocol, size: 32, augment, recipe: Recipe::PROTOCOL };
                 transform.apply(&picture(90, 70), Seed::root(seed)).expect("transforms")
             };
             assert_eq!(apply(false, 1), apply(false, 2));
@@ -217,7 +241,7 @@ mod tests {
         // DTD at 224: the shorter side becomes 255.
         assert_eq!(shorter_side(&picture(300, 640), 224 * 255 / 224), (255, 544));
         assert_eq!(shorter_side(&picture(640, 300), 255), (544, 255));
-        let out = Transform { protocol: Protocol::Crop, size: 224, augment: false }
+        let out = Transform { protocol: Protocol::Crop, size: 224, augment: false, recipe: Recipe::PROTOCOL }
             .apply(&picture(300, 640), Seed::root(0))
             .expect("transforms");
         assert_eq!(out.len(), 3 * 224 * 224);

@@ -1,9 +1,12 @@
 //! Architectures, one file each. They know nothing of methods, checkpointing policies, devices or files.
 
+pub mod tiny_vit;
 pub mod vit;
 
 use fleet_common::spec::Backbone;
 use tch::Tensor;
+use tiny_vit::{TinyVit, TinyVitConfig};
+use vit::{Vit, VitConfig};
 
 use crate::nn::{Builder, Ctx, Executor, MacCounter, Slot};
 use crate::torch::GradMode;
@@ -13,17 +16,28 @@ pub trait Model {
     /// Logits (batch, classes) of `images` (batch, 3, size, size), normalised as the weights expect.
     fn forward(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor;
 
+    /// The image as the first layers cut it up, before anything is added; its shape is the architecture's.
+    fn patches(&self, images: &Tensor, ctx: &Ctx) -> Tensor;
+
+    /// What the head reads, before pooling; its shape is the architecture's.
+    fn features(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor;
+
     /// The blocks that the executor runs.
     fn blocks(&self) -> &[Slot];
 }
 
 /// Builds a backbone by name for square inputs of `image_size` pixels, with a head of `classes`.
 pub fn build(backbone: Backbone, image_size: u32, classes: i64, b: &Builder) -> Box<dyn Model> {
-    let vit = |config: vit::VitConfig| Box::new(vit::Vit::new(b, &config.with_image_size(image_size.into())));
+    let vit =
+        |config: VitConfig| -> Box<dyn Model> { Box::new(Vit::new(b, &config.with_image_size(image_size.into()))) };
     match backbone {
-        Backbone::VitMicro => vit(vit::VitConfig::micro(classes)),
-        Backbone::VitTinyPatch16 => vit(vit::VitConfig::tiny_patch16_224(classes)),
-        Backbone::VitSmallPatch16 => vit(vit::VitConfig::small_patch16_224(classes)),
+        Backbone::VitMicro => vit(VitConfig::micro(classes)),
+        Backbone::VitTinyPatch16 => vit(VitConfig::tiny_patch16_224(classes)),
+        Backbone::VitSmallPatch16 => vit(VitConfig::small_patch16_224(classes)),
+        // Windows cover a map of any size, so that the model does not depend on the input's.
+        Backbone::TinyVit5m | Backbone::TinyVit11m | Backbone::TinyVit21m => {
+            Box::new(TinyVit::new(b, &TinyVitConfig::preset(backbone, classes)))
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 use tch::Tensor;
 
 use crate::nn::{
-    ActLinear, Activation, Block, Builder, Conv2d, Ctx, Executor, Init, LayerNorm, Linear, NormLinear, Slot,
+    ActLinear, Activation, Block, Builder, Conv2d, ConvShape, Ctx, Executor, Init, LayerNorm, Linear, NormLinear, Slot,
 };
 
 use super::Model;
@@ -25,7 +25,7 @@ pub struct VitConfig {
     /// Attention heads.
     pub heads: i64,
     /// Width of the MLP's middle over `width`.
-    pub mlp_ratio: i64,
+    pub mlp_ratio: f64,
     /// Classes of the head.
     pub classes: i64,
     /// Epsilon of every layer norm.
@@ -34,7 +34,7 @@ pub struct VitConfig {
 
 impl VitConfig {
     fn preset(image_size: i64, patch_size: i64, width: i64, depth: i64, heads: i64, classes: i64) -> Self {
-        Self { image_size, patch_size, width, depth, heads, mlp_ratio: 4, classes, norm_eps: 1e-6 }
+        Self { image_size, patch_size, width, depth, heads, mlp_ratio: 4.0, classes, norm_eps: 1e-6 }
     }
 
     /// The same for another input.
@@ -79,7 +79,7 @@ impl Vit {
         }
         let blocks = b.sub("blocks");
         Self {
-            patch_embed: b.sub("patch_embed").conv2d("proj", 3, c.width, c.patch_size, c.patch_size),
+            patch_embed: b.sub("patch_embed").conv2d("proj", 3, c.width, ConvShape::patches(c.patch_size)),
             cls_token: b.param("cls_token", &[1, 1, c.width], Init::Normal { std: 1e-6 }),
             pos_embed: b.position_table("pos_embed", 1, c.image_size / c.patch_size, c.width),
             blocks: (0..c.depth).map(|i| blocks.block(&i.to_string(), |b| VitBlock::new(b, c))).collect(),
@@ -89,23 +89,32 @@ impl Vit {
     }
 
     /// Tokens (batch, 1 + patches, width) before the first block.
-    pub fn embed(&self, images: &Tensor, ctx: &Ctx) -> Tensor {
-        let patches = self.patch_embed.forward(images, ctx).flatten(2, 3).transpose(1, 2); // (batch, patches, width)
+    fn embed(&self, images: &Tensor, ctx: &Ctx) -> Tensor {
+        let patches = self.embed_patches(images, ctx);
         let class = self.cls_token.expand([patches.size()[0], -1, -1], false);
-        Tensor::cat(&[class, patches], 1) + &self.pos_embed
+        Tensor::cat(&[class.to_kind(patches.kind()), patches], 1) + &self.pos_embed
     }
 
-    /// Normalised tokens (batch, 1 + patches, width) behind the last block.
-    pub fn features(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor {
-        let x = self.embed(images, ctx);
-        let mut x = executor.run(&self.blocks, vec![x], ctx);
-        self.norm.forward(&x.swap_remove(0))
+    /// (batch, patches, width).
+    fn embed_patches(&self, images: &Tensor, ctx: &Ctx) -> Tensor {
+        self.patch_embed.forward(images, ctx).flatten(2, 3).transpose(1, 2)
     }
 }
 
 impl Model for Vit {
+    /// Normalised tokens (batch, 1 + patches, width) behind the last block.
+    fn features(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor {
+        let x = self.embed(images, ctx);
+        let mut x = executor.run(&self.blocks, vec![x], ctx);
+        self.norm.forward(&x.swap_remove(0))
+    }
+
     fn forward(&self, images: &Tensor, ctx: &Ctx, executor: &dyn Executor) -> Tensor {
         self.head.forward(&self.features(images, ctx, executor).select(1, 0), ctx)
+    }
+
+    fn patches(&self, images: &Tensor, ctx: &Ctx) -> Tensor {
+        self.embed_patches(images, ctx)
     }
 
     fn blocks(&self) -> &[Slot] {
@@ -124,7 +133,7 @@ struct VitBlock {
 
 impl VitBlock {
     fn new(b: &Builder, c: &VitConfig) -> Self {
-        let hidden = c.width * c.mlp_ratio;
+        let hidden = (c.width as f64 * c.mlp_ratio) as i64;
         Self {
             heads: c.heads,
             norm1_qkv: b.norm_linear("norm1", c.norm_eps, "attn.qkv", c.width, 3 * c.width),

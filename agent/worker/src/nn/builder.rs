@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use fleet_common::record::LoadSummary;
+use fleet_common::spec::is_target;
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{ActLinear, Activation, Conv2d, LayerNorm, Linear, NormLinear};
+use super::layers::{ActLinear, Activation, BatchNorm2d, Conv2d, LayerNorm, Linear, NormLinear, Weight};
 use super::{Block, Init, Param, Params, Role, Seed, Slot, Weights, resample};
 use crate::peft::Method;
+use crate::quant::Nf4;
 use crate::torch::GradMode;
 
 /// Hands out layers by name.
@@ -29,9 +31,37 @@ struct Shared {
     seed: Seed,
     weights: Option<Weights>,
     fresh_head: bool,
+    frozen_statistics: bool,
     params: Params,
     load: LoadSummary,
     problems: Vec<String>,
+}
+
+/// The shape of a square convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Side of the kernel, pixels.
+    pub kernel: i64,
+    /// Pixels from one output to the next.
+    pub stride: i64,
+    /// Zeros around the input, pixels.
+    pub padding: i64,
+    /// Groups of channels that do not see each other.
+    pub groups: i64,
+    /// Whether something is added to each channel.
+    pub bias: bool,
+}
+
+impl ConvShape {
+    /// One that cuts its input into patches of `side` pixels, with bias.
+    pub const fn patches(side: i64) -> Self {
+        Self { kernel: side, stride: side, padding: 0, groups: 1, bias: true }
+    }
+
+    /// One of `kernel` pixels whose output is as large as its input (but for `stride`), without bias.
+    pub const fn same(kernel: i64, stride: i64, groups: i64) -> Self {
+        Self { kernel, stride, padding: kernel / 2, groups, bias: false }
+    }
 }
 
 /// What kept a model from being built.
@@ -52,6 +82,7 @@ impl Builder {
             seed,
             weights,
             fresh_head: false,
+            frozen_statistics: false,
             params: Params::default(),
             load: LoadSummary::default(),
             problems: Vec::new(),
@@ -62,6 +93,12 @@ impl Builder {
     /// Lets the head start fresh although the weights have one of the same size: it tells other classes apart.
     pub fn with_fresh_head(self) -> Self {
         self.shared.borrow_mut().fresh_head = true;
+        self
+    }
+
+    /// Lets batch norms keep the running statistics that they start with.
+    pub fn with_frozen_statistics(self) -> Self {
+        self.shared.borrow_mut().frozen_statistics = true;
         self
     }
 
@@ -79,6 +116,11 @@ impl Builder {
     /// A builder for what a method adds at this place; its parameters train and are in no weights file.
     pub fn adapter(&self) -> Self {
         Self { role: Role::Adapter, ..self.clone() }
+    }
+
+    /// Where the model's tensors live.
+    pub fn device(&self) -> Device {
+        self.shared.borrow().device
     }
 
     /// The path of this part.
@@ -122,11 +164,23 @@ impl Builder {
         adapt: impl Fn(&Tensor) -> Option<Tensor>,
     ) -> Tensor {
         let name = self.full(name);
+        let values = self.values(&name, shape, init, adapt);
+        let trains = match self.role {
+            Role::Head | Role::Adapter => true,
+            Role::Base => self.method.trains(&name),
+            Role::Buffer => false,
+        };
+        self.register(name, values, None, trains)
+    }
+
+    /// The initial values of the parameter with this whole name, a copy of its own, so that training never writes into
+    /// the weights that were read.
+    fn values(&self, name: &str, shape: &[i64], init: Init, adapt: impl Fn(&Tensor) -> Option<Tensor>) -> Tensor {
         let shared = &mut *self.shared.borrow_mut();
         let _off = GradMode::off();
         let found = match self.role {
             Role::Adapter => None,
-            Role::Base | Role::Head => shared.weights.as_ref().and_then(|w| w.get(&name)),
+            Role::Base | Role::Head | Role::Buffer => shared.weights.as_ref().and_then(|w| w.get(name)),
         };
         if let Some(values) = found
             && values.is_floating_point()
@@ -141,12 +195,12 @@ impl Builder {
                 Some(values.shallow_clone())
             }
             Some(_) if self.role == Role::Head => {
-                shared.load.replaced.push(name.clone());
+                shared.load.replaced.push(name.to_owned());
                 None
             }
             Some(values) if adapted(values).is_some() => {
                 shared.load.matched += 1;
-                shared.load.resampled.push(name.clone());
+                shared.load.resampled.push(name.to_owned());
                 adapted(values)
             }
             Some(values) => {
@@ -155,20 +209,21 @@ impl Builder {
             }
             None => {
                 if self.role != Role::Adapter && shared.weights.is_some() {
-                    shared.load.missing.push(name.clone());
+                    shared.load.missing.push(name.to_owned());
                 }
                 None
             }
         };
-        let values = values.unwrap_or_else(|| init.draw(shape, shared.seed.named(&name)));
-        // A copy of its own, so that training never writes into the weights that were read.
-        let tensor = values.to_device(shared.device).to_kind(shared.kind).copy();
-        let trains = match self.role {
-            Role::Head | Role::Adapter => true,
-            Role::Base => self.method.trains(&name),
-        };
-        let tensor = tensor.set_requires_grad(trains);
-        shared.params.push(Param { name, tensor: tensor.shallow_clone(), role: self.role, trains });
+        let values = values.unwrap_or_else(|| init.draw(shape, shared.seed.named(name)));
+        let kind = if matches!(init, Init::Count) { Kind::Int64 } else { shared.kind };
+        values.to_device(shared.device).to_kind(kind).copy()
+    }
+
+    /// Notes a parameter of this whole name.
+    fn register(&self, name: String, values: Tensor, packed: Option<Nf4>, trains: bool) -> Tensor {
+        let tensor = values.set_requires_grad(trains);
+        let param = Param { name, tensor: tensor.shallow_clone(), packed, role: self.role, trains };
+        self.shared.borrow_mut().params.push(param);
         tensor
     }
 
@@ -176,13 +231,24 @@ impl Builder {
     /// normal with deviation 0.02, bias 0.
     pub fn linear(&self, name: &str, inputs: i64, outputs: i64) -> Linear {
         let b = self.sub(name);
-        let weight = b.param("weight", &[outputs, inputs], Init::TruncatedNormal { std: 0.02 });
+        let weight = b.linear_weight(inputs, outputs);
         let bias = Some(b.param("bias", &[outputs], Init::Constant(0.0)));
         let adapter = match self.role {
             Role::Base => self.method.adapter(&b.adapter(), inputs, outputs),
-            Role::Head | Role::Adapter => None,
+            Role::Head | Role::Adapter | Role::Buffer => None,
         };
         Linear { weight, bias, adapter }
+    }
+
+    /// The weight of the linear layer here: packed where the method packs.
+    fn linear_weight(&self, inputs: i64, outputs: i64) -> Weight {
+        let (shape, init) = ([outputs, inputs], Init::TruncatedNormal { std: 0.02 });
+        let packing = if self.role == Role::Base { self.method.packing(&self.path) } else { None };
+        let Some(packing) = packing else { return Weight::Dense(self.param("weight", &shape, init)) };
+        let name = self.full("weight");
+        let packed = Nf4::quantize(&self.values(&name, &shape, init, |_| None), packing);
+        let _ = self.register(name, packed.codes().shallow_clone(), Some(packed.clone()), false);
+        Weight::Packed(packed)
     }
 
     /// Layer normalisation over `width` values.
@@ -195,16 +261,33 @@ impl Builder {
         }
     }
 
-    /// A square convolution with bias; fresh weights are PyTorch's default.
-    pub fn conv2d(&self, name: &str, inputs: i64, outputs: i64, kernel: i64, stride: i64) -> Conv2d {
+    /// A square convolution; fresh weights are PyTorch's default.
+    pub fn conv2d(&self, name: &str, inputs: i64, outputs: i64, shape: ConvShape) -> Conv2d {
         let b = self.sub(name);
-        let init = Init::Uniform { fan_in: inputs * kernel * kernel };
+        let ConvShape { kernel, stride, padding, groups, bias } = shape;
+        let init = Init::Uniform { fan_in: inputs / groups * kernel * kernel };
         Conv2d {
-            weight: b.param("weight", &[outputs, inputs, kernel, kernel], init),
-            bias: Some(b.param("bias", &[outputs], init)),
+            weight: b.param("weight", &[outputs, inputs / groups, kernel, kernel], init),
+            bias: bias.then(|| b.param("bias", &[outputs], init)),
             stride,
-            padding: 0,
-            groups: 1,
+            padding,
+            groups,
+        }
+    }
+
+    /// Batch normalisation over `channels`, with PyTorch's momentum of 0.1; `gain` is what fresh weights are.
+    pub fn batch_norm2d(&self, name: &str, channels: i64, eps: f64, gain: f64) -> BatchNorm2d {
+        let b = self.sub(name);
+        let buffers = Self { role: Role::Buffer, ..b.clone() };
+        BatchNorm2d {
+            weight: b.param("weight", &[channels], Init::Constant(gain)),
+            bias: b.param("bias", &[channels], Init::Constant(0.0)),
+            running_mean: buffers.param("running_mean", &[channels], Init::Constant(0.0)),
+            running_var: buffers.param("running_var", &[channels], Init::Constant(1.0)),
+            batches: buffers.param("num_batches_tracked", &[], Init::Count),
+            eps,
+            momentum: 0.1,
+            frozen: self.shared.borrow().frozen_statistics,
         }
     }
 
@@ -238,10 +321,13 @@ impl Builder {
         let mut problems = std::mem::take(&mut shared.problems);
         let mut load = std::mem::take(&mut shared.load);
         let params = std::mem::take(&mut shared.params);
+        problems.extend(unmatched_targets(self.method.targets(), &params));
         if let Some(weights) = &shared.weights {
             let lacking: Vec<&str> = params
                 .iter()
-                .filter(|p| p.role == Role::Base && load.missing.contains(&p.name))
+                // How many batches a norm has seen says nothing about what the model computes, and old files lack it.
+                .filter(|p| p.role == Role::Base || p.role == Role::Buffer && !p.name.ends_with("num_batches_tracked"))
+                .filter(|p| load.missing.contains(&p.name))
                 .map(|p| p.name.as_str())
                 .collect();
             if !lacking.is_empty() {
@@ -261,4 +347,22 @@ impl Builder {
             Err(BuildError { problems })
         }
     }
+}
+
+/// Targets at which no adapter was put, with what they could have named.
+fn unmatched_targets(targets: &[String], params: &Params) -> Vec<String> {
+    let adapted = |target: &str| {
+        let mut adapters = params.iter().filter(|p| p.role == Role::Adapter);
+        adapters.any(|p| p.name.rsplit_once(".lora_").is_some_and(|(layer, _)| is_target(target, layer)))
+    };
+    let unmatched: Vec<&String> = targets.iter().filter(|t| !adapted(t)).collect();
+    if unmatched.is_empty() {
+        return Vec::new();
+    }
+    let linear = params.iter().filter(|p| p.role == Role::Base && p.shape().len() == 2);
+    let mut names: Vec<&str> = linear.filter_map(|p| p.name.strip_suffix(".weight")?.rsplit('.').next()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let say = |target| format!("the target \"{target}\" matches no linear layer; expected one of {}", names.join(", "));
+    unmatched.into_iter().map(say).collect()
 }

@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fleet_common::spec::Precision;
+use tch::{Kind, Tensor};
+
 /// A place in the tree of all randomness of a trial: (seed, step, micro-batch, block).
 ///
 /// Whoever draws random numbers reseeds libtorch from here first. So running a block again gives the same dropout,
@@ -66,19 +69,39 @@ pub struct Ctx<'a> {
     pub recomputing: bool,
     /// Randomness of this pass, or of the block at work.
     pub seed: Seed,
+    /// In what matrix products, convolutions and attention compute.
+    pub precision: Precision,
     /// Where to count multiply-accumulates, if anybody wants to know.
     pub macs: Option<&'a MacCounter>,
 }
 
-impl Ctx<'_> {
+impl<'a> Ctx<'a> {
     /// For classifying: no dropout, nothing moves.
     pub const fn eval() -> Self {
-        Self { train: false, recomputing: false, seed: Seed::root(0), macs: None }
+        Self { train: false, recomputing: false, seed: Seed::root(0), precision: Precision::Fp32, macs: None }
     }
 
     /// For one training pass with randomness from `seed`.
     pub const fn train(seed: Seed) -> Self {
-        Self { train: true, recomputing: false, seed, macs: None }
+        Self { train: true, ..Self::eval() }.with_seed(seed)
+    }
+
+    /// The same with randomness from `seed`.
+    pub const fn with_seed(self, seed: Seed) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// The same in another precision.
+    pub const fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// `x` as large products take it: cast down where the precision says so.
+    pub fn low(&self, x: &Tensor) -> Tensor {
+        match self.precision {
+            Precision::Fp32 => x.shallow_clone(),
+            Precision::Bf16 => x.to_kind(Kind::BFloat16),
+        }
     }
 
     /// Counts `n` multiply-accumulates.

@@ -9,6 +9,8 @@ use super::Seed;
 pub enum Init {
     /// One value everywhere.
     Constant(f64),
+    /// Zero, as a whole number: a counter.
+    Count,
     /// N(0, std²).
     Normal {
         /// Standard deviation.
@@ -35,6 +37,7 @@ impl Init {
         seed.apply();
         match self {
             Self::Constant(value) => Tensor::full(shape, value, options),
+            Self::Count => Tensor::zeros(shape, (Kind::Int64, Device::Cpu)),
             Self::Normal { std } => Tensor::randn(shape, options) * std,
             Self::TruncatedNormal { std } => {
                 // Inverse transform: uniform between the normal CDF's values at the ends, mapped back by its inverse.

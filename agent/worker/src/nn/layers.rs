@@ -3,6 +3,8 @@
 use tch::Tensor;
 
 use super::Ctx;
+use crate::quant::Nf4;
+use crate::torch::GradMode;
 
 /// What a fine-tuning method puts beside a linear layer.
 pub trait Adapter: Send {
@@ -10,9 +12,27 @@ pub trait Adapter: Send {
     fn forward(&self, x: &Tensor, base: Tensor, ctx: &Ctx) -> Tensor;
 }
 
+/// A linear layer's weight.
+pub(super) enum Weight {
+    /// As it is, (outputs, inputs).
+    Dense(Tensor),
+    /// Frozen, in 4 bits.
+    Packed(Nf4),
+}
+
+impl Weight {
+    /// (outputs, inputs).
+    fn shape(&self) -> Vec<i64> {
+        match self {
+            Self::Dense(tensor) => tensor.size(),
+            Self::Packed(packed) => packed.shape().to_vec(),
+        }
+    }
+}
+
 /// y = x·Wᵀ + b, and whatever the method's adapter adds.
 pub struct Linear {
-    pub(super) weight: Tensor,
+    pub(super) weight: Weight,
     pub(super) bias: Option<Tensor>,
     pub(super) adapter: Option<Box<dyn Adapter>>,
 }
@@ -21,12 +41,17 @@ impl Linear {
     /// Applies the layer to the last dimension of `x`.
     pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
         if ctx.macs.is_some() {
-            let inputs = *self.weight.size().last().unwrap_or(&1);
-            ctx.count(x.numel() as i64 / inputs * self.weight.numel() as i64);
+            let shape = self.weight.shape();
+            ctx.count(x.numel() as i64 / shape[1].max(1) * shape.iter().product::<i64>());
         }
-        let y = x.linear(&self.weight, self.bias.as_ref());
+        let x = ctx.low(x);
+        let bias = self.bias.as_ref().map(|bias| ctx.low(bias));
+        let y = match &self.weight {
+            Weight::Dense(weight) => x.linear(&ctx.low(weight), bias.as_ref()),
+            Weight::Packed(packed) => packed.linear(&x, bias.as_ref()),
+        };
         match &self.adapter {
-            Some(adapter) => adapter.forward(x, y, ctx),
+            Some(adapter) => adapter.forward(&x, y, ctx),
             None => y,
         }
     }
@@ -42,7 +67,14 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// Normalises the last dimension of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+        // Norms compute in the precision of their parameters, whatever the products around them do.
+        x.to_kind(self.weight.kind()).layer_norm(
+            self.weight.size(),
+            Some(&self.weight),
+            Some(&self.bias),
+            self.eps,
+            true,
+        )
     }
 }
 
@@ -59,12 +91,57 @@ impl Conv2d {
     /// Applies the layer to `x` of shape (batch, channels, height, width).
     pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
         let pair = |n| [n, n];
-        let y = x.conv2d(&self.weight, self.bias.as_ref(), pair(self.stride), pair(self.padding), pair(1), self.groups);
+        let bias = self.bias.as_ref().map(|bias| ctx.low(bias));
+        let y = ctx.low(x).conv2d(
+            &ctx.low(&self.weight),
+            bias.as_ref(),
+            pair(self.stride),
+            pair(self.padding),
+            pair(1),
+            self.groups,
+        );
         if ctx.macs.is_some() {
             let per_output: i64 = self.weight.size()[1..].iter().product();
             ctx.count(y.numel() as i64 * per_output);
         }
         y
+    }
+}
+
+/// Batch normalisation over channels.
+pub struct BatchNorm2d {
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) running_mean: Tensor,
+    pub(super) running_var: Tensor,
+    pub(super) batches: Tensor,
+    pub(super) eps: f64,
+    pub(super) momentum: f64,
+    /// Normalise with the running statistics in training too, and leave them.
+    pub(super) frozen: bool,
+}
+
+impl BatchNorm2d {
+    /// Normalises `x` (batch, channels, height, width): in training with the batch's statistics, which then move the
+    /// running ones, once per step however often a block runs for it; else with the running ones.
+    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        let of_batch = ctx.train && !self.frozen;
+        let moves = of_batch && !ctx.recomputing;
+        if moves {
+            let _off = GradMode::off();
+            let _ = self.batches.shallow_clone().g_add_scalar_(1);
+        }
+        let running = (moves || !of_batch).then_some((&self.running_mean, &self.running_var));
+        x.batch_norm(
+            Some(&self.weight),
+            Some(&self.bias),
+            running.map(|(mean, _)| mean),
+            running.map(|(_, var)| var),
+            of_batch,
+            self.momentum,
+            self.eps,
+            true,
+        )
     }
 }
 

@@ -7,6 +7,7 @@
 mod block;
 mod builder;
 mod ctx;
+mod drop_path;
 mod init;
 mod layers;
 mod params;
@@ -14,9 +15,10 @@ mod resample;
 mod weights;
 
 pub use block::{Block, Executor, Slot};
-pub use builder::{BuildError, Builder};
+pub use builder::{BuildError, Builder, ConvShape};
 pub use ctx::{Ctx, MacCounter, Seed};
+pub use drop_path::DropPath;
 pub use init::Init;
-pub use layers::{ActLinear, Activation, Adapter, Conv2d, LayerNorm, Linear, NormLinear};
+pub use layers::{ActLinear, Activation, Adapter, BatchNorm2d, Conv2d, LayerNorm, Linear, NormLinear};
 pub use params::{Param, Params, Role};
 pub use weights::{Weights, WeightsError, kind_of, write_safetensors};

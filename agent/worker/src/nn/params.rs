@@ -1,6 +1,8 @@
 //! A model's parameters by name.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
+
+use crate::quant::Nf4;
 
 /// What a parameter is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub enum Role {
     Head,
     /// What a fine-tuning method added.
     Adapter,
+    /// No parameter, but part of the model's state: running statistics.
+    Buffer,
 }
 
 /// A named parameter.
@@ -18,12 +22,31 @@ pub enum Role {
 pub struct Param {
     /// Its key in public checkpoints.
     pub name: String,
-    /// Its values.
+    /// Its values; of a packed parameter the codes.
     pub tensor: Tensor,
+    /// How it is packed, if it is.
+    pub packed: Option<Nf4>,
     /// What it is part of.
     pub role: Role,
     /// Whether it trains.
     pub trains: bool,
+}
+
+impl Param {
+    /// Number of values, however they are packed.
+    pub fn count(&self) -> u64 {
+        self.packed.as_ref().map_or_else(|| self.tensor.numel(), Nf4::count) as u64
+    }
+
+    /// Its shape, however it is packed.
+    pub fn shape(&self) -> Vec<i64> {
+        self.packed.as_ref().map_or_else(|| self.tensor.size(), |p| p.shape().to_vec())
+    }
+
+    /// Its values, unpacked where it is packed, apart from any graph.
+    pub fn values(&self) -> Tensor {
+        self.packed.as_ref().map_or_else(|| self.tensor.detach(), |p| p.dequantize(Kind::Float))
+    }
 }
 
 /// All parameters of a model, in the order in which it asked for them.
@@ -50,14 +73,19 @@ impl Params {
         self.0.iter().find(|p| p.name == name)
     }
 
-    /// Number of values in all parameters.
+    /// What a state to go on from must hold: what trains, and the running statistics.
+    pub fn changing(&self) -> impl Iterator<Item = &Param> {
+        self.0.iter().filter(|p| p.trains || p.role == Role::Buffer)
+    }
+
+    /// Number of values in all parameters; buffers are none.
     pub fn count(&self) -> u64 {
-        self.0.iter().map(|p| p.tensor.numel() as u64).sum()
+        self.0.iter().filter(|p| p.role != Role::Buffer).map(Param::count).sum()
     }
 
     /// Number of values in those that train.
     pub fn count_trainable(&self) -> u64 {
-        self.trainable().map(|p| p.tensor.numel() as u64).sum()
+        self.trainable().map(Param::count).sum()
     }
 
     /// How many there are.

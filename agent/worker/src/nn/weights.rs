@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use fleet_common::spec::Recipe;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor};
 
@@ -30,12 +31,15 @@ pub enum WeightsError {
 /// Key of the file's metadata under which the classes of the head are named, one per line. Public checkpoints do not
 /// have it.
 const CLASSES: &str = "classes";
+/// Key under which stands, as JSON, what images went through before they reached the model.
+const RECIPE: &str = "recipe";
 
 /// Named tensors, in host memory.
 #[derive(Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
     classes: Option<Vec<String>>,
+    recipe: Option<Recipe>,
 }
 
 impl Weights {
@@ -56,13 +60,15 @@ impl Weights {
             tensors.insert(name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind));
         }
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
-        let classes = header.metadata().as_ref().and_then(|m| m.get(CLASSES));
-        Ok(Self { tensors, classes: classes.map(|c| c.lines().map(str::to_owned).collect()) })
+        let said = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
+        let classes = said(CLASSES).map(|c| c.lines().map(str::to_owned).collect());
+        let recipe = said(RECIPE).map(|r| serde_json::from_str(r)).transpose();
+        Ok(Self { tensors, classes, recipe: recipe.map_err(|e| format(format!("its recipe cannot be read: {e}")))? })
     }
 
     /// From tensors in memory.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self { tensors: tensors.into_iter().collect(), classes: None }
+        Self { tensors: tensors.into_iter().collect(), ..Self::default() }
     }
 
     /// Names the classes that the head tells apart.
@@ -73,6 +79,16 @@ impl Weights {
     /// The classes that the head tells apart, where the file names them.
     pub fn classes(&self) -> Option<&[String]> {
         self.classes.as_deref()
+    }
+
+    /// Says what images went through before they reached the model.
+    pub fn with_recipe(self, recipe: Recipe) -> Self {
+        Self { recipe: Some(recipe), ..self }
+    }
+
+    /// What images went through before they reached the model, where the file says it.
+    pub fn recipe(&self) -> Option<Recipe> {
+        self.recipe
     }
 
     /// The tensor called `name`.
@@ -92,8 +108,10 @@ impl Weights {
     pub fn write(&self, path: &Path) -> Result<(), WeightsError> {
         let io = |source| WeightsError::Io { path: path.into(), source };
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        let classes = || self.classes.iter().map(|c| (CLASSES.to_owned(), c.join("\n"))).collect();
-        write_safetensors(path, tensors, |_| classes()).map_err(io)
+        let classes = self.classes.iter().map(|c| (CLASSES.to_owned(), c.join("\n")));
+        let recipe = self.recipe.iter().filter_map(|r| Some((RECIPE.to_owned(), serde_json::to_string(r).ok()?)));
+        let metadata = classes.chain(recipe).collect();
+        write_safetensors(path, tensors, |_| metadata).map_err(io)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod grad;
 pub mod grad_mode;
 pub mod guard;
 pub mod memory;
+pub mod sgd;
 
 pub use function::{Function, attach};
 pub use grad::grad;

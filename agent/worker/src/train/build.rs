@@ -1,20 +1,28 @@
 //! Putting the model of a job together.
 
+use std::rc::Rc;
+
 use fleet_common::record::LoadSummary;
+use fleet_common::spec::{BatchNorm, Preprocessing, Recipe};
 use fleet_common::worker::Job;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpointing::CheckpointingExecutor;
 use crate::models::{self, Model};
 use crate::nn::{BuildError, Builder, Params, Seed, Weights};
-use crate::peft;
+use crate::peft::{self, Method};
 
 /// A model, ready to train.
 pub(super) struct Built {
     pub model: Box<dyn Model>,
     pub params: Params,
     pub executor: CheckpointingExecutor,
+    pub method: Rc<dyn Method>,
     pub loaded: Option<LoadSummary>,
+    /// What images go through before the model.
+    pub recipe: Recipe,
+    /// What they went through when the initial weights were trained.
+    pub weights_recipe: Option<Recipe>,
 }
 
 /// Builds the model that a job names, with a head for `classes`.
@@ -30,13 +38,24 @@ pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -
         .into());
     }
     let other_classes = weights.as_ref().and_then(Weights::classes).is_some_and(|theirs| theirs != classes);
-    let mut b = Builder::new(peft::method(&settings.method), weights, seed.named("weights"), device, Kind::Float);
+    // Weights that we wrote know their recipe; public ones are known by the backbone that they are of.
+    let weights_recipe = weights.as_ref().map(|w| w.recipe().unwrap_or_else(|| settings.backbone.recipe()));
+    let recipe = match settings.train.preprocessing {
+        Preprocessing::Protocol => Recipe::PROTOCOL,
+        Preprocessing::Weights => weights_recipe.unwrap_or_else(|| settings.backbone.recipe()),
+    };
+    let method = peft::method(&settings.method);
+    let mut b = Builder::new(method.clone(), weights, seed.named("weights"), device, Kind::Float);
     if other_classes {
         b = b.with_fresh_head();
     }
+    if settings.train.batch_norm == BatchNorm::Frozen {
+        b = b.with_frozen_statistics();
+    }
     let model = models::build(settings.backbone, settings.image_size, classes.len() as i64, &b);
     let (params, loaded) = b.finish()?;
-    Ok(Built { model, params, executor: CheckpointingExecutor::new(settings.checkpointing), loaded })
+    let executor = CheckpointingExecutor::new(settings.checkpointing);
+    Ok(Built { model, params, executor, method, loaded, recipe, weights_recipe })
 }
 
 /// Multiply-accumulates per image.

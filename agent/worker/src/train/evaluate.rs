@@ -10,7 +10,7 @@ use super::build::Built;
 use super::meter::PhaseMeter;
 use super::state::Saver;
 use super::steps::{Data, cross_entropy};
-use crate::data::{Loader, Normalization, Transform, evaluation_batches};
+use crate::data::{Loader, Transform, evaluation_batches};
 use crate::nn::Ctx;
 use crate::torch::memory::Place;
 use crate::torch::{GradMode, guard};
@@ -29,11 +29,17 @@ pub(super) fn evaluate(
     let limit = settings.evaluate.limit.map(|n| n as usize);
     let batches = evaluation_batches(data.dataset.len(Split::Test), limit, settings.evaluate.batch as usize);
     let (count, images) = (batches.len(), batches.iter().map(Vec::len).sum::<usize>() as u64);
-    let transform = Transform { protocol: data.dataset.protocol(), size: settings.image_size, augment: false };
+    let transform = Transform {
+        protocol: data.dataset.protocol(),
+        size: settings.image_size,
+        augment: false,
+        recipe: built.recipe,
+    };
     let mut loader =
         Loader::new(data.dataset.clone(), Split::Test, transform, data.seed, 0..count, data.decode_threads, move |i| {
             batches[i].clone()
         });
+    let ctx = Ctx::eval().with_precision(settings.train.precision);
     Place::phase("evaluate").enter();
     let (mut right, mut loss, mut done) = (0.0, 0.0, 0u64);
     while let Some(batch) = meter.wait(|| loader.next()) {
@@ -42,8 +48,8 @@ pub(super) fn evaluate(
         let (batch_right, batch_loss) = meter.work(n, || {
             guard(|| {
                 let _off = GradMode::off();
-                let (images, labels) = batch.to_tensors(&Normalization::IMAGENET, device);
-                let logits = built.model.forward(&images, &Ctx::eval(), &built.executor);
+                let (images, labels) = batch.to_tensors(&built.recipe, device);
+                let logits = built.model.forward(&images, &ctx, &built.executor);
                 let right = logits.argmax(-1, false).eq_tensor(&labels).sum(Kind::Int64).double_value(&[]);
                 (right, cross_entropy(&logits, &labels).double_value(&[]))
             })

@@ -9,6 +9,7 @@ mod state;
 mod steps;
 
 pub use events::Events;
+pub(crate) use steps::cross_entropy;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -20,6 +21,7 @@ use fleet_dataset::{Dataset, DatasetError};
 use tch::Device;
 
 use crate::nn::{BuildError, Seed, Weights, WeightsError};
+use crate::peft;
 use crate::torch::memory::{Memory, Place};
 use crate::torch::{TorchError, guard};
 use meter::PhaseMeter;
@@ -138,6 +140,8 @@ fn trial(
     training.parameters = built.params.count();
     training.trainable = built.params.count_trainable();
     training.loaded = built.loaded.take();
+    training.recipe = Some(built.recipe);
+    training.weights_recipe = built.weights_recipe;
     training.macs = guard(|| build::count_macs(&built, settings.image_size, device))?;
 
     let data = steps::Data { dataset: &dataset, decode_threads: decode_threads as usize, seed };
@@ -165,11 +169,12 @@ fn trial(
     Ok(finished?)
 }
 
-/// Leaves the trained weights at `path`, under their public names, with the classes that the head tells apart.
+/// Leaves the trained weights at `path`, under their public names, adapters merged, with the classes that the head tells
+/// apart and the recipe of their images.
 fn save(path: &std::path::Path, built: &build::Built, classes: &[String]) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    let tensors = built.params.iter().map(|p| (p.name.clone(), p.tensor.detach()));
-    Ok(Weights::from_tensors(tensors).with_classes(classes).write(path)?)
+    let tensors = peft::merged(&built.params, built.method.as_ref());
+    Ok(Weights::from_tensors(tensors).with_classes(classes).with_recipe(built.recipe).write(path)?)
 }

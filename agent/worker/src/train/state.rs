@@ -19,12 +19,13 @@ use super::Stop;
 use super::events::Events;
 use super::meter::PhaseMeter;
 use crate::nn::{Params, kind_of, write_safetensors};
+use crate::peft::Schedule;
 use crate::torch::adamw::AdamW;
 use crate::torch::memory::Place;
 use crate::torch::{GradMode, guard};
 
 /// Name and version of the form. It changes whenever an old state would be misread.
-const FORMAT: &str = "fleet.state/1";
+const FORMAT: &str = "fleet.state/2";
 /// Writing states takes at most this share of the time.
 const MOST_OF_THE_TIME: f64 = 0.05;
 
@@ -38,9 +39,25 @@ pub(super) struct State {
     pub training: Training,
 }
 
-/// The names under which a parameter and its optimiser state stand in the file.
-fn names(param: &str) -> [String; 4] {
-    ["param", "mean", "square", "step"].map(|part| format!("{part}/{param}"))
+/// What changes beside the model while it trains.
+#[derive(Clone, Copy)]
+pub(super) struct Moving<'a> {
+    pub optimizer: &'a AdamW,
+    pub schedule: Option<&'a dyn Schedule>,
+}
+
+/// Everything that a state holds, under its names in the file: what changes of the model, and what moves beside it.
+fn tensors(params: &Params, moving: Option<Moving<'_>>) -> Vec<(String, Tensor)> {
+    let mut out: Vec<(String, Tensor)> =
+        params.changing().map(|p| (format!("param/{}", p.name), p.tensor.detach())).collect();
+    if let Some(moving) = moving {
+        for (param, state) in params.trainable().zip(moving.optimizer.state()) {
+            let named = ["mean", "square", "step"].into_iter().zip(state);
+            out.extend(named.map(|(part, tensor)| (format!("{part}/{}", param.name), tensor.shallow_clone())));
+        }
+        out.extend(moving.schedule.iter().flat_map(|s| s.state()).map(|(name, t)| (format!("schedule/{name}"), t)));
+    }
+    out
 }
 
 impl State {
@@ -76,7 +93,7 @@ impl State {
     ///
     /// # Errors
     /// In words: something is missing or has another shape. Some values may have been replaced by then.
-    pub(super) fn restore(&self, params: &Params, optimizer: Option<&AdamW>) -> Result<(), String> {
+    pub(super) fn restore(&self, params: &Params, moving: Option<Moving<'_>>) -> Result<(), String> {
         let wrong = |why: String| format!("the state {} cannot be used: {why}", self.path.display());
         let file = SafeTensors::deserialize(&self.bytes).map_err(|e| wrong(e.to_string()))?;
         let copy = |name: &str, to: &Tensor| {
@@ -90,17 +107,7 @@ impl State {
             guard(|| to.shallow_clone().copy_(&from)).map_err(|e| wrong(e.to_string()))
         };
         let _off = GradMode::off();
-        let mut states = optimizer.map(AdamW::state);
-        for param in params.trainable() {
-            let [value, mean, square, step] = names(&param.name);
-            copy(&value, &param.tensor)?;
-            if let Some([m, s, t]) = states.as_mut().and_then(Iterator::next) {
-                copy(&mean, m)?;
-                copy(&square, s)?;
-                copy(&step, t)?;
-            }
-        }
-        Ok(())
+        tensors(params, moving).iter().try_for_each(|(name, tensor)| copy(name, tensor))
     }
 }
 
@@ -148,7 +155,7 @@ impl<'a> Saver<'a> {
         &mut self,
         step: u32,
         params: &Params,
-        optimizer: Option<&AdamW>,
+        moving: Option<Moving<'_>>,
         meter: &mut PhaseMeter<'_>,
         training: &mut Training,
     ) -> Result<(), Stop> {
@@ -162,7 +169,7 @@ impl<'a> Saver<'a> {
             let outer = Place::phase("save").enter();
             let started = Instant::now();
             let file = plan.dir.join(format!("state-{step}.safetensors"));
-            match guard(|| self.write(&file, step, params, optimizer, training))? {
+            match guard(|| self.write(&file, step, params, moving, training))? {
                 Ok(()) => self.events.saved(step, &file),
                 Err(error) => tracing::warn!(%error, file = %file.display(), "the state could not be saved"),
             }
@@ -182,7 +189,7 @@ impl<'a> Saver<'a> {
         file: &Path,
         step: u32,
         params: &Params,
-        optimizer: Option<&AdamW>,
+        moving: Option<Moving<'_>>,
         training: &Training,
     ) -> std::io::Result<()> {
         if let Some(folder) = file.parent() {
@@ -191,15 +198,7 @@ impl<'a> Saver<'a> {
         // An evaluation that was begun starts over, and must not count twice.
         let mut figures = training.clone();
         figures.phases.retain(|p| p.phase != Phase::Evaluate);
-        let mut tensors: Vec<(String, Tensor)> = Vec::new();
-        let mut states = optimizer.map(AdamW::state);
-        for param in params.trainable() {
-            let [value, mean, square, count] = names(&param.name);
-            tensors.push((value, param.tensor.detach()));
-            if let Some([m, s, t]) = states.as_mut().and_then(Iterator::next) {
-                tensors.extend([(mean, m.shallow_clone()), (square, s.shallow_clone()), (count, t.shallow_clone())]);
-            }
-        }
+        let tensors = tensors(params, moving);
         write_safetensors(file, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)), |tensors| {
             HashMap::from(
                 [

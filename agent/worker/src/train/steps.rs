@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fleet_common::plan::TrainSettings;
 use fleet_common::record::Training;
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Split};
@@ -10,8 +11,8 @@ use tch::{Device, Kind, Reduction, Tensor};
 use super::Stop;
 use super::build::Built;
 use super::meter::PhaseMeter;
-use super::state::{Saver, State};
-use crate::data::{Batch, Loader, Normalization, Sampler, Transform};
+use super::state::{Moving, Saver, State};
+use crate::data::{Batch, Loader, Sampler, Transform};
 use crate::nn::{Ctx, Seed};
 use crate::torch::adamw::{AdamW, AdamWConfig};
 use crate::torch::memory::Place;
@@ -40,7 +41,12 @@ pub(super) fn train(
     let train = &settings.train;
     let samples = data.dataset.len(Split::Train);
     let sampler = Sampler::new(train.sampling, samples, train.batch as usize, data.seed);
-    let transform = Transform { protocol: data.dataset.protocol(), size: settings.image_size, augment: train.augment };
+    let transform = Transform {
+        protocol: data.dataset.protocol(),
+        size: settings.image_size,
+        augment: train.augment,
+        recipe: built.recipe,
+    };
     let first = resumed.map_or(0, |state| state.step);
     let loader = Loader::new(
         data.dataset.clone(),
@@ -55,8 +61,10 @@ pub(super) fn train(
     let config = AdamWConfig { weight_decay: train.weight_decay, ..AdamWConfig::default() };
     let mut optimizer = guard(|| AdamW::new(params.iter().map(Tensor::shallow_clone).collect(), config))?;
 
+    let mut schedule = guard(|| built.method.schedule(&built.params, train.steps))?;
     if let Some(state) = resumed {
-        state.restore(&built.params, Some(&optimizer)).map_err(Stop::State)?;
+        let moving = Moving { optimizer: &optimizer, schedule: schedule.as_deref() };
+        state.restore(&built.params, Some(moving)).map_err(Stop::State)?;
     }
 
     meter.next(if first < train.warm_up_steps { Phase::WarmUp } else { Phase::Train }, training)?;
@@ -70,7 +78,7 @@ pub(super) fn train(
         let seed = data.seed.named("step").branch(u64::from(step));
         let rate = train.learning_rate * train.schedule.factor(step, train.steps, train.ramp_steps);
         let loss = meter.work(batch.len(), || -> Result<f64, Stop> {
-            let (loss, mut grads) = gradients(built, &batch, train.micro_batches, seed, &params, device)?;
+            let (loss, mut grads) = gradients(built, &batch, train, seed, &params, device)?;
             if !loss.is_finite() {
                 // Before the optimiser spreads it over the weights.
                 return Err(Stop::Diverged { step });
@@ -82,40 +90,52 @@ pub(super) fn train(
             }
             Place::phase("optimizer").enter();
             optimizer.step(&grads, rate)?;
+            if let Some(schedule) = &mut schedule {
+                guard(|| schedule.after_step(step + 1, &built.params, &grads))?;
+            }
             Ok(loss)
         })?;
         training.losses.push(loss as f32);
         meter.progress(u64::from(step) + 1, u64::from(train.steps), Some(loss));
         if step + 1 < train.steps {
-            saver.save(step + 1, &built.params, Some(&optimizer), meter, training)?;
+            let moving = Moving { optimizer: &optimizer, schedule: schedule.as_deref() };
+            saver.save(step + 1, &built.params, Some(moving), meter, training)?;
         }
     }
+    training.ranks = schedule.map(|s| s.ranks());
     Ok(())
 }
 
-/// The loss of a batch and its gradients: of the whole at once, or of `parts` one after another, whose means are averaged.
+/// The cross-entropy of a batch, and the gradients of that and the method's penalty: of the whole at once, or of parts
+/// one after another, whose means are averaged.
 fn gradients(
     built: &Built,
     batch: &Batch,
-    parts: u32,
+    settings: &TrainSettings,
     seed: Seed,
     params: &[Tensor],
     device: Device,
 ) -> Result<(f64, Vec<Option<Tensor>>), Stop> {
     let wanted: Vec<&Tensor> = params.iter().collect();
+    let parts = settings.micro_batches;
     let mut sum: Option<(f64, Vec<Option<Tensor>>)> = None;
     for (i, part) in (0..).zip(batch.split(parts as usize)) {
         Place::phase("forward").enter();
-        let ctx = Ctx::train(seed.branch(i));
-        let loss = guard(|| {
-            let (images, labels) = part.to_tensors(&Normalization::IMAGENET, device);
-            let loss = cross_entropy(&built.model.forward(&images, &ctx, &built.executor), &labels);
-            if parts > 1 { loss / f64::from(parts) } else { loss }
+        let ctx = Ctx::train(seed.branch(i)).with_precision(settings.precision);
+        let (loss, entropy) = guard(|| {
+            let share = |loss: Tensor| if parts > 1 { loss / f64::from(parts) } else { loss };
+            let (images, labels) = part.to_tensors(&built.recipe, device);
+            let entropy = share(cross_entropy(&built.model.forward(&images, &ctx, &built.executor), &labels));
+            let loss = match built.method.penalty(&built.params) {
+                Some(penalty) => &entropy + share(penalty),
+                None => entropy.shallow_clone(),
+            };
+            (loss, entropy.detach())
         })?;
         Place::phase("backward").enter();
         let grads = grad(&[&loss], &[None], &wanted)?;
-        let value = guard(|| loss.double_value(&[]))?;
         drop(loss);
+        let value = guard(|| entropy.double_value(&[]))?;
         match &mut sum {
             None => sum = Some((value, grads)),
             Some((loss, sums)) => {
@@ -154,9 +174,9 @@ fn clip(grads: &mut [Option<Tensor>], most: f64) -> Result<f64, TorchError> {
     })
 }
 
-/// Mean cross-entropy of logits (batch, classes) against labels (batch).
-pub(super) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Tensor {
-    logits.cross_entropy_loss(labels, None::<&Tensor>, Reduction::Mean, -100, 0.0)
+/// Mean cross-entropy of logits (batch, classes) against labels (batch), in single precision.
+pub(crate) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Tensor {
+    logits.to_kind(Kind::Float).cross_entropy_loss(labels, None::<&Tensor>, Reduction::Mean, -100, 0.0)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
-pub mod fixture;
 pub mod trials;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,0 +1,95 @@
+//! Image processors of public checkpoints, without randomness: what they were evaluated with.
+
+use fleet_common::spec::{Interpolation, Recipe};
+use image::RgbImage;
+use tch::{Device, Kind, Tensor};
+
+use super::transform::{Window, central, planes, resample};
+
+/// A public checkpoint's image processor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Processor {
+    /// timm's and OpenCLIP's: the shorter side becomes ⌊size / crop_share⌋, then the centre is cut out.
+    Centre {
+        /// Its numbers.
+        recipe: Recipe,
+        /// Side of the result, pixels.
+        size: u32,
+    },
+    /// SigLIP's: to a square whatever the aspect was.
+    Squash {
+        /// Its numbers.
+        recipe: Recipe,
+        /// Side of the result, pixels.
+        size: u32,
+    },
+    /// Idefics3's: the longer side becomes `first`, both sides then the next multiples of `tile`; cut into tiles row by
+    /// row, and the whole at the size of a tile behind them.
+    Tiles {
+        /// Its numbers.
+        recipe: Recipe,
+        /// The longer side at first, pixels.
+        first: u32,
+        /// Side of a tile, pixels.
+        tile: u32,
+    },
+}
+
+impl Processor {
+    /// The image as (pictures, 3, side, side), normalised: one picture, or tiles.
+    ///
+    /// # Errors
+    /// The resampler refuses the image's size.
+    pub fn apply(&self, image: &RgbImage, device: Device) -> anyhow::Result<Tensor> {
+        let (recipe, pictures) = match *self {
+            Self::Centre { recipe, size } => {
+                let side = (f64::from(size) / recipe.crop_share.unwrap_or(1.0)).floor() as u32;
+                (recipe, vec![central(image, side, size, recipe.interpolation)?])
+            }
+            Self::Squash { recipe, size } => (recipe, vec![resize(image, size, size, recipe.interpolation)?]),
+            Self::Tiles { recipe, first, tile } => (recipe, tiles(image, first, tile, recipe.interpolation)?),
+        };
+        let side = i64::from(pictures[0].width());
+        let bytes: Vec<u8> = pictures.iter().flat_map(|p| planes(p, false)).collect();
+        let pixels = Tensor::from_slice(&bytes).view([pictures.len() as i64, 3, side, side]);
+        Ok(normalized(&pixels.to_device(device), &recipe))
+    }
+}
+
+/// Bytes (…, 3, height, width) as a model takes them.
+pub fn normalized(pixels: &Tensor, recipe: &Recipe) -> Tensor {
+    let channels = |values: [f64; 3]| Tensor::from_slice(&values.map(|x| x as f32)).view([3, 1, 1]);
+    let of = |values| channels(values).to_device(pixels.device());
+    (pixels.to_kind(Kind::Float) / 255.0 - of(recipe.mean)) / of(recipe.std)
+}
+
+/// The whole image in another size.
+///
+/// # Errors
+/// The resampler refuses the image's size.
+pub fn resize(image: &RgbImage, width: u32, height: u32, filter: Interpolation) -> anyhow::Result<RgbImage> {
+    resample(image, Window::whole(image), width, height, filter)
+}
+
+/// transformers' Idefics3 processor (its PIL form): every size is an even number, and is rounded as it rounds.
+fn tiles(image: &RgbImage, first: u32, tile: u32, filter: Interpolation) -> anyhow::Result<Vec<RgbImage>> {
+    let even = |n: u32| n + n % 2;
+    let (width, height) = (f64::from(image.width()), f64::from(image.height()));
+    let aspect = width / height;
+    let (width, height) = if width >= height {
+        (first, even((f64::from(first) / aspect) as u32).max(1))
+    } else {
+        (even((f64::from(first) * aspect) as u32).max(1), first)
+    };
+    let image = resize(image, width, height, filter)?;
+    let (columns, rows) = (width.div_ceil(tile), height.div_ceil(tile));
+    let large = resize(&image, columns * tile, rows * tile, filter)?;
+    let mut out = Vec::new();
+    if columns * rows > 1 {
+        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+            out.push(image::imageops::crop_imm(&large, column * tile, row * tile, tile, tile).to_image());
+        }
+    }
+    out.push(resize(&large, tile, tile, filter)?);
+    Ok(out)
+}

@@ -1,0 +1,150 @@
+//! The models that references are of.
+
+use std::rc::Rc;
+
+use anyhow::{Context as _, anyhow};
+use fleet_common::spec::Backbone;
+use tch::{Device, Kind, Tensor};
+
+use super::VerifyError;
+use super::folder::Folder;
+use crate::models::Model;
+use crate::models::tiny_vit::{TinyVit, TinyVitConfig};
+use crate::models::vit::{Vit, VitConfig};
+use crate::nn::{Builder, Params, Seed, Weights};
+use crate::peft::Method;
+
+/// An architecture in the folder's configuration.
+#[derive(Debug, Clone)]
+pub(super) enum Architecture {
+    Vit(VitConfig),
+    TinyVit(TinyVitConfig),
+}
+
+/// A reference's model, in our implementation.
+pub(super) struct Built {
+    pub(super) model: Box<dyn Model>,
+    pub(super) params: Params,
+}
+
+impl Architecture {
+    /// The architecture that the configuration describes, by its arguments or by a preset.
+    pub(super) fn of(folder: &Folder) -> Result<Self, VerifyError> {
+        let classes = folder.int("num_classes")?;
+        let preset = match folder.config["preset"].as_str() {
+            Some(name) => Some(Backbone::try_from(name.to_owned()).map_err(VerifyError::Unsupported)?),
+            None => None,
+        };
+        match (folder.text("architecture")?, preset) {
+            ("vit", Some(Backbone::VitTinyPatch16)) => Self::vit_preset(folder, VitConfig::tiny_patch16_224(classes)),
+            ("vit", Some(Backbone::VitSmallPatch16)) => Self::vit_preset(folder, VitConfig::small_patch16_224(classes)),
+            ("vit", None) => Ok(Self::Vit(VitConfig {
+                image_size: folder.int("img_size")?,
+                patch_size: folder.int("patch_size")?,
+                width: folder.int("embed_dim")?,
+                depth: folder.int("depth")?,
+                heads: folder.int("num_heads")?,
+                mlp_ratio: folder.number_or("mlp_ratio", 4.0)?,
+                classes,
+                norm_eps: folder.number_or("norm_eps", 1e-6)?,
+            })),
+            ("tiny_vit", Some(b @ (Backbone::TinyVit5m | Backbone::TinyVit11m | Backbone::TinyVit21m))) => {
+                let drop_path = folder.number_or("drop_path_rate", 0.0)?;
+                Ok(Self::TinyVit(TinyVitConfig { drop_path, ..TinyVitConfig::preset(b, classes) }))
+            }
+            ("tiny_vit", None) => {
+                let depths = folder.ints("depths")?.iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>();
+                Ok(Self::TinyVit(TinyVitConfig {
+                    widths: folder.ints("embed_dims")?,
+                    depths: depths.context("depths in config.json").map_err(VerifyError::Broken)?,
+                    heads: folder.ints("num_heads")?,
+                    windows: folder.ints("window_sizes")?,
+                    classes,
+                    drop_path: folder.number_or("drop_path_rate", 0.0)?,
+                    mlp_ratio: folder.number_or("mlp_ratio", 4.0)?,
+                    expand_ratio: folder.number_or("mbconv_expand_ratio", 4.0)?,
+                    local_kernel: folder.number_or("local_conv_size", 3.0)? as i64,
+                }))
+            }
+            (other, preset) => Err(VerifyError::Unsupported(format!(
+                "the architecture \"{other}\"{} cannot be verified; expected vit or tiny_vit",
+                preset.map(|p| format!(" with the preset {}", p.name())).unwrap_or_default()
+            ))),
+        }
+    }
+
+    fn vit_preset(folder: &Folder, config: VitConfig) -> Result<Self, VerifyError> {
+        let size = folder.number_or("size", config.image_size as f64)? as i64;
+        Ok(Self::Vit(config.with_image_size(size)))
+    }
+
+    fn model(&self, b: &Builder) -> Box<dyn Model> {
+        match self {
+            Self::Vit(config) => Box::new(Vit::new(b, config)),
+            Self::TinyVit(config) => Box::new(TinyVit::new(b, config)),
+        }
+    }
+
+    /// The model under `method`, with the folder's weights.
+    pub(super) fn build(&self, folder: &Folder, method: Rc<dyn Method>, kind: Kind) -> anyhow::Result<Built> {
+        let weights = folder.weights(|| self.state())?;
+        self.build_with(weights, method, kind)
+    }
+
+    pub(super) fn build_with(&self, weights: Weights, method: Rc<dyn Method>, kind: Kind) -> anyhow::Result<Built> {
+        let b = Builder::new(method, Some(weights), Seed::root(0), Device::Cpu, kind);
+        let model = self.model(&b);
+        let (params, load) = b.finish()?;
+        let load = load.unwrap_or_default();
+        let strange: Vec<_> = load.unexpected.iter().chain(&load.missing).chain(&load.replaced).collect();
+        if let Some(first) = strange.first() {
+            return Err(anyhow!(
+                "the weights and the model do not have the same tensors: {first} and {} more are only in one of them",
+                strange.len() - 1
+            ));
+        }
+        Ok(Built { model, params })
+    }
+
+    /// Names and shapes of the model's parameters and buffers.
+    fn state(&self) -> anyhow::Result<Vec<(String, Vec<i64>)>> {
+        let method = crate::peft::method(&fleet_common::plan::MethodSettings::Full);
+        let b = Builder::new(method, None, Seed::root(0), Device::Cpu, Kind::Float);
+        let _model = self.model(&b);
+        let (params, _) = b.finish()?;
+        Ok(params.iter().map(|p| (p.name.clone(), p.tensor.size())).collect())
+    }
+
+    /// Side of the square images that a formula's inputs have, where the configuration does not say.
+    pub(super) fn image_size(&self) -> i64 {
+        match self {
+            Self::Vit(config) => config.image_size,
+            Self::TinyVit(_) => 224,
+        }
+    }
+
+    /// A stage's output in the reference's layout. Between its attention blocks a TinyViT has channels last.
+    pub(super) fn reference_layout(&self, stage: &str, output: &Tensor) -> Tensor {
+        match self {
+            Self::TinyVit(_) if stage != "stages.0" => output.permute([0, 3, 1, 2]),
+            _ => output.shallow_clone(),
+        }
+    }
+
+    /// Rows of an attention's qkv bias that belong to the keys: softmax makes their exact gradient zero, so that an
+    /// optimiser moves them by noise. `None` where the layer is none.
+    pub(super) fn key_rows(&self, name: &str, rows: i64) -> Option<Vec<i64>> {
+        if !name.ends_with("attn.qkv.bias") {
+            return None;
+        }
+        let third = rows / 3;
+        match self {
+            Self::Vit(_) => Some((third..2 * third).collect()),
+            Self::TinyVit(config) => {
+                let stage: usize = name.strip_prefix("stages.")?.split('.').next()?.parse().ok()?;
+                let head = third / config.heads.get(stage)?;
+                Some((0..rows).filter(|row| row / head % 3 == 1).collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Every method on every architecture computes the same with and without checkpointing, to the last bit.
+
+mod support;
+
+use fleet_common::plan::MethodSettings;
+use fleet_common::spec::{BatchNorm, Checkpointing, Precision};
+use fleet_worker::checkpointing::CheckpointingExecutor;
+use fleet_worker::models::Model;
+use fleet_worker::models::tiny_vit::{TinyVit, TinyVitConfig};
+use fleet_worker::models::vit::{Vit, VitConfig};
+use fleet_worker::nn::{Builder, Ctx, Params, Role, Seed};
+use fleet_worker::peft;
+use fleet_worker::torch::{GradMode, grad};
+use serde_json::json;
+use support::{max_diff, one_at_a_time, same_bits};
+use tch::{Device, Kind, Reduction, Tensor};
+
+const SIDE: i64 = 64;
+
+/// All five, with dropout, so that the random numbers of a block are part of what has to be the same.
+fn methods() -> Vec<MethodSettings> {
+    let targets = json!(["qkv", "proj", "fc1", "fc2"]);
+    [
+        json!({ "name": "full" }),
+        json!({ "name": "bitfit" }),
+        json!({ "name": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.3, "targets": targets }),
+        json!({ "name": "qlora", "rank": 4, "alpha": 8.0, "dropout": 0.3, "targets": targets, "block": 64,
+                "double_quantization": true }),
+        json!({ "name": "adalora", "init_rank": 4, "target_rank": 2, "alpha": 8.0, "dropout": 0.3, "targets": targets,
+                "tinit": 1, "tfinal": 1, "delta_t": 1, "beta1": 0.85, "beta2": 0.85, "orthogonal_weight": 0.5 }),
+    ]
+    .map(|settings| serde_json::from_value(settings).expect("settings"))
+    .into()
+}
+
+fn vit(b: &Builder) -> Box<dyn Model> {
+    let config = VitConfig { image_size: SIDE, patch_size: 16, width: 48, depth: 3, heads: 3, ..VitConfig::micro(5) };
+    Box::new(Vit::new(b, &config))
+}
+
+/// With padded, several and exact windows, and stochastic depth.
+fn tiny_vit(b: &Builder) -> Box<dyn Model> {
+    let config = TinyVitConfig {
+        widths: vec![16, 24, 32, 48],
+        depths: vec![2, 2, 2, 1],
+        heads: vec![1, 2, 4, 6],
+        windows: vec![5, 5, 2, 2],
+        drop_path: 0.3,
+        ..TinyVitConfig::preset(fleet_common::spec::Backbone::TinyVit5m, 5)
+    };
+    Box::new(TinyVit::new(b, &config))
+}
+
+type Architecture = fn(&Builder) -> Box<dyn Model>;
+
+fn build(architecture: Architecture, method: &MethodSettings, frozen: BatchNorm) -> (Box<dyn Model>, Params) {
+    let mut b = Builder::new(peft::method(method), None, Seed::root(3), Device::Cpu, Kind::Float);
+    if frozen == BatchNorm::Frozen {
+        b = b.with_frozen_statistics();
+    }
+    let model = architecture(&b);
+    let (params, _) = b.finish().expect("builds");
+    // What starts at zero would hide the path behind it: an adapter's B or E, the gain of a fresh MBConv.
+    for p in params.iter().filter(|p| p.role != Role::Buffer && p.packed.is_none()) {
+        if p.tensor.abs().max().double_value(&[]) == 0.0 {
+            let _off = GradMode::off();
+            let _ = p.tensor.shallow_clone().fill_(0.05);
+        }
+    }
+    (model, params)
+}
+
+struct Pass {
+    logits: Tensor,
+    grads: Vec<(String, Tensor)>,
+    buffers: Vec<(String, Tensor)>,
+}
+
+fn pass(model: &dyn Model, params: &Params, how: Checkpointing, precision: Precision) -> Pass {
+    let executor = CheckpointingExecutor::new(how);
+    let images = support::uniform(7, &[3, 3, SIDE, SIDE]).to_kind(Kind::Float);
+    let labels = Tensor::from_slice(&[0i64, 4, 2]);
+    let logits = model.forward(&images, &Ctx::train(Seed::root(5)).with_precision(precision), &executor);
+    let loss = logits.to_kind(Kind::Float).cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Mean, -100, 0.0);
+    let targets: Vec<&Tensor> = params.trainable().map(|p| &p.tensor).collect();
+    let grads = grad(&[&loss], &[None], &targets).expect("gradients");
+    let named = params.trainable().zip(grads);
+    let buffers = params.iter().filter(|p| p.role == Role::Buffer);
+    Pass {
+        logits: logits.detach(),
+        grads: named.map(|(p, g)| (p.name.clone(), g.unwrap_or_else(|| panic!("{}: no gradient", p.name)))).collect(),
+        buffers: buffers.map(|p| (p.name.clone(), p.tensor.copy())).collect(),
+    }
+}
+
+fn same(a: &Pass, b: &Pass, what: &str) {
+    assert!(same_bits(&a.logits, &b.logits), "{what}: logits differ by {}", max_diff(&a.logits, &b.logits));
+    for ((name, a), (_, b)) in a.grads.iter().zip(&b.grads).chain(a.buffers.iter().zip(&b.buffers)) {
+        assert!(same_bits(a, b), "{what}: {name} differs by {}", max_diff(a, b));
+    }
+}
+
+#[test]
+fn checkpointing_changes_no_bit() {
+    let _alone = one_at_a_time();
+    for (name, architecture) in [("vit", vit as Architecture), ("tiny_vit", tiny_vit)] {
+        for method in methods() {
+            for precision in [Precision::Fp32, Precision::Bf16] {
+                let run = |how| {
+                    let (model, params) = build(architecture, &method, BatchNorm::Moving);
+                    pass(model.as_ref(), &params, how, precision)
+                };
+                let (plain, checkpointed) = (run(Checkpointing::None), run(Checkpointing::Static));
+                let what = format!("{name}, {}, {}", method.method().name(), precision.name());
+                same(&plain, &checkpointed, &what);
+                for (name, gradient) in &plain.grads {
+                    assert!(gradient.abs().max().double_value(&[]) > 0.0, "{what}: the gradient of {name} is zero");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn statistics_move_once_per_step_or_not_at_all() {
+    let _alone = one_at_a_time();
+    for method in methods() {
+        for (how, norm) in [
+            (Checkpointing::None, BatchNorm::Moving),
+            (Checkpointing::Static, BatchNorm::Moving),
+            (Checkpointing::Static, BatchNorm::Frozen),
+        ] {
+            let (model, params) = build(tiny_vit, &method, norm);
+            let before: Vec<Tensor> = params.iter().map(|p| p.tensor.detach().copy()).collect();
+            let expected = i64::from(norm == BatchNorm::Moving);
+            let after = pass(model.as_ref(), &params, how, Precision::Fp32);
+            for (name, value) in &after.buffers {
+                let place = params.iter().position(|p| p.name == *name).expect("a buffer");
+                if name.ends_with("num_batches_tracked") {
+                    assert_eq!(value.int64_value(&[]), expected, "{name} under {method:?}, {how:?}");
+                } else {
+                    assert_eq!(!same_bits(value, &before[place]), norm == BatchNorm::Moving, "{name}, {how:?}");
+                }
+            }
+            // Evaluation moves nothing.
+            let _off = GradMode::off();
+            let images = support::uniform(7, &[2, 3, SIDE, SIDE]).to_kind(Kind::Float);
+            let executor = CheckpointingExecutor::new(how);
+            let one = model.forward(&images, &Ctx::eval(), &executor);
+            assert!(same_bits(&one, &model.forward(&images, &Ctx::eval(), &executor)));
+        }
+    }
+}
+
+#[test]
+fn frozen_statistics_are_those_that_normalise() {
+    let _alone = one_at_a_time();
+    let method = MethodSettings::BitFit;
+    let (model, params) = build(tiny_vit, &method, BatchNorm::Frozen);
+    let executor = CheckpointingExecutor::new(Checkpointing::None);
+    let images = support::uniform(7, &[2, 3, SIDE, SIDE]).to_kind(Kind::Float);
+    let _off = GradMode::off();
+    let eval = model.forward(&images, &Ctx::eval(), &executor);
+    for p in params.iter().filter(|p| p.name.ends_with("running_mean")) {
+        let _ = p.tensor.shallow_clone().fill_(0.5);
+    }
+    assert!(!same_bits(&eval, &model.forward(&images, &Ctx::eval(), &executor)));
+}
+
+#[test]
+fn half_precision_computes_nearly_the_same_with_less_memory() {
+    let _alone = one_at_a_time();
+    let (model, params) = build(vit, &MethodSettings::Full, BatchNorm::Moving);
+    let exact = pass(model.as_ref(), &params, Checkpointing::None, Precision::Fp32);
+    let low = pass(model.as_ref(), &params, Checkpointing::None, Precision::Bf16);
+    assert_eq!(low.logits.kind(), Kind::BFloat16);
+    // bfloat16 has 8 bits: a few parts in 256 of the logits' size.
+    let scale = exact.logits.abs().max().double_value(&[]);
+    let difference = max_diff(&exact.logits, &low.logits.to_kind(Kind::Float));
+    assert!(difference > 0.0 && difference < 0.05 * scale, "{difference} of {scale}");
+    for ((name, a), (_, b)) in exact.grads.iter().zip(&low.grads) {
+        assert_eq!(b.kind(), Kind::Float, "{name}: gradients are of the parameters' own precision");
+        let cosine = (a * b).sum(Kind::Float) / (a.norm() * b.norm() + 1e-12);
+        // The key part of the bias has an exact gradient of zero; the rest of that tensor carries the direction.
+        assert!(cosine.double_value(&[]) > 0.95, "{name}: {cosine:?}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Models, methods, quantisation and preprocessing against timm, HF PEFT, bitsandbytes and Pillow: every folder of
+//! `tests/fixtures`, as `fleet-agent verify` runs it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use fleet_common::verify::{Check, Verdict};
+use fleet_worker::nn::Weights;
+use fleet_worker::verify;
+use serde_json::Value;
+use support::one_at_a_time;
+use tch::Tensor;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+fn verdict(dir: &Path) -> Verdict {
+    let _alone = one_at_a_time();
+    verify::run(dir)
+}
+
+/// Which results are beyond their tolerance; a folder that cannot be run is none of a test's business.
+fn beyond(dir: &Path) -> Vec<Check> {
+    match verdict(dir) {
+        Verdict::Passed(_) => Vec::new(),
+        Verdict::Failed(report) => report.checks.into_iter().filter(|c| !c.passed).collect(),
+        Verdict::CannotRun { reason } => panic!("{}: {reason}", dir.display()),
+    }
+}
+
+#[test]
+fn every_reference_of_the_repository_is_met() {
+    let folders: Vec<PathBuf> = std::fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(folders.len() >= 16);
+    for dir in folders {
+        let beyond = beyond(&dir);
+        assert!(beyond.is_empty(), "{}: {beyond:#?}", dir.display());
+    }
+}
+
+/// A copy of a reference, of its base too, in which `change` may spoil something.
+fn spoiled(name: &str, change: impl FnOnce(&Path, &mut Value)) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in [name, "vit_tiny_timm"] {
+        std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        for file in std::fs::read_dir(fixtures().join(folder)).unwrap().map(|e| e.unwrap().path()) {
+            std::fs::copy(&file, dir.path().join(folder).join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let folder = dir.path().join(name);
+    let path = folder.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&folder, &mut config);
+    std::fs::write(&path, config.to_string()).unwrap();
+    (dir, folder)
+}
+
+/// Moves one value of a tensor of a safetensors file.
+fn nudge(file: &Path, name: &str, by: f64) {
+    let weights = Weights::read(file).unwrap();
+    let moved = weights.names().map(|n| {
+        let tensor = weights.get(n).unwrap().copy();
+        if n == name {
+            let _ = tensor.view([-1]).narrow(0, 0, 1).g_add_scalar_(by);
+        }
+        (n.to_owned(), tensor)
+    });
+    let moved: Vec<(String, Tensor)> = moved.collect();
+    Weights::from_tensors(moved).write(file).unwrap();
+}
+
+#[test]
+fn a_result_that_is_off_is_named_and_nothing_else() {
+    let (_kept, dir) =
+        spoiled("tiny_vit_tiny", |dir, _| nudge(&dir.join("io.safetensors"), "eval.stage.stages.2", 1e-3));
+    let names: Vec<String> = beyond(&dir).into_iter().map(|c| c.name).collect();
+    assert_eq!(names, ["eval.stage.stages.2"]);
+    let (_kept, dir) = spoiled("peft_adalora", |_, config| config["per_step"][3]["scheduled_budget"] = 48.into());
+    let names: Vec<String> = beyond(&dir).into_iter().map(|c| c.name).collect();
+    assert_eq!(names, ["step 4: budget: expected 48, found 49"]);
+}
+
+#[test]
+fn other_settings_than_the_references_do_not_pass() {
+    for (name, key, value) in [
+        ("peft_lora_all", "lora_alpha", Value::from(9)),
+        ("peft_rslora_qkv", "scaling", Value::from("alpha / r")),
+        ("peft_adalora", "beta2", Value::from(0.5)),
+        ("peft_adalora", "deltaT", Value::from(3)),
+        ("peft_adalora", "orth_reg_weight", Value::from(0.4)),
+        ("peft_qlora", "double_quant", Value::from(false)),
+        ("tiny_vit_tiny", "window_sizes", Value::from(vec![5, 4, 5, 3])),
+        ("train_full_sgd", "optimizer_args", serde_json::json!({ "lr": 0.02, "momentum": 0.8, "weight_decay": 1e-4 })),
+    ] {
+        let (_kept, dir) = spoiled(name, |_, config| config[key] = value);
+        // Windows of another size do not even fit the tables of biases.
+        assert!(!matches!(verdict(&dir), Verdict::Passed(_)), "{name} with another {key}");
+    }
+}
+
+#[test]
+fn what_cannot_be_run_says_what_would_be_right() {
+    let reason = |name: &str, change: &dyn Fn(&Path, &mut Value)| {
+        let (_kept, dir) = spoiled(name, |dir, config| change(dir, config));
+        match verdict(&dir) {
+            Verdict::CannotRun { reason } => reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    let set = |key: &'static str, value: &'static str| move |_: &Path, config: &mut Value| config[key] = value.into();
+    let cases: [(&str, &dyn Fn(&Path, &mut Value), &str); 9] = [
+        ("vit_tiny_timm", &set("kind", "weather"), "\"weather\" cannot be verified; expected backbone"),
+        ("vit_tiny_timm", &set("architecture", "swin"), "\"swin\" cannot be verified; expected vit"),
+        ("peft_lora_qkv", &set("method", "dora"), "\"dora\" is not there; expected full, lora"),
+        ("train_full_sgd", &set("optimizer", "Lion"), "\"Lion\" is not there; expected AdamW or SGD"),
+        ("nf4", &set("quant_type", "fp4"), "\"fp4\" is not there; expected nf4"),
+        (
+            "vit_tiny_timm",
+            &set("depth", "three"),
+            "expected depth in config.json to be a whole number, found \"three\"",
+        ),
+        ("vit_tiny_timm", &|_, config| config["depth"] = 4.into(), "the weights lack 12 of the model's 56 tensors"),
+        ("vit_tiny_timm", &|_, config| config["embed_dim"] = 24.into(), "expected shape [1, 1, 24]"),
+        (
+            "tiny_vit_tiny",
+            &|dir, _| {
+                let file = dir.join("weights.safetensors");
+                let bytes = std::fs::read(&file).unwrap();
+                std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+            },
+            "was it cut short?",
+        ),
+    ];
+    for (name, change, words) in cases {
+        let reason = reason(name, change);
+        assert!(reason.contains(words), "{name}: {reason}");
+    }
+    let Verdict::CannotRun { reason } = verdict(Path::new("/nowhere")) else { panic!("nothing is there") };
+    assert!(reason.contains("a reference folder with a config.json"), "{reason}");
+}

@@ -1,0 +1,188 @@
+//! A cell's method with its hyper-parameters, all explicit.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Backbone, Campaign, Method, is_target};
+
+/// A method and its hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum MethodSettings {
+    /// Every parameter trains.
+    Full,
+    /// Low-rank adapters and the head train.
+    Lora(LoraSettings),
+    /// Low-rank adapters of changing rank and the head train.
+    AdaLora(AdaLoraSettings),
+    /// Low-rank adapters beside 4-bit layers and the head train.
+    QLora(QLoraSettings),
+    /// Biases and the head train.
+    BitFit,
+}
+
+/// LoRA's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraSettings {
+    /// Rank of the update.
+    pub rank: u32,
+    /// The update is scaled by alpha / rank.
+    pub alpha: f64,
+    /// Dropout on the adapter's input.
+    pub dropout: f64,
+    /// Ends of the names of the adapted linear layers.
+    pub targets: Vec<String>,
+    /// The update is scaled by alpha / √rank instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rslora: bool,
+}
+
+/// AdaLoRA's; see [`crate::spec::AdaLoraSpec`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaLoraSettings {
+    /// Rank at the start.
+    pub init_rank: u32,
+    /// Rank at the end, on average.
+    pub target_rank: u32,
+    /// The update is scaled by alpha / (init_rank + 1e-5).
+    pub alpha: f64,
+    /// Dropout on the adapter's input.
+    pub dropout: f64,
+    /// Ends of the names of the adapted linear layers.
+    pub targets: Vec<String>,
+    /// First steps, at full rank.
+    pub tinit: u32,
+    /// Last steps, at ranks that no longer change.
+    pub tfinal: u32,
+    /// Steps between two allotments.
+    pub delta_t: u32,
+    /// Decay of the sensitivity's moving average.
+    pub beta1: f64,
+    /// Decay of the uncertainty's moving average.
+    pub beta2: f64,
+    /// Weight of the orthogonal term in the loss.
+    pub orthogonal_weight: f64,
+}
+
+/// QLoRA's: LoRA's, and how the frozen layers are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QLoraSettings {
+    /// Rank of the update.
+    pub rank: u32,
+    /// The update is scaled by alpha / rank.
+    pub alpha: f64,
+    /// Dropout on the adapter's input.
+    pub dropout: f64,
+    /// Ends of the names of the adapted linear layers.
+    pub targets: Vec<String>,
+    /// The update is scaled by alpha / √rank instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rslora: bool,
+    /// Values that share a scale.
+    pub block: u32,
+    /// The scales are quantised too.
+    pub double_quantization: bool,
+}
+
+impl QLoraSettings {
+    /// What it has in common with LoRA.
+    pub fn lora(&self) -> LoraSettings {
+        let Self { rank, alpha, dropout, targets, rslora, .. } = self.clone();
+        LoraSettings { rank, alpha, dropout, targets, rslora }
+    }
+}
+
+impl MethodSettings {
+    /// The method without its hyper-parameters.
+    pub fn method(&self) -> Method {
+        match self {
+            Self::Full => Method::Full,
+            Self::Lora(_) => Method::Lora,
+            Self::AdaLora(_) => Method::AdaLora,
+            Self::QLora(_) => Method::QLora,
+            Self::BitFit => Method::BitFit,
+        }
+    }
+
+    /// The layers that get an adapter, for methods that have any.
+    pub fn targets(&self) -> Option<&[String]> {
+        match self {
+            Self::Lora(lora) => Some(&lora.targets),
+            Self::AdaLora(ada) => Some(&ada.targets),
+            Self::QLora(qlora) => Some(&qlora.targets),
+            Self::Full | Self::BitFit => None,
+        }
+    }
+}
+
+/// The settings of a method on a backbone, or why it cannot run there.
+pub(super) fn resolve(method: Method, backbone: Backbone, campaign: &Campaign) -> Result<MethodSettings, String> {
+    let specs = &campaign.method;
+    Ok(match method {
+        Method::Full => MethodSettings::Full,
+        Method::BitFit => MethodSettings::BitFit,
+        Method::Lora => {
+            let lora = &specs.lora;
+            MethodSettings::Lora(LoraSettings {
+                rank: lora.rank,
+                alpha: lora.alpha,
+                dropout: lora.dropout,
+                targets: targets(method, backbone, lora.targets.as_deref())?,
+                rslora: lora.rslora,
+            })
+        }
+        Method::AdaLora => {
+            let ada = &specs.adalora;
+            MethodSettings::AdaLora(AdaLoraSettings {
+                init_rank: ada.init_rank,
+                target_rank: ada.target_rank,
+                alpha: ada.alpha,
+                dropout: ada.dropout,
+                targets: targets(method, backbone, ada.targets.as_deref())?,
+                tinit: ada.tinit,
+                tfinal: ada.tfinal,
+                delta_t: ada.delta_t,
+                beta1: ada.beta1,
+                beta2: ada.beta2,
+                orthogonal_weight: ada.orthogonal_weight,
+            })
+        }
+        Method::QLora => {
+            let qlora = &specs.qlora;
+            MethodSettings::QLora(QLoraSettings {
+                rank: qlora.rank,
+                alpha: qlora.alpha,
+                dropout: qlora.dropout,
+                targets: targets(method, backbone, qlora.targets.as_deref())?,
+                rslora: qlora.rslora,
+                block: qlora.block,
+                double_quantization: qlora.double_quantization,
+            })
+        }
+    })
+}
+
+/// The campaign's targets, or the backbone's own; each must name a layer.
+fn targets(method: Method, backbone: Backbone, wanted: Option<&[String]>) -> Result<Vec<String>, String> {
+    let mut targets = match wanted {
+        Some(targets) => targets.to_vec(),
+        None => backbone.lora_targets().iter().map(|t| (*t).to_owned()).collect(),
+    };
+    let known = backbone.linear_layers();
+    // A target may say less than the layer's name or more: `qkv`, `attn.qkv`, `blocks.0.attn.qkv`.
+    let names_one = |target: &String| known.iter().any(|layer| is_target(target, layer) || is_target(layer, target));
+    if let Some(target) = targets.iter().find(|t| !names_one(t)) {
+        return Err(format!(
+            "{} target \"{target}\" matches no linear layer of {}; it has {}",
+            method.label(),
+            backbone.name(),
+            known.join(", ")
+        ));
+    }
+    // Order and repetition mean nothing, so they must not change the identity.
+    targets.sort();
+    targets.dedup();
+    Ok(targets)
+}
