@@ -101,9 +101,12 @@ fn other_settings_than_the_references_do_not_pass() {
     }
 }
 
+/// Spoils a folder, or its configuration.
+type Change<'a> = &'a dyn Fn(&Path, &mut Value);
+
 #[test]
 fn what_cannot_be_run_says_what_would_be_right() {
-    let reason = |name: &str, change: &dyn Fn(&Path, &mut Value)| {
+    let reason = |name: &str, change: Change<'_>| {
         let (_kept, dir) = spoiled(name, |dir, config| change(dir, config));
         match verdict(&dir) {
             Verdict::CannotRun { reason } => reason,
@@ -111,7 +114,7 @@ fn what_cannot_be_run_says_what_would_be_right() {
         }
     };
     let set = |key: &'static str, value: &'static str| move |_: &Path, config: &mut Value| config[key] = value.into();
-    let cases: [(&str, &dyn Fn(&Path, &mut Value), &str); 9] = [
+    let cases: [(&str, Change<'_>, &str); 9] = [
         ("vit_tiny_timm", &set("kind", "weather"), "\"weather\" cannot be verified; expected backbone"),
         ("vit_tiny_timm", &set("architecture", "swin"), "\"swin\" cannot be verified; expected vit"),
         ("peft_lora_qkv", &set("method", "dora"), "\"dora\" is not there; expected full, lora"),
