@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use fleet_common::record::OutcomeClass;
 use maud::{Markup, html};
 
-use super::{Page, Section};
+use super::Page;
+use super::shell::Section;
 use crate::report::numbers::{plural, whole};
 use crate::report::summary::Progress;
 
