@@ -12,7 +12,7 @@ use crate::report::numbers::{plural, significant};
 const NAME: usize = 34;
 /// Nominal height of a combination's line, and of what is around all of them.
 const LINE: f64 = 21.0;
-const AROUND: f64 = 86.0;
+const AROUND: f64 = 70.0;
 
 /// A combination that both levels have.
 struct Dot<'a> {

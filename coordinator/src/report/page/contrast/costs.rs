@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::Page;
 use super::compared::seeds_in_words;
 use crate::report::blocks::domain_in_words;
-use crate::report::numbers::{count, mib};
+use crate::report::numbers::{count, listed, mib};
 use crate::report::page::results::incomplete;
 use crate::report::page::scores::{cells, definitions, head};
 use crate::report::page::shell::{Section, accuracy, not_available, summary};
@@ -82,7 +82,7 @@ fn covered(page: &Page<'_>) -> String {
     let mut parts: Vec<String> = Vec::new();
     for side in page.contrast.combinations.iter().flat_map(|c| &c.sides) {
         if let Some(domain) = side.training.domain {
-            let part = format!("on {}, that of {}", side.hardware, domain_in_words(domain));
+            let part = format!("on {} that of {}", side.hardware, domain_in_words(domain));
             if !parts.contains(&part) {
                 parts.push(part);
             }
@@ -90,7 +90,7 @@ fn covered(page: &Page<'_>) -> String {
     }
     match parts.is_empty() {
         true => "No energy was measured; the reasons stand under “Why values are missing”.".to_owned(),
-        false => format!("Energy is, idle power included: {}.", parts.join("; ")),
+        false => format!("Energy is {}, idle power included.", listed(&parts)),
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             "The cost at the second level as a multiple of that at the first: 2 is twice as much, 0.5 half. Geometric mean over matched "
             "combinations, and under it the least and the greatest."
         }
-        div.scroll { table {
+        div.scroll { table.contrast {
             thead { tr {
                 th { "ratio" } th.num { "matched combinations" } th { "of" }
                 @for quantity in QUANTITIES { th.num { (noun(quantity)) } }
