@@ -27,7 +27,7 @@ pub(in crate::report) fn findings(contrast: &Contrast) -> Vec<(String, Vec<Strin
         let title = format!("Order of combinations on {} and {}, {on}", agreement.one, agreement.other);
         out.push((title, vec![orders(agreement)]));
     }
-    let caveats: Vec<String> = [few(contrast), outside(contrast)].into_iter().flatten().collect();
+    let caveats: Vec<String> = [few(contrast), unpaired(contrast), outside(contrast)].into_iter().flatten().collect();
     if !caveats.is_empty() {
         out.push(("To be kept in mind".to_owned(), caveats));
     }
@@ -101,6 +101,18 @@ fn few(contrast: &Contrast) -> Option<String> {
         n => format!("{n} of {} rows have", sides.len()),
     };
     Some(format!("With fewer than {ENOUGH} trials the spread is not established: {which} fewer."))
+}
+
+/// Combinations whose levels did not have the same luck.
+fn unpaired(contrast: &Contrast) -> Option<String> {
+    let all = contrast.combinations.len();
+    let n = contrast.combinations.iter().filter(|c| c.sides.windows(2).any(|w| w[0].seeds != w[1].seeds)).count();
+    (n > 0).then(|| {
+        format!(
+            "In {n} of {} the levels have different seeds, whose luck is part of the difference.",
+            plural(all as u64, "combination")
+        )
+    })
 }
 
 /// What is in no mean and no ratio.

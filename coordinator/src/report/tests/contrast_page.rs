@@ -37,7 +37,7 @@ fn what_was_compared_is_stated_before_anything_is_claimed() {
         "campaign or imported set records nightly 28 lab-b 3",
         "27 trials completed, of which 24 stand in a combination that two levels or more have; 1 did not complete.",
         // Level, combinations, trials, n, seeds, energy.
-        &format!("{CPU} 6 12 2 0, 1 not available"),
+        &format!("{CPU} 6 12 2 0, 1 n/a 1"),
         &format!("{GPU} 6 12 2 0, 1 the GPU board (NVML energy counter)"),
         "Shared by all combinations: memory budget 512.0 MiB",
         // Device facts.
@@ -118,6 +118,18 @@ fn joules_of_other_parts_of_a_machine_are_not_related() {
     assert!(text.contains("training energy not available: the energy of one covers another part"), "{text}");
     assert!(!html.contains("aria-label=\"Training energy of"));
     assert!(!text.contains("the spread is not established"), "three trials each");
+}
+
+#[test]
+fn levels_that_had_other_seeds_or_half_a_meter_say_so() {
+    let mut trials = matrix("vit_micro", "textures", GPU, 2);
+    trials.extend(matrix("vit_micro", "textures", CPU, 2));
+    let text = visible(&page(Factor::Method, &records(&trials)));
+    assert!(text.contains("the GPU board (NVML energy counter); n/a 1 in 2 of 4 combinations"), "{text}");
+    assert!(!text.contains("different seeds"), "{text}");
+    trials.retain(|t| (t.method, t.checkpointing, t.hardware, t.seed) != ("lora", "none", CPU, 1));
+    let text = visible(&page(Factor::Hardware, &records(&trials)));
+    assert!(text.contains("In 1 of 6 combinations the levels have different seeds"), "{text}");
 }
 
 #[test]

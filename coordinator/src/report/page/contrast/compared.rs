@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use fleet_common::contrast::{Factor, Side};
-use fleet_common::record::{EnergyDomain, Outcome, Record};
+use fleet_common::record::{EnergyDomain, Outcome, Reading, Record};
 use maud::{Markup, html};
 
 use super::Page;
-use crate::report::blocks::domain_in_words;
+use crate::report::blocks::{domain_in_words, same_but_seed};
 use crate::report::numbers::{listed, plural, whole};
-use crate::report::page::shell::Section;
+use crate::report::page::shell::{Section, not_available};
 
 pub(super) fn section(page: &Page<'_>) -> Section {
     let body = html! {
@@ -99,12 +99,10 @@ pub(super) fn seeds_in_words(seeds: &BTreeSet<u64>) -> String {
     }
 }
 
-/// What the joules of these groups cover, and where they were read; or that there are none.
-fn energy(page: &Page<'_>, sides: &[&Side]) -> String {
+/// What the joules of these groups cover, and where they were read; and for how many of them there are none.
+fn energy(page: &Page<'_>, sides: &[&Side]) -> Markup {
     let of_sides = |r: &&&Record| {
-        sides
-            .iter()
-            .any(|s| r.machine.hardware == s.hardware && crate::report::blocks::same_but_seed(&r.settings, &s.settings))
+        sides.iter().any(|s| r.machine.hardware == s.hardware && same_but_seed(&r.settings, &s.settings))
     };
     let kinds: BTreeSet<(EnergyDomain, &str)> = page
         .records
@@ -113,11 +111,23 @@ fn energy(page: &Page<'_>, sides: &[&Side]) -> String {
         .flat_map(|r| &r.phases)
         .filter_map(|p| p.energy.value().map(|e| (e.domain, e.source.as_str())))
         .collect();
-    if kinds.is_empty() {
-        return "not available".to_owned();
-    }
     let words: Vec<String> = kinds.iter().map(|(d, source)| format!("{} ({source})", domain_in_words(*d))).collect();
-    listed(&words)
+    let absent: Vec<&String> = sides.iter().filter_map(|s| why(&s.training.joules)).collect();
+    html! {
+        (listed(&words))
+        @if let Some(why) = absent.first() {
+            @if !words.is_empty() { "; " }
+            (not_available(&page.notes, why))
+            @if absent.len() < sides.len() { " in " (absent.len()) " of " (plural(sides.len() as u64, "combination")) }
+        }
+    }
+}
+
+fn why<T>(reading: &Reading<T>) -> Option<&String> {
+    match reading {
+        Reading::Measured(_) => None,
+        Reading::Unavailable(why) => Some(why),
+    }
 }
 
 /// When two groups are set against each other at all, and how to read what comes of it.
