@@ -22,7 +22,7 @@ pub(crate) struct Scale {
 /// into its first tenth.
 const WIDE: f64 = 12.0;
 /// Room beyond the least and the greatest ratio.
-const ROOM: f64 = 1.2;
+const ROOM: f64 = 1.21;
 /// Ratio of the greatest to the least ratio up to which their axis has ticks at equal steps.
 const NARROW: f64 = 3.0;
 
@@ -82,7 +82,7 @@ impl Scale {
         let (least, most) = range(values.filter(|v| *v > 0.0).chain([1.0]));
         let wide = Self::logarithmic(least / ROOM, most * ROOM);
         // Over so little of an axis, 1, 2 and 5 leave it bare: equal steps are denser.
-        if most / least > NARROW { wide } else { Self { logarithmic: true, ..Self::linear(wide.low, wide.high, 4) } }
+        if most / least > NARROW { wide } else { Self { logarithmic: true, ..Self::linear(wide.low, wide.high, 5) } }
     }
 
     /// Names, the first on top, one apart.

@@ -36,7 +36,7 @@ pub(super) fn conventions(records: &[&Record], sensors: &str) -> Markup {
             dd {
                 "The most bytes that tensors held at once in libtorch's allocator, over warm-up and training, because the optimiser's "
                 "state appears in the first step. The allocator's cache (“reserved”) and the resident memory of the "
-                "process are in the list of trials. A CUDA context lies outside the allocator."
+                "process are kept with each trial. A CUDA context lies outside the allocator."
             }
             dt { "Energy" }
             dd { (energy(records)) }

@@ -40,6 +40,8 @@ fn what_was_compared_is_stated_before_anything_is_claimed() {
         &format!("{CPU} 6 12 2 0, 1 n/a 1"),
         &format!("{GPU} 6 12 2 0, 1 the GPU board (NVML energy counter)"),
         "Shared by all combinations: memory budget 512.0 MiB",
+        // What a careful reader must know of the records.
+        "Flags of the records short window (28 trials)",
         // Device facts.
         "driver 580.95.05 · compute 8.9 · board 9f31c2aa04d7e6b1 · limit 450 W",
     ] {
@@ -91,6 +93,12 @@ fn what_is_missing_refused_or_failed_says_why_and_is_never_zero() {
 
 #[test]
 fn a_chart_for_each_pair_and_cost_that_can_be_related() {
+    // Fourteen times as fast, and not as slow; and each point says of how many trials.
+    let text = visible(&page(Factor::Hardware, &records(&two_machines())));
+    assert!(
+        text.contains("1. vit_micro · full · none: 0.07") && text.contains("between trials (n = 2 and 2)"),
+        "{text}"
+    );
     let of = |factor, what: &str| times(&page(factor, &records(&two_machines())), &format!("aria-label=\"{what}"));
     for (factor, pairs) in [(Factor::Hardware, 1), (Factor::Method, 3), (Factor::Checkpointing, 1)] {
         assert_eq!(of(factor, "Training time of"), pairs, "{factor:?}");

@@ -21,7 +21,7 @@ use fleet_common::record::Record;
 use maud::{Markup, html};
 
 use super::shell::{Document, Section, finding};
-use super::{failures, machines, measurement};
+use super::{failures, machines, measurement, progress};
 use crate::report::contrast::findings::findings;
 use crate::report::contrast::words::{headline, shared_and_names};
 use crate::report::notes::Notes;
@@ -109,7 +109,8 @@ fn measured(page: &Page<'_>) -> Option<Section> {
         heading: "How it was measured",
         body: html! {
             (measurement::conventions(&page.records, SENSORS))
-            p.muted { "`fleet export` writes every trial with its times, peaks and joules, for whoever wants to compute this again." }
+            (progress::flags(&page.records))
+            p.muted { "`fleet export` writes every trial with its times, peaks, joules and flags, for whoever wants to compute this again." }
         },
     })
 }
