@@ -373,6 +373,9 @@ pub struct Machine {
     pub slot: SlotId,
     /// Class under which measurements may be averaged.
     pub hardware: HardwareClass,
+    /// What the operator said of the machine (`fleet-agent run --label`); it is part of the class too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub label: Option<String>,
     /// Host name.
     pub host: String,
     /// Operating system and kernel.

@@ -102,6 +102,12 @@ impl Fleet {
     }
 
     fn prepare(&self, mut command: Command) -> Command {
+        self.here(&mut command);
+        command
+    }
+
+    /// Gives a command this folder as its own.
+    pub fn here<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         let (key, value) = self.marker.split_once('=').unwrap();
         command
             .current_dir(self.path())
@@ -110,8 +116,7 @@ impl Fleet {
             .env("FLEET_DATA", self.data())
             .env_remove("FLEET_COORDINATOR")
             .env_remove("FLEET_WEIGHTS")
-            .stdin(Stdio::null());
-        command
+            .stdin(Stdio::null())
     }
 
     /// Runs a command to its end.
@@ -135,6 +140,13 @@ impl Fleet {
     pub fn no_worker_is_left(&self) {
         wait_until("workers to end", || self.processes("fleet-worker").is_empty());
     }
+}
+
+/// A limit on the size of files stands in for a full disk: the kernel refuses the write in the same place.
+pub fn with_small_files(kib: u32, program: &Path) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\""), "bash"]).arg(program);
+    command
 }
 
 /// Runs a command to its end, with a limit.

@@ -10,7 +10,7 @@ mod power;
 mod processes;
 mod textures;
 
-pub use fleet::{Agent, Coordinator, Fleet, Output, finish, wait_until};
+pub use fleet::{Agent, Coordinator, Fleet, Output, finish, wait_until, with_small_files};
 pub use power::Power;
 pub use processes::{kill, with_marker};
 pub use textures::{break_jpeg, textures};

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use fleet_common::wire::v1;
 use fleet_coordinator::service::rpc::operator_client::OperatorClient;
-use fleet_tests::{Agent, Coordinator, Fleet, break_jpeg, finish, program, wait_until};
+use fleet_tests::{Agent, Coordinator, Fleet, break_jpeg, finish, program, wait_until, with_small_files};
 
 /// A campaign of one very short trial.
 fn single(fleet: &Fleet, name: &str) -> String {
@@ -197,13 +197,6 @@ fn an_agent_with_other_data_does_not_train_on_it() {
     assert!(failures.contains("not the one that the campaign was submitted with"), "{failures}");
 }
 
-/// A limit on the size of files stands in for a full disk: the kernel refuses the write in the same place.
-fn with_small_files(kib: u32, program: &std::path::Path) -> Command {
-    let mut command = Command::new("bash");
-    command.args(["-c", &format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\""), "bash"]).arg(program);
-    command
-}
-
 #[test]
 fn a_full_disk_at_the_coordinator_is_said_and_survived() {
     let fleet = Fleet::new();
@@ -253,7 +246,7 @@ fn a_full_disk_at_the_agent_costs_what_does_not_fit_and_says_so() {
 #[test]
 fn help_has_examples_and_wrong_usage_has_its_own_code() {
     let fleet = Fleet::new();
-    for command in ["local", "serve", "submit", "plan", "status", "watch", "report", "retry", "cancel"] {
+    for command in ["local", "serve", "submit", "plan", "status", "watch", "report", "compare", "retry", "cancel"] {
         let help = fleet.fleet(&[command, "--help"]).ended_with(0);
         assert!(help.stdout.contains("Example:"), "{command}");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fleet_agent::daemon;
-use fleet_agent::device::default_lock_dir;
+use fleet_agent::device::{Label, default_lock_dir};
 use fleet_agent::doctor::{self, Level};
 use fleet_agent::meter::POWERCAP;
 use fleet_agent::verify;
@@ -75,6 +75,11 @@ struct Run {
     /// Devices to offer, such as cpu or cuda:0 [default: all GPUs, or the CPU where there is none]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     devices: Vec<String>,
+    /// Sets this machine apart from others with the same device: appended to the hardware class of its slots, as in
+    /// "AMD EPYC, 2 CPUs [TEXT]", so that its results are not averaged with theirs. For what a device's name does not
+    /// say: a power limit, a cooler, a memory speed
+    #[arg(long, value_name = "TEXT")]
+    label: Option<Label>,
     /// Threads per worker [default: all CPUs, shared among the devices]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
@@ -162,6 +167,7 @@ fn start(run: Run) -> anyhow::Result<()> {
         data: run.machine.data,
         weights: run.machine.weights,
         devices: run.devices,
+        label: run.label,
         threads: run.threads,
         nvml: run.machine.nvml,
         powercap: run.machine.powercap,

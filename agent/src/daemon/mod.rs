@@ -37,7 +37,7 @@ pub use connection::connect;
 use outbox::Outbox;
 use trial::Running;
 
-use crate::device::{self, DeviceLock, Host, Nvidia, Slot};
+use crate::device::{self, DeviceLock, Host, Label, Nvidia, Slot};
 use crate::files::Files;
 use crate::meter;
 
@@ -65,6 +65,8 @@ pub struct Options {
     pub weights: Option<PathBuf>,
     /// Devices to offer; empty means the GPUs, or the CPU where there is none.
     pub devices: Vec<String>,
+    /// What sets this machine apart from others with the same device.
+    pub label: Option<Label>,
     /// Threads per worker; by default all CPUs, shared among the slots.
     pub threads: Option<u32>,
     /// Where device locks are.
@@ -146,7 +148,10 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     for board in &boards.left_out {
         tracing::warn!(device = board.name, "not offered: {}", board.why);
     }
-    let slots = device::choose(boards, &options.devices)?;
+    let mut slots = device::choose(boards, &options.devices)?;
+    if let Some(label) = &options.label {
+        slots.iter_mut().for_each(|slot| slot.hardware = label.append(&slot.hardware));
+    }
     let id = agent_id(state, &host.name)?;
     let mut locks = Vec::new();
     for slot in &slots {

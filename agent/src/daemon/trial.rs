@@ -327,6 +327,7 @@ impl AttemptLog {
                 agent: shared.id.clone(),
                 slot: slot.id.clone(),
                 hardware: slot.hardware.clone(),
+                label: shared.options.label.as_ref().map(|l| l.as_str().to_owned()),
                 host: shared.host.name.clone(),
                 os: shared.host.os.clone(),
                 cpu: shared.host.cpu.clone(),

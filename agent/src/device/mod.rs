@@ -2,6 +2,7 @@
 
 pub mod check;
 mod cpu;
+mod label;
 mod lock;
 mod nvidia;
 
@@ -11,6 +12,7 @@ use fleet_common::id::{HardwareClass, SlotId};
 use fleet_common::record::Gpu;
 
 pub use cpu::Host;
+pub use label::{BadLabel, Label};
 pub use lock::{DeviceLock, LockError, default_lock_dir};
 pub use nvidia::{Boards, LeftOut, Nvidia, NvidiaError};
 

@@ -34,7 +34,7 @@ use crate::score::{Exponents, Summary};
 
 pub use agreement::{Agreement, Measure};
 pub use factor::Factor;
-pub use ratios::{Pair, Ratio, Ratios};
+pub use ratios::{Pair, Quantity, Ratio, Ratios};
 pub use refusals::{Difference, NotCompared, Relation};
 
 /// Name and version of this form, for `--json`.
@@ -144,6 +144,11 @@ impl Side {
 }
 
 impl Combination {
+    /// The group at a level, by the level's name.
+    pub fn at(&self, level: &str) -> Option<&Side> {
+        self.sides.iter().find(|s| s.level == level)
+    }
+
     fn side(&self, level: usize) -> Option<&Side> {
         self.sides.iter().find(|s| s.at == level)
     }
@@ -203,7 +208,7 @@ pub fn contrast<'a>(records: impl IntoIterator<Item = &'a Record>, factor: Facto
 
 /// Each record once, and how many stood there again. Equal in everything is what counts: an agent that has served two
 /// coordinators may have given the same trial, attempt and name to two measurements.
-fn distinct<'a>(records: impl IntoIterator<Item = &'a Record>) -> (Vec<&'a Record>, usize) {
+pub fn distinct<'a>(records: impl IntoIterator<Item = &'a Record>) -> (Vec<&'a Record>, usize) {
     let mut kept: BTreeMap<_, Vec<&Record>> = BTreeMap::new();
     let mut order = Vec::new();
     let mut repeated = 0;

@@ -6,6 +6,7 @@ use super::factor::Level;
 use super::{Combination, Side};
 use crate::compare::Cost;
 use crate::record::Reading;
+use crate::score::Summary;
 
 /// What level `other` costs in units of level `one`: 2 is twice as much.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,7 +23,7 @@ pub struct Pair {
     pub inference: Ratios,
 }
 
-/// Ratios of the costs of one side.
+/// Ratios of the costs of training or of inference.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ratios {
     /// Of wall-clock seconds.
@@ -31,6 +32,17 @@ pub struct Ratios {
     pub joules: Reading<Ratio>,
     /// Of peak allocator memory.
     pub peak_bytes: Reading<Ratio>,
+}
+
+impl Ratios {
+    /// The ratio of one quantity.
+    pub fn of(&self, quantity: Quantity) -> &Reading<Ratio> {
+        match quantity {
+            Quantity::Seconds => &self.seconds,
+            Quantity::Joules => &self.joules,
+            Quantity::PeakBytes => &self.peak_bytes,
+        }
+    }
 }
 
 /// A ratio over matched combinations. Each combination counts once, however many trials it has.
@@ -71,43 +83,61 @@ pub(super) fn pairs(levels: &[Level], combinations: &[Combination]) -> Vec<Pair>
     pairs
 }
 
-fn ratios(matched: &[(&Side, &Side)], cost: fn(&Side) -> &Cost) -> Ratios {
-    let costs: Vec<(&Cost, &Cost)> = matched.iter().map(|(a, b)| (cost(a), cost(b))).collect();
-    let was = |mean: Option<f64>| mean.ok_or_else(|| "it was not measured".to_owned());
-    Ratios {
-        seconds: ratio(&costs, |c| was(c.seconds.map(|s| s.mean)), |_, _| true),
-        joules: ratio(
-            &costs,
-            |c| match &c.joules {
-                Reading::Measured(joules) => Ok(joules.mean),
-                Reading::Unavailable(why) => Err(why.clone()),
-            },
-            |a, b| a.domain == b.domain,
-        ),
-        peak_bytes: ratio(&costs, |c| was(c.peak_bytes.map(|s| s.mean)), |_, _| true),
+/// A cost that is set in relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantity {
+    /// Wall-clock time.
+    Seconds,
+    /// Energy.
+    Joules,
+    /// Peak allocator memory.
+    PeakBytes,
+}
+
+impl Quantity {
+    /// Every quantity.
+    pub const ALL: [Self; 3] = [Self::Seconds, Self::Joules, Self::PeakBytes];
+
+    fn of(self, cost: &Cost) -> Result<&Summary, String> {
+        match (self, &cost.joules) {
+            (Self::Seconds, _) => cost.seconds.as_ref().ok_or_else(|| "it was not measured".to_owned()),
+            (Self::PeakBytes, _) => cost.peak_bytes.as_ref().ok_or_else(|| "it was not measured".to_owned()),
+            (Self::Joules, Reading::Measured(joules)) => Ok(joules),
+            (Self::Joules, Reading::Unavailable(why)) => Err(why.clone()),
+        }
+    }
+
+    /// Both costs of one combination, where the second may be given as a multiple of the first.
+    ///
+    /// # Errors
+    /// Why not, in words for a reader.
+    pub fn both<'a>(self, one: &'a Cost, other: &'a Cost) -> Result<(&'a Summary, &'a Summary), String> {
+        let (a, b) = (self.of(one)?, self.of(other)?);
+        if self == Self::Joules && one.domain != other.domain {
+            return Err("the energy of one covers another part of the machine than that of the other".to_owned());
+        }
+        let ratio = b.mean / a.mean;
+        let usable = a.mean > 0.0 && b.mean > 0.0 && ratio.is_finite() && ratio > 0.0;
+        if usable { Ok((a, b)) } else { Err("a value is zero, and nothing is a multiple of it".to_owned()) }
     }
 }
 
-/// The geometric mean over the combinations where both means are there and `alike`.
-fn ratio(
-    costs: &[(&Cost, &Cost)],
-    mean: impl Fn(&Cost) -> Result<f64, String>,
-    alike: impl Fn(&Cost, &Cost) -> bool,
-) -> Reading<Ratio> {
-    let one = |a: &Cost, b: &Cost| {
-        let (x, y) = (mean(a)?, mean(b)?);
-        if !alike(a, b) {
-            return Err("the energy of one covers another part of the machine than that of the other".to_owned());
-        }
-        let ratio = y / x;
-        let usable = x > 0.0 && y > 0.0 && ratio.is_finite() && ratio > 0.0;
-        if usable { Ok(ratio) } else { Err("a value is zero, and nothing is a multiple of it".to_owned()) }
-    };
+fn ratios(matched: &[(&Side, &Side)], cost: fn(&Side) -> &Cost) -> Ratios {
+    let costs: Vec<(&Cost, &Cost)> = matched.iter().map(|(a, b)| (cost(a), cost(b))).collect();
+    Ratios {
+        seconds: ratio(&costs, Quantity::Seconds),
+        joules: ratio(&costs, Quantity::Joules),
+        peak_bytes: ratio(&costs, Quantity::PeakBytes),
+    }
+}
+
+/// The geometric mean over the combinations where both may be related.
+fn ratio(costs: &[(&Cost, &Cost)], quantity: Quantity) -> Reading<Ratio> {
     let mut found = Vec::new();
     let mut why = None;
     for (a, b) in costs {
-        match one(a, b) {
-            Ok(ratio) => found.push(ratio),
+        match quantity.both(a, b) {
+            Ok((one, other)) => found.push(other.mean / one.mean),
             Err(reason) => why = why.or(Some(reason)),
         }
     }

@@ -34,6 +34,17 @@ impl Summary {
             n,
         })
     }
+
+    /// The summary of the same values in another unit, `factor` of which make one of this.
+    pub fn scaled(self, factor: f64) -> Self {
+        Self {
+            mean: self.mean * factor,
+            deviation: self.deviation.map(|d| d * factor),
+            min: self.min * factor,
+            max: self.max * factor,
+            n: self.n,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -47,5 +58,7 @@ mod tests {
         assert!((s.deviation.expect("a spread") - (32.0f64 / 7.0).sqrt()).abs() < 1e-12);
         assert_eq!(Summary::of(&[3.0]).expect("one value").deviation, None);
         assert_eq!(Summary::of(&[]), None);
+        let halves = Summary::of(&[1.0, 2.0]).expect("values");
+        assert_eq!(Some(halves.scaled(2.0)), Summary::of(&[2.0, 4.0]));
     }
 }

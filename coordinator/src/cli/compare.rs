@@ -1,16 +1,20 @@
 //! The levels of one factor side by side, over one or more campaigns and imported sets.
 
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser as _;
 use fleet_common::contrast::{Contrast, Factor, contrast};
 use fleet_common::id::CampaignName;
+use fleet_common::record::Record;
 use fleet_common::score::Exponents;
 use serde::Serialize;
 
 use super::records::held;
-use super::{Coordinator, Failure, Json, client, print_json, terminal_width};
-use crate::report;
+use super::{Coordinator, Failure, Json, client, files, print_json, terminal_width};
+use crate::report::{self, ContrastInput};
 
 /// `fleet compare`.
 #[derive(Debug, Args)]
@@ -21,6 +25,9 @@ pub(super) struct Compare {
     /// What to compare; everything else must be the same
     #[arg(long, value_name = "FACTOR", value_parser = factor())]
     by: Factor,
+    /// Also write a self-contained HTML page
+    #[arg(long, value_name = "OUT.html")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     coordinator: Coordinator,
     #[command(flatten)]
@@ -61,6 +68,9 @@ impl Compare {
             records.extend(held.records);
         }
         let contrast = contrast(&records, self.by, &Exponents::default());
+        if let Some(path) = &self.html {
+            files::write(path, "the comparison", page(&sets, &contrast, &records).as_bytes())?;
+        }
         let document = Document { sets, contrast };
         if self.json.json {
             print_json(&document);
@@ -72,7 +82,22 @@ impl Compare {
                 say!("{} of them stand in more than one and count once", document.contrast.repeated);
             }
             say!("{}", report::contrast(&document.contrast, terminal_width()));
+            if let Some(path) = &self.html {
+                say!("Comparison: {}", path.display());
+            }
         }
         Ok(())
     }
+}
+
+fn page(sets: &[Set], contrast: &Contrast, records: &[Record]) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sets: Vec<(String, usize)> = sets.iter().map(|s| (s.name.to_string(), s.records)).collect();
+    report::contrast_html(&ContrastInput {
+        generated_unix_ms: now.as_millis() as u64,
+        version: env!("CARGO_PKG_VERSION"),
+        sets: &sets,
+        contrast,
+        records,
+    })
 }

@@ -84,7 +84,7 @@ enum Command {
     Report(report::Report),
     /// Sets the levels of one factor side by side, over one or more campaigns: hardware against hardware, method against
     /// method. What is not comparable is not related, and is named with the reason.
-    #[command(after_help = "Example: fleet compare nightly weekend --by hardware")]
+    #[command(after_help = "Example: fleet compare nightly weekend --by hardware --html by-hardware.html")]
     Compare(compare::Compare),
     /// Writes the records of a campaign or an imported set to a file.
     #[command(after_help = "Example: fleet export nightly --jsonl nightly.jsonl")]

@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`table`](fn@table) | the comparison in a terminal |
-//! | [`contrast`](fn@contrast) | the levels of one factor side by side, in a terminal |
+//! | [`contrast`](fn@contrast), [`contrast_html`] | the levels of one factor side by side, in a terminal and as a page |
 //! | [`csv`](fn@csv) | one row per trial, for spreadsheets |
 //! | [`html`] | the report: one file that opens offline |
 //! | `blocks` | what may be compared with what |
@@ -39,7 +39,7 @@ use fleet_common::telemetry::Sample;
 
 pub use contrast::contrast;
 pub use csv::csv;
-pub use page::html;
+pub use page::{ContrastInput, contrast_html, html};
 pub use table::table;
 
 /// Everything that a report tells.

@@ -1,6 +1,7 @@
 //! Footnotes: a reason stands once, however many cells of however many tables refer to it.
 
-use fleet_common::compare::{Comparison, ScoreSummaries};
+use fleet_common::compare::{Comparison, Cost, ScoreSummaries};
+use fleet_common::contrast::{Contrast, Quantity};
 use fleet_common::record::{Reading, Record};
 
 /// Reasons in order of appearance; the first is note 1.
@@ -16,16 +17,31 @@ impl Notes {
     pub(super) fn of(comparison: &Comparison, records: &[Record]) -> Self {
         let mut notes = Self::default();
         for cost in comparison.groups.iter().flat_map(|g| [&g.training, &g.inference]) {
-            notes.take(&cost.joules);
-            let ScoreSummaries { ns, ns_e, ns_m, ns_sharp } = &cost.scores;
-            for score in [ns, ns_e, ns_m, ns_sharp] {
-                notes.take(score);
-            }
+            notes.take_cost(cost);
         }
         for phase in records.iter().flat_map(|r| &r.phases) {
             notes.take(&phase.energy);
         }
         notes
+    }
+
+    /// Every reason for a missing value in `contrast`.
+    pub(super) fn of_contrast(contrast: &Contrast) -> Self {
+        let mut notes = Self::default();
+        for cost in contrast.combinations.iter().flat_map(|c| &c.sides).flat_map(|s| [&s.training, &s.inference]) {
+            notes.take_cost(cost);
+        }
+        for ratios in contrast.ratios.iter().flat_map(|p| [&p.training, &p.inference]) {
+            Quantity::ALL.into_iter().for_each(|quantity| notes.take(ratios.of(quantity)));
+        }
+        contrast.agreement.iter().flat_map(|a| &a.measures).for_each(|m| notes.take(&m.tau_b));
+        notes
+    }
+
+    fn take_cost(&mut self, cost: &Cost) {
+        self.take(&cost.joules);
+        let ScoreSummaries { ns, ns_e, ns_m, ns_sharp } = &cost.scores;
+        [ns, ns_e, ns_m, ns_sharp].into_iter().for_each(|score| self.take(score));
     }
 
     fn take<T>(&mut self, reading: &Reading<T>) {

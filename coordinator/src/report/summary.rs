@@ -77,8 +77,8 @@ pub(super) fn lead(input: &ReportInput<'_>) -> String {
 }
 
 /// Wall-clock start of the first record and end of the last.
-pub(super) fn period(records: &[Record]) -> Option<(u64, u64)> {
-    let start = records.iter().map(|r| r.started_unix_ms).min()?;
-    let end = records.iter().map(|r| r.finished_unix_ms).max()?;
+pub(super) fn period<'a>(records: impl Iterator<Item = &'a Record> + Clone) -> Option<(u64, u64)> {
+    let start = records.clone().map(|r| r.started_unix_ms).min()?;
+    let end = records.map(|r| r.finished_unix_ms).max()?;
     Some((start, end))
 }

@@ -7,6 +7,7 @@
 //! | `panel` | one chart: marks in, SVG out, by way of `plotters` |
 //! | `labels` | names beside points, without overlaps |
 //! | `scatter` | accuracy against a cost, with the front |
+//! | `ratios` | one level's cost as a multiple of another's, per combination |
 //! | `losses` | training loss over steps |
 //! | `traces` | memory and power over the time of one trial |
 
@@ -14,6 +15,7 @@ pub(super) mod labels;
 pub(super) mod losses;
 pub(super) mod palette;
 mod panel;
+pub(super) mod ratios;
 pub(super) mod scale;
 pub(super) mod scatter;
 pub(super) mod traces;

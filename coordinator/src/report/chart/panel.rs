@@ -69,7 +69,8 @@ impl Panel {
     fn margins(&self) -> (f64, f64, f64, f64) {
         let widest = self.y.ticks().iter().map(|t| self.y.label(*t).chars().count()).max().unwrap_or(1);
         let heading = if self.heading.is_empty() { 0.0 } else { 20.0 };
-        (14.0 + text_width(widest), 24.0 + heading, 20.0, if self.x_title.is_empty() { 24.0 } else { 42.0 })
+        let title = if self.y_title.is_empty() { 6.0 } else { 24.0 };
+        (14.0 + text_width(widest), title + heading, 20.0, if self.x_title.is_empty() { 24.0 } else { 42.0 })
     }
 
     /// Where a value lies, in nominal pixels.

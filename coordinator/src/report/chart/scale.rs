@@ -14,13 +14,17 @@ pub(crate) struct Scale {
     low: f64,
     high: f64,
     ticks: Vec<f64>,
-    /// Decimals of the ticks' labels.
-    decimals: usize,
+    /// What stands at each tick.
+    labels: Vec<String>,
 }
 
 /// Ratio of the largest to the smallest cost from which an axis is logarithmic: on a linear one the small would crowd
 /// into its first tenth.
 const WIDE: f64 = 12.0;
+/// Room beyond the least and the greatest ratio.
+const ROOM: f64 = 1.21;
+/// Ratio of the greatest to the least ratio up to which their axis has ticks at equal steps.
+const NARROW: f64 = 3.0;
 
 impl Scale {
     /// Linear from `low` to `high`, widened to neither; about `count` ticks inside.
@@ -29,9 +33,10 @@ impl Scale {
         let step = round_step((high - low) / count.max(1) as f64);
         let first = (low / step).ceil() as i64;
         let last = (high / step + 1e-9).floor() as i64;
-        let ticks = (first..=last).map(|i| i as f64 * step).collect();
+        let ticks: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
         let decimals = usize::try_from(-step.log10().floor() as i64).unwrap_or(0).min(9);
-        Self { logarithmic: false, low, high, ticks, decimals }
+        let labels = ticks.iter().map(|t| fixed(*t, decimals)).collect();
+        Self { logarithmic: false, low, high, ticks, labels }
     }
 
     /// For costs: from zero where that leaves them room, from near the least where it does not, logarithmic where they
@@ -66,8 +71,29 @@ impl Scale {
             .flat_map(|d| factors.iter().map(move |f| f * 10f64.powi(d)))
             .filter(|t| (low..=high).contains(t))
             .collect();
-        let decimals = ticks.first().map_or(0, |t| usize::try_from(-t.log10().floor() as i64).unwrap_or(0).min(9));
-        Self { logarithmic: true, low, high, ticks, decimals }
+        let decimals = |t: f64| usize::try_from(-(t * 1.000_001).log10().floor() as i64).unwrap_or(0).min(9);
+        let labels = ticks.iter().map(|t| fixed(*t, decimals(*t))).collect();
+        Self { logarithmic: true, low, high, ticks, labels }
+    }
+
+    /// Logarithmic around 1, for ratios: 1 is always on it and has room on both sides, so that a ratio near 1 looks
+    /// like one.
+    pub(crate) fn ratios(values: impl Iterator<Item = f64>) -> Self {
+        let (least, most) = range(values.filter(|v| *v > 0.0).chain([1.0]));
+        let wide = Self::logarithmic(least / ROOM, most * ROOM);
+        // Over so little of an axis, 1, 2 and 5 leave it bare: equal steps are denser.
+        if most / least > NARROW { wide } else { Self { logarithmic: true, ..Self::linear(wide.low, wide.high, 5) } }
+    }
+
+    /// Names, the first on top, one apart.
+    pub(crate) fn names(labels: Vec<String>) -> Self {
+        let ticks: Vec<f64> = (0..labels.len()).map(Self::row).collect();
+        Self { logarithmic: false, low: ticks.last().copied().unwrap_or(0.0) - 0.7, high: 0.7, ticks, labels }
+    }
+
+    /// Where the name of this number is.
+    pub(crate) fn row(number: usize) -> f64 {
+        -(number as f64)
     }
 
     /// Whether the axis is logarithmic; its title says so.
@@ -98,11 +124,7 @@ impl Scale {
 
     /// The label of a tick.
     pub(crate) fn label(&self, tick: f64) -> String {
-        if self.logarithmic {
-            let decimals = usize::try_from(-(tick * 1.000_001).log10().floor() as i64).unwrap_or(0).min(self.decimals);
-            return fixed(tick, decimals);
-        }
-        fixed(tick, self.decimals)
+        self.ticks.iter().position(|t| *t == tick).map(|i| self.labels[i].clone()).unwrap_or_default()
     }
 }
 
@@ -172,6 +194,27 @@ mod tests {
         assert!(!Scale::costs([10.0, 100.0].into_iter(), 5).is_logarithmic());
         assert_eq!(Scale::costs([10.0, 100.0].into_iter(), 5).fraction(0.0), 0.0, "from zero");
         assert!(Scale::costs([90.0, 100.0].into_iter(), 5).low() > 80.0, "not from zero");
+    }
+
+    #[test]
+    fn ratios_have_one_on_their_axis_and_room_around_it() {
+        let labels = |values: &[f64]| {
+            let scale = Scale::ratios(values.iter().copied());
+            assert!(scale.is_logarithmic() && scale.low() <= 1.0 / 1.19 && scale.high() >= 1.19, "{scale:?}");
+            scale.ticks().iter().map(|t| scale.label(*t)).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(&[1.0, 1.001]), ["0.9", "1.0", "1.1", "1.2"]);
+        assert_eq!(labels(&[0.07, 0.08]), ["0.1", "0.2", "0.5", "1"]);
+        assert_eq!(labels(&[1.3, 1.5]), ["1.0", "1.2", "1.4", "1.6", "1.8"]);
+        assert_eq!(labels(&[]), labels(&[1.0]));
+    }
+
+    #[test]
+    fn names_stand_from_top_to_bottom() {
+        let scale = Scale::names(vec!["a".to_owned(), "b".to_owned()]);
+        assert!(scale.fraction(Scale::row(0)) > scale.fraction(Scale::row(1)));
+        assert_eq!([0, 1].map(|n| scale.label(Scale::row(n))), ["a", "b"]);
+        assert_eq!(scale.label(0.5), "", "between ticks stands nothing");
     }
 
     #[test]

@@ -28,14 +28,7 @@ pub(crate) fn scatter(block: &Block<'_>, cost: Cost, domain: Option<EnergyDomain
         .iter()
         .filter(|row| domain_of(row.group, cost) == domain)
         .filter_map(|row| {
-            let raw = cost.of(row.group)?;
-            let scaled = Summary {
-                mean: raw.mean * factor,
-                deviation: raw.deviation.map(|d| d * factor),
-                min: raw.min * factor,
-                max: raw.max * factor,
-                n: raw.n,
-            };
+            let scaled = cost.of(row.group)?.scaled(factor);
             Some(Dot { row, accuracy: row.group.top1_percent?, cost: scaled })
         })
         .collect();

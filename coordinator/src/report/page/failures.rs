@@ -1,15 +1,15 @@
 //! Trials that did not complete, each with its reason.
 
 use fleet_common::compare::Failure;
-use fleet_common::record::Outcome;
+use fleet_common::record::{Outcome, Record};
 use maud::html;
 
-use super::{Page, Section};
+use super::shell::Section;
 use crate::report::blocks::brief;
 use crate::report::numbers::plural;
 
-pub(super) fn section(page: &Page<'_>) -> Option<Section> {
-    let mut failures: Vec<&Failure> = page.input.comparison.failures.iter().collect();
+pub(super) fn section(failures: &[Failure], records: &[&Record]) -> Option<Section> {
+    let mut failures: Vec<&Failure> = failures.iter().collect();
     failures.sort_by_key(|f| {
         let s = &f.settings;
         let place = (&s.dataset.name, &f.hardware, f.outcome.kind());
@@ -33,7 +33,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
                 th.num { "attempt" } th { "reason" } th { "trial" }
             } }
             tbody { @for f in failures {
-                @let record = page.input.records.iter().find(|r| r.trial == f.trial);
+                @let record = records.iter().find(|r| tells(r, f));
                 tr {
                     td.nowrap { (f.outcome.class()) }
                     td { (brief(&f.settings, true)) }
@@ -53,4 +53,9 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
         } }
     };
     Some(Section { id: "failures", heading: "Trials that did not complete", body })
+}
+
+/// Whether `record` is where `failure` was read: sets from several coordinators may hold the same trial.
+fn tells(record: &Record, failure: &Failure) -> bool {
+    record.trial == failure.trial && record.machine.hardware == failure.hardware && record.outcome == failure.outcome
 }

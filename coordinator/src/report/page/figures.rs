@@ -6,7 +6,8 @@ use fleet_common::record::{Outcome, Record};
 use fleet_common::spec::{Checkpointing, Method};
 use maud::{Markup, PreEscaped, html};
 
-use super::{Page, Section};
+use super::Page;
+use super::shell::Section;
 use crate::report::blocks::{Block, Cost, Row, brief, domain_in_words, domains, same_but_seed};
 use crate::report::chart::palette::Stroke;
 use crate::report::chart::traces::Trace;
@@ -27,14 +28,17 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
 fn block_figures(page: &Page<'_>, block: &Block<'_>) -> Option<Markup> {
     let parts: Vec<Markup> =
         [scatters(block), loss_curves(page, block), traces(page, block)].into_iter().flatten().collect();
-    (!parts.is_empty()).then(|| html! { h3 { (block.title()) } (legend(block)) @for part in parts { (part) } })
+    (!parts.is_empty()).then(|| html! { h3 { (block.title()) } (legend_of(block)) @for part in parts { (part) } })
 }
 
 /// Colours of the methods, marks and dashes of the strategies: those of this block only.
-fn legend(block: &Block<'_>) -> Markup {
+fn legend_of(block: &Block<'_>) -> Markup {
     let settings = || block.rows.iter().map(|r| &r.group.settings).chain(block.failures.iter().map(|f| &f.settings));
-    let methods: BTreeSet<Method> = settings().map(|s| s.method.method()).collect();
-    let strategies: BTreeSet<Checkpointing> = settings().map(|s| s.checkpointing).collect();
+    legend(settings().map(|s| s.method.method()).collect(), settings().map(|s| s.checkpointing).collect(), true)
+}
+
+/// Colours, marks and, where lines are drawn, dashes.
+pub(super) fn legend(methods: BTreeSet<Method>, strategies: BTreeSet<Checkpointing>, lines: bool) -> Markup {
     html! {
         p.legend {
             @for m in methods { span { (sample_of(palette::method(m), None, Stroke::Plain(0))) (m.name()) } }
@@ -42,7 +46,7 @@ fn legend(block: &Block<'_>) -> Markup {
             @for c in strategies {
                 span {
                     (sample_of(palette::NEUTRAL, Some(palette::shape(c)), palette::stroke(c)))
-                    (sample_of(palette::NEUTRAL, None, palette::stroke(c)))
+                    @if lines { (sample_of(palette::NEUTRAL, None, palette::stroke(c))) }
                     (c.name())
                 }
             }

@@ -7,12 +7,12 @@ use fleet_common::record::{Machine, Record, Software};
 use fleet_common::units::Bytes;
 use maud::{Markup, html};
 
-use super::{Page, Section};
+use super::shell::Section;
 use crate::report::numbers::{plural, significant};
 
-pub(super) fn section(page: &Page<'_>) -> Option<Section> {
+pub(super) fn section(records: &[&Record]) -> Option<Section> {
     let mut classes: BTreeMap<&HardwareClass, Vec<(&Machine, &Software, u64)>> = BTreeMap::new();
-    for Record { machine, training, .. } in page.input.records {
+    for Record { machine, training, .. } in records {
         let machines = classes.entry(&machine.hardware).or_default();
         match machines.iter_mut().find(|(m, s, _)| *m == machine && **s == training.software) {
             Some((_, _, n)) => *n += 1,
@@ -45,7 +45,7 @@ fn line(m: &Machine, s: &Software, trials: u64) -> Markup {
     let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
     html! {
         tr {
-            td { (m.host) div.sub { (m.slot) } }
+            td { (m.host) div.sub { (m.slot) } @if let Some(label) = &m.label { div.sub { "label " (label) } } }
             td { @match &m.gpu {
                 Some(gpu) => {
                     (gpu.name) " · " (Bytes(gpu.memory_bytes))

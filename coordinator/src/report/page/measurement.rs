@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use fleet_common::record::{EnergyDomain, LoadSummary};
+use fleet_common::record::{EnergyDomain, LoadSummary, Record};
 use maud::{Markup, html};
 
-use super::{Page, Section, trials};
+use super::shell::Section;
+use super::{Page, trials};
 use crate::report::blocks::domain_in_words;
 use crate::report::numbers::{plural, whole};
 
@@ -14,26 +15,35 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
         return None;
     }
     let body = html! {
+        (conventions(&page.records, "energies of different device models are not compared here"))
+        (trials::list(page))
+    };
+    Some(Section { id: "measurement", heading: "How it was measured", body })
+}
+
+/// The conventions in words. `sensors` ends the sentence on the errors of power sensors.
+pub(super) fn conventions(records: &[&Record], sensors: &str) -> Markup {
+    html! {
         dl.measured {
             dt { "Windows" }
             dd {
                 "A trial loads, warms up, trains and evaluates; each phase has its own time, memory and energy. "
                 "Training time and energy are those of the train phase, waiting for data included; the first "
-                (warm_up_steps(page)) ", which train like the others, are the warm-up and lie outside. Before each "
+                (warm_up_steps(records)) ", which train like the others, are the warm-up and lie outside. Before each "
                 "edge the device finishes its work."
             }
             dt { "Peak memory" }
             dd {
                 "The most bytes that tensors held at once in libtorch's allocator, over warm-up and training, because the optimiser's "
                 "state appears in the first step. The allocator's cache (“reserved”) and the resident memory of the "
-                "process are in the list of trials. A CUDA context lies outside the allocator."
+                "process are kept with each trial. A CUDA context lies outside the allocator."
             }
             dt { "Energy" }
-            dd { (energy(page)) }
+            dd { (energy(records)) }
             dt { "Accuracy" }
             dd {
                 "Share of the evaluated test images whose most likely class is right (top-1), after the last step; no "
-                "step is picked by its accuracy. Evaluated per trial: " (evaluated(page)) "."
+                "step is picked by its accuracy. Evaluated per trial: " (evaluated(records)) "."
             }
             dt { "Parameters" }
             dd { "All of the model, adapters and head included; “trainable” are those that the optimiser changes." }
@@ -43,27 +53,23 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             dd {
                 "Sample standard deviation (n − 1) over seeds and repeats on one hardware class. It contains neither "
                 "the choice of test images nor the error of a power sensor, which can reach ten percent or more and differs by board: "
-                "energies of different device models are not compared here."
+                (sensors) "."
             }
-            @for text in loads(page) { dt { "Initial weights" } dd { (text) } }
+            @for text in loads(records) { dt { "Initial weights" } dd { (text) } }
         }
-        (trials::list(page))
-    };
-    Some(Section { id: "measurement", heading: "How it was measured", body })
+    }
 }
 
-fn warm_up_steps(page: &Page<'_>) -> String {
-    let steps: BTreeSet<u32> = page.input.records.iter().map(|r| r.settings.train.warm_up_steps).collect();
+fn warm_up_steps(records: &[&Record]) -> String {
+    let steps: BTreeSet<u32> = records.iter().map(|r| r.settings.train.warm_up_steps).collect();
     match steps.iter().collect::<Vec<_>>().as_slice() {
         [one] => plural(u64::from(**one), "step"),
         many => format!("{} steps", many.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(" or ")),
     }
 }
 
-fn evaluated(page: &Page<'_>) -> String {
-    let counts: BTreeSet<(&str, u64)> = page
-        .input
-        .records
+fn evaluated(records: &[&Record]) -> String {
+    let counts: BTreeSet<(&str, u64)> = records
         .iter()
         .filter(|r| r.training.evaluated > 0)
         .map(|r| (r.settings.dataset.name.as_str(), r.training.evaluated))
@@ -75,17 +81,15 @@ fn evaluated(page: &Page<'_>) -> String {
 }
 
 /// Domains and sources of the energies that were measured.
-fn energy(page: &Page<'_>) -> Markup {
-    let kinds: BTreeSet<(EnergyDomain, &str)> = page
-        .input
-        .records
+fn energy(records: &[&Record]) -> Markup {
+    let kinds: BTreeSet<(EnergyDomain, &str)> = records
         .iter()
         .flat_map(|r| &r.phases)
         .filter_map(|p| p.energy.value().map(|e| (e.domain, e.source.as_str())))
         .collect();
     html! {
         @if kinds.is_empty() {
-            "No trial had a usable energy meter; the reasons stand under the comparison. A missing meter is not zero "
+            "No trial had a usable energy meter; the reasons stand under “Why values are missing”. A missing meter is not zero "
             "energy, so scores that need it are n/a."
         } @else {
             @for (domain, source) in &kinds { "Joules of " (domain_in_words(*domain)) " (" (source) "). " }
@@ -99,14 +103,14 @@ fn energy(page: &Page<'_>) -> Markup {
 }
 
 /// How files of weights were matched, each distinct outcome once.
-fn loads(page: &Page<'_>) -> Vec<String> {
+fn loads(records: &[&Record]) -> Vec<String> {
     let names = |names: &[String]| match names.len() {
         0 => String::new(),
         n if n <= 6 => format!(" ({})", names.join(", ")),
         _ => format!(" ({}, …)", names[..6].join(", ")),
     };
     let mut texts = Vec::new();
-    for r in page.input.records {
+    for r in records {
         let Some(LoadSummary { matched, missing, unexpected, replaced, resampled }) = &r.training.loaded else {
             continue;
         };

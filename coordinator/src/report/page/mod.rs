@@ -1,8 +1,12 @@
 //! Everything → one HTML file that opens offline: no script, no font, nothing fetched.
 //!
+//! The report of a campaign is put together here, a comparison by one factor in [`contrast`]. Both are sections in a
+//! `shell`, and share those that tell of machines, failures and measuring.
+//!
 //! `maud` escapes every text. The two places that bypass it are the style sheet and the charts' SVG, whose texts
 //! `plotters` escapes (tests put markup into every text that comes from outside).
 
+mod contrast;
 mod failures;
 mod figures;
 mod machines;
@@ -10,13 +14,17 @@ mod measurement;
 mod progress;
 mod results;
 mod scores;
+mod shell;
 mod trials;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
+use fleet_common::record::Record;
+use maud::{Markup, html as markup};
+use shell::{Document, Section, finding, not_available};
+
+pub use contrast::{ContrastInput, html as contrast_html};
 
 use super::ReportInput;
 use super::blocks::{Block, blocks};
-use super::chart::palette;
 use super::findings::findings;
 use super::notes::Notes;
 use super::numbers::utc;
@@ -25,66 +33,35 @@ use super::summary;
 /// What every section reads.
 struct Page<'a> {
     input: &'a ReportInput<'a>,
+    records: Vec<&'a Record>,
     blocks: Vec<Block<'a>>,
     notes: Notes,
 }
 
-/// A section: its anchor, its heading, and what stands under it.
-struct Section {
-    id: &'static str,
-    heading: &'static str,
-    body: Markup,
-}
-
 /// The report as one self-contained HTML file.
 pub fn html(input: &ReportInput<'_>) -> String {
-    let page = Page { input, blocks: blocks(input.comparison), notes: Notes::of(input.comparison, input.records) };
+    let page = Page {
+        input,
+        records: input.records.iter().collect(),
+        blocks: blocks(input.comparison),
+        notes: Notes::of(input.comparison, input.records),
+    };
     let sections: Vec<Section> = [
         Some(progress::section(&page)),
         results::section(&page),
         figures::section(&page),
         scores::section(&page),
-        failures::section(&page),
+        failures::section(&input.comparison.failures, &page.records),
         measurement::section(&page),
-        machines::section(&page),
+        machines::section(&page.records),
         Some(progress::campaign(&page)),
     ]
     .into_iter()
     .flatten()
     .collect();
-    markup! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (input.campaign) " · NetScore Fleet report" }
-                style { (PreEscaped(style())) }
-            }
-            body {
-                header { (head(&page)) }
-                nav aria-label="Contents" {
-                    ol { @for s in &sections { li { a href={ "#" (s.id) } { (s.heading) } } } }
-                }
-                main {
-                    @for s in &sections {
-                        section id=(s.id) { h2 { (s.heading) } (s.body) }
-                    }
-                }
-                footer {
-                    p { "Written by NetScore Fleet " (input.version) " on " (utc(input.generated_unix_ms)) "." }
-                }
-            }
-        }
-    }
-    .into_string()
-}
-
-fn style() -> String {
-    let dark = palette::dark_rules();
-    // On paper the light colours hold whatever the screen prefers.
-    format!("{}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}}}\n", include_str!("style.css"))
+    let title = format!("{} · NetScore Fleet report", input.campaign);
+    let head = head(&page);
+    Document { title, head, sections, version: input.version, generated_unix_ms: input.generated_unix_ms }.html()
 }
 
 fn head(page: &Page<'_>) -> Markup {
@@ -95,15 +72,14 @@ fn head(page: &Page<'_>) -> Markup {
         h1 { (page.input.campaign) }
         p.lead { (summary::lead(page.input)) }
         @for (title, sentences) in &found {
-            // No line ends between a number and its percent sign.
-            p.finding { strong { (title) ": " } @for s in sentences { (s.replace(" %", "\u{a0}%")) " " } }
+            (finding(title, sentences))
         }
         @if found.len() > 1 {
             p.muted { "Nothing is compared across these " (found.len()) " headings." }
         }
         p.muted {
             "Created " (utc(page.input.generated_unix_ms))
-            @if let Some((from, to)) = summary::period(page.input.records) {
+            @if let Some((from, to)) = summary::period(page.input.records.iter()) {
                 " from trials of " (utc(from)) " to " (utc(to))
             }
             "."
@@ -111,17 +87,9 @@ fn head(page: &Page<'_>) -> Markup {
     }
 }
 
-/// A mean with its spread.
-fn value(mean: &str, spread: Option<&str>) -> Markup {
-    markup! { span.nowrap { (mean) @if let Some(s) = spread { span.sd { " ± " (s) } } } }
-}
-
 impl Page<'_> {
     /// "n/a" with the number of its reason.
     fn not_available(&self, reason: &str) -> Markup {
-        markup! {
-            span.na { "n/a" }
-            @if let Some(n) = self.notes.number(reason) { sup { a href={ "#note-" (n) } { (n) } } }
-        }
+        not_available(&self.notes, reason)
     }
 }

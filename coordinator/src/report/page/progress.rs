@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use fleet_common::record::OutcomeClass;
+use fleet_common::record::{OutcomeClass, Record};
 use maud::{Markup, html};
 
-use super::{Page, Section};
+use super::Page;
+use super::shell::Section;
 use crate::report::numbers::{plural, whole};
 use crate::report::summary::Progress;
 
@@ -41,7 +42,10 @@ pub(super) fn section(page: &Page<'_>) -> Section {
             }
         }
         (warnings(page))
-        (flags(page))
+        (flags(&page.records))
+        @if page.records.iter().any(|r| !r.flags.is_empty()) {
+            p.muted { "Which trials carry them stands in the list of trials under “How it was measured”." }
+        }
     };
     Section { id: "progress", heading: "Progress", body }
 }
@@ -65,16 +69,15 @@ fn warnings(page: &Page<'_>) -> Markup {
 }
 
 /// Flags of the records, each once, with the number of trials that carry it.
-fn flags(page: &Page<'_>) -> Markup {
+pub(super) fn flags(records: &[&Record]) -> Markup {
     let mut flags: BTreeMap<&str, u64> = BTreeMap::new();
-    for flag in page.input.records.iter().flat_map(|r| &r.flags) {
+    for flag in records.iter().flat_map(|r| &r.flags) {
         *flags.entry(flag).or_default() += 1;
     }
     html! {
         @if !flags.is_empty() {
             h3 { "Flags of the records" }
             ul { @for (flag, n) in flags { li { (flag) " " span.muted { "(" (plural(n, "trial")) ")" } } } }
-            p.muted { "Which trials carry them stands in the list of trials under “How it was measured”." }
         }
     }
 }

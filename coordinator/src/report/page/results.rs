@@ -1,15 +1,15 @@
 //! The comparison: one table per block, and the notes that all tables refer to.
 
-use fleet_common::compare::Group;
+use fleet_common::compare::Failure;
+use fleet_common::plan::CellSettings;
 use fleet_common::record::Reading;
 use fleet_common::score::Summary;
 use maud::{Markup, html};
 
-use super::{Page, Section, value};
+use super::Page;
+use super::shell::{Section, accuracy, reasons, summary};
 use crate::report::blocks::{Block, Cost, Row, domain_in_words, domains, same_but_seed};
-use crate::report::numbers::{
-    accuracy_decimals, count, fixed, mean_and_spread, mib, plural, share, significant, spread,
-};
+use crate::report::numbers::{accuracy_decimals, count, fixed, mib, plural, share, significant};
 use crate::report::settings;
 
 /// Between settings; a line may break after it, not before.
@@ -29,10 +29,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             "number of evaluated images differ."
         }
         @for block in &blocks { (table(page, block)) }
-        @if !page.notes.is_empty() {
-            h3 { "Why values are missing" }
-            ol.notes { @for (n, reason) in page.notes.iter() { li id={ "note-" (n) } { (reason) } } }
-        }
+        (reasons(&page.notes))
     };
     Some(Section { id: "comparison", heading: "Comparison", body })
 }
@@ -85,10 +82,6 @@ fn facts(block: &Block<'_>) -> String {
 
 fn line(page: &Page<'_>, block: &Block<'_>, row: &Row<'_>) -> Markup {
     let g = row.group;
-    let digits = accuracy_decimals(g.evaluated);
-    let scaled = |s: &Option<Summary>, factor: f64| {
-        s.map(|s| Summary { mean: s.mean * factor, deviation: s.deviation.map(|d| d * factor), ..s })
-    };
     html! {
         tr {
             td.num.muted { (row.number) }
@@ -102,15 +95,12 @@ fn line(page: &Page<'_>, block: &Block<'_>, row: &Row<'_>) -> Markup {
                 @if !row.particular.is_empty() { div.sub { (row.particular.join(DOT)) } }
             }
             td { (g.settings.checkpointing.name()) }
-            td.num { (g.completed) @for text in incomplete(block, g) { div.sub.bad { (text) } } }
-            td.num { @match &g.top1_percent {
-                Some(s) => (value(&fixed(s.mean, digits), s.deviation.map(|d| spread(d, digits)).as_deref())),
-                None => "–",
-            } }
+            td.num { (g.completed) @for text in incomplete(block.failures.iter().copied(), &g.settings) { div.sub.bad { (text) } } }
+            td.num { (accuracy(g.top1_percent.as_ref(), g.evaluated)) }
             td.num { (count(g.trainable)) @if let Some(p) = share(g.trainable, g.parameters) { div.sub { (p) } } }
-            td.num { (cost(block, row, Cost::Memory, scaled(&g.training.peak_bytes, mib(1.0)).as_ref())) }
+            td.num { (cost(block, row, Cost::Memory, g.training.peak_bytes.map(|s| s.scaled(mib(1.0))).as_ref())) }
             td.num { (cost(block, row, Cost::Time, g.training.seconds.as_ref())) }
-            td.num { (plain(g.training.images_per_second.as_ref())) }
+            td.num { (summary(g.training.images_per_second.as_ref(), 3)) }
             td.num { @match &g.training.joules {
                 Reading::Measured(s) => {
                     (cost(block, row, Cost::Energy, Some(s)))
@@ -124,28 +114,21 @@ fn line(page: &Page<'_>, block: &Block<'_>, row: &Row<'_>) -> Markup {
     }
 }
 
-fn plain(summary: Option<&Summary>) -> Markup {
-    html! { @match summary {
-        Some(s) => { @let (mean, spread) = mean_and_spread(s, 3); (value(&mean, spread.as_deref())) }
-        None => "–",
-    } }
-}
-
 /// A cost with its mark; a row without rivals wins nothing and gets none.
-fn cost(block: &Block<'_>, row: &Row<'_>, cost: Cost, summary: Option<&Summary>) -> Markup {
+fn cost(block: &Block<'_>, row: &Row<'_>, cost: Cost, of: Option<&Summary>) -> Markup {
     let marked = block.rows.len() > 1 && row.on_front(cost) == Some(true);
     html! {
         span.nowrap {
             @if marked { span.front title="on the front" { "◆ " } }
-            (plain(summary))
+            (summary(of, 3))
         }
     }
 }
 
 /// Trials of the same combination that did not complete: a mean over the survivors must say so.
-fn incomplete(block: &Block<'_>, group: &Group) -> Vec<String> {
+pub(super) fn incomplete<'f>(failures: impl Iterator<Item = &'f Failure>, settings: &CellSettings) -> Vec<String> {
     let mut counts: Vec<(&str, usize)> = Vec::new();
-    for failure in block.failures.iter().filter(|f| same_but_seed(&f.settings, &group.settings)) {
+    for failure in failures.filter(|f| same_but_seed(&f.settings, settings)) {
         let class = failure.outcome.class();
         match counts.iter_mut().find(|(c, _)| *c == class) {
             Some((_, n)) => *n += 1,

@@ -1,12 +1,14 @@
 //! The NetScore family, with training cost and with inference cost, and what exactly was computed.
 
+use fleet_common::compare::ScoreSummaries;
 use fleet_common::record::Reading;
-use fleet_common::score::Summary;
+use fleet_common::score::Exponents;
 use maud::{Markup, html};
 
-use super::{Page, Section, value};
+use super::Page;
+use super::shell::{Section, not_available, summary};
 use crate::report::blocks::Block;
-use crate::report::numbers::mean_and_spread;
+use crate::report::notes::Notes;
 
 pub(super) fn section(page: &Page<'_>) -> Option<Section> {
     let blocks: Vec<&Block<'_>> = page.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
@@ -20,7 +22,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             ". Compare scores within a table only."
         }
         @for block in &blocks { (table(page, block)) }
-        (definitions(page))
+        (definitions(&page.input.comparison.exponents))
     };
     Some(Section { id: "scores", heading: "Scores", body })
 }
@@ -30,36 +32,45 @@ fn table(page: &Page<'_>, block: &Block<'_>) -> Markup {
         h3 { (block.title()) }
         div.scroll { table.scores {
             thead {
-                tr {
+                (head(&html! {
                     th.num rowspan="2" { "#" } th rowspan="2" { "combination" } th.num rowspan="2" { "n" }
-                    th.num rowspan="2" { "NS" }
-                    th.group colspan="3" { "with training cost" } th.group colspan="3" { "with inference cost" }
-                }
-                tr { @for _ in 0..2 { th.num { "NS-E" } th.num { "NS-M" } th.num { "NS#" } } }
+                }))
             }
             tbody { @for row in &block.rows {
-                @let (training, inference) = (&row.group.training.scores, &row.group.inference.scores);
                 tr {
                     td.num.muted { (row.number) } td.nowrap { (row.label) } td.num { (row.group.completed) }
-                    td.num { (score(page, &training.ns)) }
-                    @for s in [training, inference] {
-                        td.num { (score(page, &s.ns_e)) } td.num { (score(page, &s.ns_m)) } td.num { (score(page, &s.ns_sharp)) }
-                    }
+                    (cells(&page.notes, &row.group.training.scores, &row.group.inference.scores))
                 }
             } }
         } }
     }
 }
 
-fn score(page: &Page<'_>, reading: &Reading<Summary>) -> Markup {
-    html! { @match reading {
-        Reading::Measured(s) => { @let (mean, spread) = mean_and_spread(s, 4); (value(&mean, spread.as_deref())) }
-        Reading::Unavailable(why) => (page.not_available(why)),
+/// The two lines of a head: `first` spans both.
+pub(super) fn head(first: &Markup) -> Markup {
+    html! {
+        tr {
+            (first) th.num rowspan="2" { "NS" }
+            th.group colspan="3" { "with training cost" } th.group colspan="3" { "with inference cost" }
+        }
+        tr { @for _ in 0..2 { th.num { "NS-E" } th.num { "NS-M" } th.num { "NS#" } } }
+    }
+}
+
+/// The seven scores of a row.
+pub(super) fn cells(notes: &Notes, training: &ScoreSummaries, inference: &ScoreSummaries) -> Markup {
+    let all = [&training.ns, &training.ns_e, &training.ns_m, &training.ns_sharp];
+    let more = [&inference.ns_e, &inference.ns_m, &inference.ns_sharp];
+    html! { @for score in all.into_iter().chain(more) {
+        td.num { @match score {
+            Reading::Measured(s) => (summary(Some(s), 4)),
+            Reading::Unavailable(why) => (not_available(notes, why)),
+        } }
     } }
 }
 
-fn definitions(page: &Page<'_>) -> Markup {
-    let e = page.input.comparison.exponents;
+/// What exactly was computed.
+pub(super) fn definitions(e: &Exponents) -> Markup {
     html! {
         h3 id="score-definitions" { "Definitions" }
         dl.definitions {

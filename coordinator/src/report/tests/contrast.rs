@@ -15,7 +15,7 @@ fn by(factor: Factor, trials: &[Trial]) -> Contrast {
 }
 
 /// Two machines with the same matrix, a group on one only, one that evaluated fewer images, and a failure.
-fn two_machines() -> Vec<Trial> {
+pub(super) fn two_machines() -> Vec<Trial> {
     let mut trials = matrix("vit_micro", "textures", CPU, 2);
     trials.extend(matrix("vit_micro", "textures", GPU, 2));
     let tiny = |t: Trial| Trial { backbone: "vit_tiny_patch16_224", ..t };

@@ -1,6 +1,7 @@
 //! Facts that a report must state, whatever it looks like.
 
 mod contrast;
+mod contrast_page;
 mod csv;
 mod fixture;
 mod sentences;
@@ -80,7 +81,10 @@ fn a_reason_for_missing_values_stands_once_and_is_referred_to() {
 
 #[test]
 fn nothing_is_fetched_from_anywhere() {
-    let page = html(&rich().input());
+    is_self_contained(&html(&rich().input()));
+}
+
+fn is_self_contained(page: &str) {
     for (at, _) in page.match_indices("://") {
         let context = &page[at.saturating_sub(16)..(at + 30).min(page.len())];
         assert!(context.contains("href=\"https://arxiv.org/abs/"), "{context}");
@@ -118,8 +122,11 @@ fn markup_from_outside_is_text() {
 
 #[test]
 fn elements_are_closed_and_anchors_exist() {
+    is_well_formed(&html(&rich().input()));
+}
+
+fn is_well_formed(page: &str) {
     const VOID: [&str; 5] = ["!DOCTYPE", "meta", "br", "hr", "input"];
-    let page = html(&rich().input());
     let mut open: Vec<&str> = Vec::new();
     for piece in page.split('<').skip(1) {
         let tag = piece.split('>').next().expect("a tag");
@@ -133,7 +140,7 @@ fn elements_are_closed_and_anchors_exist() {
     assert!(open.is_empty(), "{open:?}");
     for (at, _) in page.match_indices("href=\"#") {
         let id = page[at + 7..].split('"').next().expect("an anchor");
-        assert_eq!(times(&page, &format!("id=\"{id}\"")), 1, "{id}");
+        assert_eq!(times(page, &format!("id=\"{id}\"")), 1, "{id}");
     }
 }
 
@@ -315,5 +322,9 @@ fn write_pages() {
         ("sixty", World::of(&sixty)),
     ] {
         std::fs::write(folder.join(format!("{name}.html")), html(&world.input())).expect("written");
+    }
+    for factor in fleet_common::contrast::Factor::ALL {
+        let page = contrast_page::page(factor, &contrast::two_machines().iter().map(Trial::record).collect::<Vec<_>>());
+        std::fs::write(folder.join(format!("by-{}.html", factor.name())), page).expect("written");
     }
 }

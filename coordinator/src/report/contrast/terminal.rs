@@ -1,19 +1,14 @@
 //! The levels of one factor side by side, in a terminal: costs, scores, ratios, agreement, and what is not compared.
 
-use std::collections::BTreeSet;
-
-use fleet_common::contrast::{
-    Agreement, Combination, Contrast, Factor, NotCompared, Pair, Place, Ratio, Relation, Side,
-};
-use fleet_common::plan::CellSettings;
+use fleet_common::contrast::{Agreement, Contrast, Pair, Ratio, Side};
 use fleet_common::record::Reading;
 use fleet_common::score::Summary;
 
-use super::grid::{Align, grid};
-use super::notes::Notes;
-use super::numbers::{accuracy_decimals, fixed, listed, mean_and_spread, mib, plural, significant, spread};
-use super::settings::{self, Flat, brief_backbone};
-use super::table::wrap;
+use super::words::{headline, looks, rankings, refusal, shared_and_names, whereabouts};
+use crate::report::grid::{Align, grid};
+use crate::report::notes::Notes;
+use crate::report::numbers::{accuracy_decimals, fixed, mean_and_spread, mib, significant, spread};
+use crate::report::table::wrap;
 
 /// So many refused or lonely groups are named; the others are counted.
 const NAMED: usize = 12;
@@ -23,21 +18,10 @@ pub fn contrast(contrast: &Contrast, width: Option<u16>) -> String {
     let mut out = String::new();
     let mut notes = Notes::default();
     let columns = width.map_or(usize::MAX, usize::from);
-    let levels = contrast.levels.len();
-    if levels < 2 {
-        let found = contrast.levels.first().map_or_else(
-            || "no trial has completed".to_owned(),
-            |only| format!("all completed trials have the same one: {only}"),
-        );
-        wrap(&mut out, &format!("Nothing to compare by {}: {found}.", contrast.factor.name()), columns);
-    } else {
-        let combinations = plural(contrast.combinations.len() as u64, "combination");
-        wrap(&mut out, &format!("By {}: {combinations} with two levels or more.", contrast.factor.name()), columns);
-    }
+    wrap(&mut out, &headline(contrast), columns);
     if !contrast.combinations.is_empty() {
-        let flats: Vec<Flat> = contrast.combinations.iter().map(|c| settings::flat_document(&c.shared)).collect();
-        wrap(&mut out, &format!("Shared by all: {}.", settings::common(&flats).join(", ")), columns);
-        let names = names(contrast.factor, &contrast.combinations, &flats);
+        let (shared, names) = shared_and_names(contrast);
+        wrap(&mut out, &format!("Shared by all: {}.", shared.join(", ")), columns);
         out.push('\n');
         out.push_str(&costs(contrast, &names, &mut notes, width));
         out.push('\n');
@@ -70,51 +54,6 @@ const HOW_TO_READ: &str = "Values are means over n completed trials (seeds x rep
 const HOW_TO_READ_TAU: &str = "Rank agreement is Kendall's tau-b of the combinations' means: 1 the same order, 0 no \
     relation, -1 the opposite order. Scores in it are with training cost.";
 
-/// What tells each combination from the others.
-fn names(factor: Factor, combinations: &[Combination], flats: &[Flat]) -> Vec<String> {
-    let several =
-        |part: fn(&Side) -> &str| combinations.iter().map(|c| part(&c.sides[0])).collect::<BTreeSet<_>>().len() > 1;
-    let with_data = several(|s| s.settings.dataset.name.as_str());
-    let with_hardware = several(|s| s.hardware.as_str());
-    let base: Vec<String> = combinations
-        .iter()
-        .map(|c| {
-            let side = &c.sides[0];
-            let mut parts = looks(factor, &side.settings);
-            if with_data {
-                parts.push(side.settings.dataset.name.clone());
-            }
-            if factor != Factor::Hardware && with_hardware {
-                parts.push(side.hardware.to_string());
-            }
-            parts.join(" · ")
-        })
-        .collect();
-    base.iter()
-        .enumerate()
-        .map(|(i, name)| {
-            let twins: Vec<&Flat> =
-                (0..base.len()).filter(|&k| k != i && base[k] == *name).map(|k| &flats[k]).collect();
-            let mut parts = vec![name.clone()];
-            parts.extend(settings::distinction(&flats[i], &twins));
-            parts.join(" · ")
-        })
-        .collect()
-}
-
-/// Backbone, method and checkpointing, without the factor.
-fn looks(factor: Factor, settings: &CellSettings) -> Vec<String> {
-    [
-        (Factor::Backbone, brief_backbone(settings.backbone.name())),
-        (Factor::Method, settings.method.method().name()),
-        (Factor::Checkpointing, settings.checkpointing.name()),
-    ]
-    .into_iter()
-    .filter(|(of, _)| *of != factor)
-    .map(|(_, name)| name.to_owned())
-    .collect()
-}
-
 /// One row per combination and level; a combination is named once.
 fn rows(contrast: &Contrast, names: &[String], mut cells: impl FnMut(&Side) -> Vec<String>) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
@@ -139,8 +78,7 @@ fn costs(contrast: &Contrast, names: &[String], notes: &mut Notes, width: Option
         ("J", Align::Right),
     ];
     let mean = |s: Option<&Summary>, scale: f64| {
-        let scaled = |s: &Summary| Summary { mean: s.mean * scale, deviation: s.deviation.map(|d| d * scale), ..*s };
-        s.map_or_else(|| "-".to_owned(), |s| with_spread(mean_and_spread(&scaled(s), 3)))
+        s.map_or_else(|| "-".to_owned(), |s| with_spread(mean_and_spread(&s.scaled(scale), 3)))
     };
     let rows = rows(contrast, names, |side| {
         let decimals = accuracy_decimals(side.evaluated);
@@ -223,14 +161,9 @@ fn agreement(agreements: &[Agreement], notes: &mut Notes, width: Option<u16>) ->
     ];
     let mut head = vec![("rank agreement", Align::Left), ("data", Align::Left), ("combinations", Align::Right)];
     head.extend(shown.map(|(name, _)| (name, Align::Right)));
-    let flats: Vec<Flat> = agreements.iter().map(|a| settings::flat_document(&a.shared)).collect();
     let mut rows = Vec::new();
-    for (i, a) in agreements.iter().enumerate() {
-        let twins: Vec<&Flat> = (0..flats.len()).filter(|&k| k != i).map(|k| &flats[k]).collect();
-        let data = a.shared["dataset"]["name"].as_str().unwrap_or("-").to_owned();
-        let mut parts = vec![data];
-        parts.extend(settings::distinction(&flats[i], &twins));
-        let mut row = vec![format!("{} and {}", a.one, a.other), parts.join(" · "), a.combinations.to_string()];
+    for (a, data) in agreements.iter().zip(rankings(agreements)) {
+        let mut row = vec![format!("{} and {}", a.one, a.other), data, a.combinations.to_string()];
         row.extend(shown.iter().map(|(_, path)| match a.measures.iter().find(|m| m.measure == *path) {
             Some(m) => match &m.tau_b {
                 Reading::Measured(tau) if m.combinations < a.combinations => {
@@ -249,7 +182,7 @@ fn agreement(agreements: &[Agreement], notes: &mut Notes, width: Option<u16>) ->
 fn refusals(out: &mut String, contrast: &Contrast, columns: usize) {
     let more = |out: &mut String, n: usize| {
         if n > NAMED {
-            wrap(out, &format!("- and {} more; --json names them all", n - NAMED), columns);
+            wrap(out, &format!("- and {} more; --html and --json name them all", n - NAMED), columns);
         }
     };
     if !contrast.not_compared.is_empty() {
@@ -276,46 +209,6 @@ fn refusals(out: &mut String, contrast: &Contrast, columns: usize) {
         }
         more(out, contrast.failures.len());
     }
-}
-
-/// Both sides, and what differs.
-fn refusal(factor: Factor, refused: &NotCompared) -> String {
-    let differences: Vec<String> = refused
-        .differences
-        .iter()
-        .map(|d| {
-            let (one, other) = (settings::word(&d.setting, &d.one), settings::word(&d.setting, &d.other));
-            match d.setting.as_str() {
-                "energy.domain" => format!("joules cover {} and {}", covers(&one), covers(&other)),
-                path => format!("{} {one} and {other}", settings::name(path)),
-            }
-        })
-        .collect();
-    let sides = format!("{} and {}", refused.one.level, refused.other.level);
-    match refused.relation {
-        Relation::Energy => format!(
-            "energy of {sides}, {}: {}",
-            plural(refused.combinations as u64, "combination"),
-            listed(&differences)
-        ),
-        Relation::All => format!("{sides}, {}: {}", whereabouts(factor, &refused.one), listed(&differences)),
-    }
-}
-
-fn covers(domain: &str) -> &str {
-    match domain {
-        "gpu" => "the GPU board",
-        "cpu_packages" => "all CPU packages",
-        other => other,
-    }
-}
-
-/// A group in words, without the factor.
-fn whereabouts(factor: Factor, place: &Place) -> String {
-    let mut parts = looks(factor, &place.settings);
-    parts.push(place.settings.dataset.name.clone());
-    let on = if factor == Factor::Hardware { String::new() } else { format!(" on {}", place.hardware) };
-    format!("{}{on}", parts.join(" · "))
 }
 
 fn with_spread((mean, deviation): (String, Option<String>)) -> String {
