@@ -38,7 +38,7 @@ impl Format {
         // A header's length may look like the beginning of a pickle, but a pickle has no brace there.
         Ok(match head.as_slice() {
             [_, _, _, _, _, _, _, _, b'{'] => Some(Self::Safetensors),
-            [start @ .., _, _, _, _, _] if start == ZIP => Some(Self::Zip),
+            start if start.starts_with(ZIP) => Some(Self::Zip),
             [0x80, 2..=5, ..] => Some(Self::Legacy),
             _ => None,
         })

@@ -64,14 +64,13 @@ impl Tensor {
         let span = sizes.iter().zip(&steps).try_fold(1u64, |end, (&size, &step)| {
             if empty { Some(0) } else { (size - 1).checked_mul(step)?.checked_add(end) }
         });
-        let (Some(numel), Some(span)) = (numel, if empty { Some(0) } else { span }) else {
+        let numel = numel.filter(|numel| numel.checked_mul(dtype.size()).is_some());
+        let (Some(numel), Some(span)) = (numel, span) else {
             return Err(lies("has more numbers than can be counted"));
         };
-        if numel.checked_mul(dtype.size()).is_none() || (!empty && !within(offset, span, limit)) {
-            return Err(lies(&format!(
-                "reaches beyond its storage {:?}, of which it may use {limit} numbers",
-                storage.key
-            )));
+        if !empty && !within(offset, span, limit) {
+            let problem = format!("reaches beyond its storage {:?}, of which it may use {limit} numbers", storage.key);
+            return Err(lies(&problem));
         }
         Ok(Self {
             storage: number,
