@@ -59,15 +59,17 @@ impl Tensor {
         steps.iter_mut().zip(&sizes).filter(|(_, size)| **size == 1).for_each(|(step, _)| *step = 0);
         let dtype = storage.dtype;
         let empty = sizes.contains(&0);
-        let numel = if empty { Some(0) } else { sizes.iter().try_fold(1u64, |n, &size| n.checked_mul(size)) };
+        // Signed and with sizes of 0 left out, so that libtorch can count them too.
+        let counted = sizes.iter().filter(|size| **size > 0).try_fold(1u64, |n, &size| n.checked_mul(size));
+        let counted = counted.filter(|n| n.checked_mul(dtype.size()).is_some_and(|bytes| i64::try_from(bytes).is_ok()));
         // An empty tensor may lie anywhere: it reads nothing.
         let span = sizes.iter().zip(&steps).try_fold(1u64, |end, (&size, &step)| {
             if empty { Some(0) } else { (size - 1).checked_mul(step)?.checked_add(end) }
         });
-        let numel = numel.filter(|numel| numel.checked_mul(dtype.size()).is_some());
-        let (Some(numel), Some(span)) = (numel, span) else {
+        let (Some(counted), Some(span)) = (counted, span) else {
             return Err(lies("has more numbers than can be counted"));
         };
+        let numel = if empty { 0 } else { counted };
         if !empty && !within(offset, span, limit) {
             let problem = format!("reaches beyond its storage {:?}, of which it may use {limit} numbers", storage.key);
             return Err(lies(&problem));

@@ -132,6 +132,7 @@ fn tensors_and_storages_that_lie() {
         (tensor(6, 0, &[i64::MAX, i64::MAX], &[0, 0]), "more numbers than can be counted"),
         (tensor(6, 0, &[4], &[i64::MAX]), "more numbers than can be counted"),
         (tensor(6, i64::MAX, &[2], &[i64::MAX]), "reaches beyond"),
+        (tensor(6, 0, &[0, i64::MAX, i64::MAX], &[0, 0, 0]), "more numbers than can be counted"),
         (tensor(6, 0, &[i64::MAX], &[0]), "more numbers than can be counted"),
         (tensor(6, 0, &[1 << 40], &[0]), "reading these tensors takes"),
         (tensor(6, 0, &[2, 3], &[3]), "2 sizes and 1 strides"),
@@ -144,7 +145,7 @@ fn tensors_and_storages_that_lie() {
     for (shape, strides, bytes) in [
         (&[1, 6][..], &[i64::MAX, 1][..], 24),
         (&[3, 1], &[2, i64::MAX], 12),
-        (&[0, i64::MAX, i64::MAX], &[i64::MAX, i64::MAX, 1], 0),
+        (&[0, 1 << 40, 7], &[i64::MAX, i64::MAX, 1], 0),
     ] {
         let checkpoint = read(&pickle(&dict(&[("w", tensor(6, 0, shape, strides))]))).expect("reads");
         let dict = checkpoint.state_dict(None).expect("has tensors");
