@@ -120,11 +120,13 @@ def main(folder):
     odd = {
         "a": {"b": {"c": torch.arange(3)}, 4: torch.ones(1)},
         "complex": torch.zeros(2, dtype=torch.complex64),
+        "sparse": torch.eye(2).to_sparse(),
+        "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
         "marked": torch.arange(2.0).as_subclass(Marked),
         "steps": 12,
     }
     plain = {"a.b.c": odd["a"]["b"]["c"], "a.4": odd["a"][4], "marked": torch.arange(2.0)}
-    save("odd.pth", odd, plain, None, ["complex", "steps"])
+    save("odd.pth", odd, plain, None, ["complex", "quantised", "sparse", "steps"])
 
     # Packed again, as archivers do it.
     with zipfile.ZipFile(folder / "trained.pth") as old, zipfile.ZipFile(folder / "packed.pth", "w") as new:

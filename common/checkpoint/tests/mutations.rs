@@ -102,7 +102,7 @@ fn damage_at_any_byte_is_survived() {
     }
     println!("{files} damaged files, of which {whole} can be read; the slowest took {slowest:?}");
     assert!(files > 100_000 && whole > 0 && whole < files);
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
 }
 
 #[test]

@@ -3,34 +3,20 @@
 //! Each costs a value of constant size and what its own bytes hold, so a pickle cannot make us allocate more than a
 //! multiple of its length, and there is no recursion that could exhaust our own stack.
 
-use std::collections::HashMap;
 use std::io;
 
 use super::bytes::Bytes;
 use super::rebuild;
-use super::tree::{Id, Node, Tree};
-use crate::error::{Fault, Read};
+use super::stack::Machine;
+use super::tree::{Node, Tree};
+use crate::error::Read;
 use crate::limits;
 
 /// Reads one pickle, up to and with its last byte, into `tree`, whose root it becomes.
 pub(crate) fn run<R: io::Read>(bytes: &mut Bytes<R>, tree: &mut Tree) -> Read<()> {
-    let mut machine =
-        Machine { bytes, tree, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), copied: 0, at: 0 };
+    let mut machine = Machine::new(bytes, tree);
     while machine.step()? {}
     Ok(())
-}
-
-struct Machine<'a, R> {
-    bytes: &'a mut Bytes<R>,
-    tree: &'a mut Tree,
-    stack: Vec<Id>,
-    /// Where brackets were opened on the stack.
-    marks: Vec<usize>,
-    memo: HashMap<u32, Id>,
-    /// Bytes that calls have copied out of their arguments.
-    copied: u64,
-    /// Where the operation at work begins.
-    at: u64,
 }
 
 impl<R: io::Read> Machine<'_, R> {
@@ -174,51 +160,6 @@ impl<R: io::Read> Machine<'_, R> {
         Ok(true)
     }
 
-    fn fault(&self, problem: impl Into<String>) -> Fault {
-        Fault::at(self.at, problem)
-    }
-
-    fn push(&mut self, node: Node) -> Read<()> {
-        if self.tree.len() == limits::VALUES {
-            return Err(self.fault(format!("more than {} values; no checkpoint needs that", limits::VALUES)));
-        }
-        let id = self.tree.push(node);
-        self.push_id(id)
-    }
-
-    fn push_id(&mut self, id: Id) -> Read<()> {
-        if self.stack.len() == limits::STACK {
-            return Err(
-                self.fault(format!("more than {} values on the stack; no checkpoint needs that", limits::STACK))
-            );
-        }
-        self.stack.push(id);
-        Ok(())
-    }
-
-    /// The top of the stack, which an open bracket hides.
-    fn top(&self) -> Read<Id> {
-        let bottom = self.marks.last().copied().unwrap_or(0);
-        match self.stack.last() {
-            Some(&id) if self.stack.len() > bottom => Ok(id),
-            _ => Err(self.fault("expected a value on the stack, found none; the pickle is damaged: fetch it again")),
-        }
-    }
-
-    fn pop(&mut self) -> Read<Id> {
-        let id = self.top()?;
-        self.stack.pop();
-        Ok(id)
-    }
-
-    /// What was pushed since the last bracket was opened.
-    fn bracket(&mut self) -> Read<Vec<Id>> {
-        let Some(mark) = self.marks.pop() else {
-            return Err(self.fault("expected an open bracket, found none; the pickle is damaged: fetch it again"));
-        };
-        Ok(self.stack.split_off(mark))
-    }
-
     fn int(&mut self, read: impl FnOnce(&mut Bytes<R>) -> Read<i128>) -> Read<()> {
         let number = read(self.bytes)?;
         self.push(Node::Int(number))
@@ -268,71 +209,6 @@ impl<R: io::Read> Machine<'_, R> {
             *item = self.pop()?;
         }
         self.push(Node::Tuple(items[..len].into()))
-    }
-
-    /// Adds to the list or set on top.
-    fn extend(&mut self, items: &[Id]) -> Read<()> {
-        let top = self.top()?;
-        match self.tree.node_mut(top) {
-            Node::List(list) | Node::Set(list) => list.extend_from_slice(items),
-            Node::Opaque(_) => {}
-            _ => return Err(self.fault(format!("expected a list to add to, found {}", self.tree.describe(top)))),
-        }
-        Ok(())
-    }
-
-    /// Sets keys and values, which alternate, of the dict on top.
-    fn put_pairs(&mut self, items: &[Id]) -> Read<()> {
-        let top = self.top()?;
-        if items.len() % 2 != 0 {
-            return Err(self.fault("expected a value for each key of a dict; the pickle is damaged: fetch it again"));
-        }
-        match self.tree.node_mut(top) {
-            Node::Dict(entries) => entries.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1]))),
-            Node::Opaque(_) => {}
-            _ => return Err(self.fault(format!("expected a dict to add to, found {}", self.tree.describe(top)))),
-        }
-        Ok(())
-    }
-
-    fn call(&mut self, callee: Id, arguments: Id) -> Read<()> {
-        let meaning = rebuild::call(self.tree, callee, arguments).map_err(|problem| self.fault(problem))?;
-        match meaning {
-            rebuild::Meaning::New(node) => {
-                // Honest pickles copy each argument once; one that is named again and again would be copied as often.
-                self.copied += match &node {
-                    Node::Bytes(bytes) => bytes.len() as u64,
-                    Node::Dict(entries) => entries.len() as u64,
-                    _ => 0,
-                };
-                if self.copied > self.at {
-                    return Err(self.fault("a pickle that multiplies its own content; no checkpoint needs that"));
-                }
-                self.push(node)
-            }
-            rebuild::Meaning::Same(id) => self.push_id(id),
-        }
-    }
-
-    fn get(&mut self, read: impl FnOnce(&mut Bytes<R>) -> Read<u32>) -> Read<()> {
-        let number = read(self.bytes)?;
-        match self.memo.get(&number) {
-            Some(&id) => self.push_id(id),
-            None => {
-                Err(self
-                    .fault(format!("value {number} is used before it is given; the pickle is damaged: fetch it again")))
-            }
-        }
-    }
-
-    fn put(&mut self, read: impl FnOnce(&mut Bytes<R>) -> Read<u32>) -> Read<()> {
-        let number = read(self.bytes)?;
-        let top = self.top()?;
-        if self.memo.len() == limits::MEMO {
-            return Err(self.fault(format!("more than {} values are numbered; no checkpoint needs that", limits::MEMO)));
-        }
-        self.memo.insert(number, top);
-        Ok(())
     }
 }
 

@@ -3,13 +3,15 @@
 //! | module | |
 //! |---|---|
 //! | `bytes` | the stream, with its position and its end |
-//! | `machine` | the operations: what is pushed, collected and remembered |
+//! | `machine` | the operations |
+//! | `stack` | what they work on: what is pushed, collected and remembered |
 //! | `rebuild` | the few calls that mean data; all others become a value that holds nothing |
 //! | [`tree`] | what comes out |
 
 mod bytes;
 mod machine;
 mod rebuild;
+mod stack;
 pub mod tree;
 
 pub(crate) use bytes::Bytes;
