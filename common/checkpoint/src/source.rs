@@ -38,7 +38,7 @@ impl Source {
 
     /// The `len` bytes from `offset` on; nothing is allocated for bytes that are not there.
     pub(crate) fn read(&self, offset: u64, len: u64) -> Read<Vec<u8>> {
-        if !offset.checked_add(len).is_some_and(|end| end <= self.len) {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(Fault::at(
                 offset,
                 format!("expected {len} bytes here, but the file ends at {}; it is cut off: fetch it again", self.len),

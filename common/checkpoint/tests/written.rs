@@ -75,6 +75,9 @@ fn dicts_of_python_2_and_repeated_keys() {
     // The last one counts, as in Python.
     let twice = dict(&[("w", tensor(6, 0, &[1], &[1])), ("w", tensor(6, 5, &[1], &[1]))]);
     assert_eq!(numbers(archive(&pickle(&twice), &six)), floats(&[5.0]));
+    let nested = |n| dict(&[("w", tensor(6, n, &[1], &[1]))]);
+    let models = dict(&[("model", nested(0)), ("model", nested(4))]);
+    assert_eq!(numbers(archive(&pickle(&models), &six)), floats(&[4.0]));
 }
 
 #[test]

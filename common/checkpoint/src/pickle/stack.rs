@@ -88,7 +88,7 @@ impl<'a, R: io::Read> Machine<'a, R> {
     /// Sets keys and values, which alternate, of the dict on top.
     pub(super) fn put_pairs(&mut self, items: &[Id]) -> Read<()> {
         let top = self.top()?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.fault("expected a value for each key of a dict; the pickle is damaged: fetch it again"));
         }
         match self.tree.node_mut(top) {
