@@ -219,11 +219,13 @@ fn weights(dir: Option<&Path>) -> Finding {
     let Some(dir) = dir else {
         return finding("weights", Level::Note, "no --weights folder: training starts from scratch", None);
     };
-    let there: Vec<&str> = Backbone::ALL
-        .into_iter()
-        .map(Backbone::name)
-        .filter(|name| dir.join(format!("{name}.safetensors")).exists())
-        .collect();
+    let names = Backbone::ALL.into_iter().map(Backbone::name);
+    let looked: Result<Vec<_>, _> =
+        names.map(|name| fleet_checkpoint::find(dir, name).map(|file| file.map(|_| name))).collect();
+    let there: Vec<&str> = match looked {
+        Ok(names) => names.into_iter().flatten().collect(),
+        Err(two) => return finding("weights", Level::Note, two.to_string(), None),
+    };
     if there.is_empty() {
         let expected = format!(
             "`fleet weights get` fetches the public ones; your own go there as files such as {}.safetensors",

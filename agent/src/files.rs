@@ -64,14 +64,18 @@ impl Files {
     /// The file with the weights that the settings name; `None` where they train from scratch.
     ///
     /// # Errors
-    /// No such file is here; in words for the record.
+    /// No such file is here, or two could be meant; in words for the record.
     pub fn find_weights(&self, settings: &CellSettings) -> Result<Option<PathBuf>, String> {
         let WeightsRef::File { sha256 } = &settings.weights else { return Ok(None) };
         let backbone = settings.backbone.name();
         let Some(dir) = &self.weights_dir else {
             return Err(format!("the weights of {backbone} are wanted, but this agent was started without --weights"));
         };
-        let file = dir.join(format!("{backbone}.safetensors"));
+        let found = fleet_checkpoint::find(dir, backbone).map_err(|e| e.to_string())?;
+        let file = found.ok_or_else(|| {
+            let kinds = fleet_checkpoint::EXTENSIONS.map(|e| format!(".{e}")).join(", ");
+            format!("the weights {backbone} ({kinds}) are not in {}; copy the submitter's there", dir.display())
+        })?;
         let found = self.sha256(&file).map_err(|e| format!("cannot read the weights {}: {e}", file.display()))?;
         if found == *sha256 {
             Ok(Some(file))

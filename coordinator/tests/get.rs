@@ -145,6 +145,36 @@ fn a_file_that_lies_about_its_header_is_named() {
     ends(dir.path(), &["weights", "check"], 2, &["not what is published", "expected SHA-256 fecf81b4", "vit_micro"]);
 }
 
+/// A checkpoint that torch has written.
+fn sample(name: &str) -> Vec<u8> {
+    let path = format!("{}/../common/checkpoint/tests/samples/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::read(path).expect("a file of the repository")
+}
+
+#[test]
+fn checkpoints_of_torch_are_found_and_understood() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let weights = dir.path().join("weights");
+    fs::create_dir(&weights).expect("makes");
+    for name in ["vit_micro.pth", "vit_micro.pth.tar", "vit_micro.bin"] {
+        fs::write(weights.join(name), sample("trained.pth")).expect("writes");
+        let says = [name, "7 (6 F32, 1 I64), 33 numbers", "args (argparse.Namespace)", "SHA-256"];
+        ends(dir.path(), &["weights", "check"], 0, &says);
+        ends(dir.path(), &["weights", "list"], 0, &["  here ", name]);
+        fs::remove_file(weights.join(name)).expect("removes");
+    }
+    fs::write(weights.join("vit_micro.pth"), &sample("trained.pth")[..5000]).expect("writes");
+    ends(dir.path(), &["weights", "check"], 2, &["vit_micro.pth", "cut off"]);
+    fs::write(weights.join("vit_micro.bin"), sample("flat.bin")).expect("writes");
+    for command in [&["weights", "check"][..], &["weights", "check", "vit_micro"], &["weights", "list"]] {
+        ends(dir.path(), command, 2, &["vit_micro.pth and ", "vit_micro.bin", "move the other away"]);
+    }
+    let tiny = "vit_tiny_patch16_224";
+    fs::write(weights.join(format!("{tiny}.pth")), sample("flat.bin")).expect("writes");
+    let url = "http://127.0.0.1:9/";
+    ends(dir.path(), &["weights", "get", tiny, "--from", url], 2, &["vit_tiny_patch16_224.pth is there"]);
+}
+
 #[test]
 fn interrupted_it_keeps_what_has_come_and_goes_on_there() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -173,6 +173,15 @@ fn weights_that_do_not_fit() {
         assert!(failures.contains(expected), "{failures}");
     }
     fleet.fleet(&["local", "weights.toml", "--weights", "absent"]).ended_with(2).says(&["absent is not there"]);
+    // A checkpoint of torch, of which half is there: in doubt beside the other file, and refused without it.
+    let sample = std::fs::read(fixture("../../common/checkpoint/tests/samples/trained.pth")).expect("a sample");
+    std::fs::write(folder.join("vit_micro.pth"), &sample[..sample.len() / 2]).expect("writes");
+    let local = ["local", "weights.toml", "--weights", "w", "--json"];
+    fleet.fleet(&local).ended_with(2).says(&["vit_micro.safetensors and ", "vit_micro.pth are both there"]);
+    std::fs::remove_file(&file).expect("removes");
+    let out = fleet.fleet(&local).ended_with(1).json();
+    let failures = out["comparison"]["failures"].to_string();
+    assert!(failures.contains("vit_micro.pth") && failures.contains("cut off"), "{failures}");
 }
 
 #[test]

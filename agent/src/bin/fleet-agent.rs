@@ -47,7 +47,7 @@ struct Machine {
     /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
     #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
-    /// Folder with initial weights, one BACKBONE.safetensors each; without it training starts from scratch
+    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; without it training starts from scratch
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
     weights: Option<PathBuf>,
     /// The worker program [default: fleet-worker beside this program]

@@ -61,7 +61,7 @@ pub struct Options {
     pub state: PathBuf,
     /// Where data sets are.
     pub data: PathBuf,
-    /// Where initial weights are, `BACKBONE.safetensors` each.
+    /// Where initial weights are, `BACKBONE.safetensors` each, or another of `fleet_checkpoint::EXTENSIONS`.
     pub weights: Option<PathBuf>,
     /// Devices to offer; empty means the GPUs, or the CPU where there is none.
     pub devices: Vec<String>,

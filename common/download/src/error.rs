@@ -100,6 +100,9 @@ pub enum DownloadError {
         /// Expected, found, and what to do.
         message: String,
     },
+    /// A checkpoint is not what it should be.
+    #[error(transparent)]
+    Checkpoint(#[from] fleet_checkpoint::CheckpointError),
 }
 
 impl DownloadError {

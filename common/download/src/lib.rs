@@ -8,7 +8,7 @@
 //! | `http` | one request and what its answer means |
 //! | `partial` | the file beside its place, and what is needed to go on with it |
 //! | [`unpack`] | an archive of a data set → a folder, trusting nothing in it |
-//! | [`weights`] | what a safetensors file says of itself |
+//! | [`weights`] | what a weights file says of itself |
 
 pub mod content;
 mod error;

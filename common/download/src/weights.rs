@@ -1,12 +1,13 @@
-//! What a safetensors file says of itself: a length, a header of JSON, and then the numbers.
+//! What a weights file says of itself: the header of a safetensors file, or the values of a checkpoint of `torch.save`.
 //!
-//! The numbers are not read, and the header's own word for its length is not believed.
+//! The numbers are not read, and no file's own word for a length is believed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use fleet_checkpoint::{Checkpoint, CheckpointError, Format};
 use safetensors::tensor::Metadata;
 
 use crate::DownloadError;
@@ -14,7 +15,7 @@ use crate::DownloadError;
 /// Headers of vision backbones have some 20 kB; one of this size would name 100,000 tensors.
 const LONGEST_HEADER: u64 = 16 << 20;
 
-/// What a safetensors file holds.
+/// What a weights file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holds {
     /// Tensors.
@@ -23,13 +24,32 @@ pub struct Holds {
     pub numbers: u64,
     /// Tensors by the type of their numbers, such as F32.
     pub types: BTreeMap<String, usize>,
+    /// What is there besides, in words: an optimiser's state, arguments.
+    pub beside: Vec<String>,
 }
 
-/// Reads the header of the file at `path` and compares it with the file's length.
+/// Reads what the file at `path` says, and compares it with the file's length.
 ///
 /// # Errors
-/// The file cannot be read, or is no whole safetensors file.
+/// The file cannot be read, or is no whole weights file.
 pub fn read(path: &Path) -> Result<Holds, DownloadError> {
+    let pickle = Format::of(path).is_ok_and(|format| format.is_some_and(Format::is_pickle));
+    if pickle { Ok(checkpoint(path)?) } else { safetensors(path) }
+}
+
+fn checkpoint(path: &Path) -> Result<Holds, CheckpointError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let dict = checkpoint.state_dict(None)?;
+    let mut types = BTreeMap::new();
+    for tensor in dict.tensors.values() {
+        *types.entry(tensor.dtype().name().to_owned()).or_default() += 1;
+    }
+    let beside = dict.skipped.iter().map(|s| format!("{} ({})", s.name, s.what)).collect();
+    let numbers = dict.tensors.values().map(|tensor| tensor.numel()).sum();
+    Ok(Holds { tensors: dict.tensors.len(), numbers, types, beside })
+}
+
+fn safetensors(path: &Path) -> Result<Holds, DownloadError> {
     let wrong = |message: String| DownloadError::layout(path, format!("{message}. Fetch or save it again"));
     let mut file = File::open(path).map_err(DownloadError::io(path, "open it"))?;
     let length = file.metadata().map_err(DownloadError::io(path, "look at it"))?.len();
@@ -61,5 +81,5 @@ pub fn read(path: &Path) -> Result<Holds, DownloadError> {
         *types.entry(format!("{:?}", info.dtype)).or_default() += 1;
     }
     let numbers = tensors.values().map(|info| info.shape.iter().product::<usize>() as u64).sum();
-    Ok(Holds { tensors: tensors.len(), numbers, types })
+    Ok(Holds { tensors: tensors.len(), numbers, types, beside: Vec::new() })
 }

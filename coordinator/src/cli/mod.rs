@@ -120,7 +120,7 @@ struct Files {
     /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
     #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
-    /// Folder with initial weights, one BACKBONE.safetensors each; a backbone without one trains from scratch
+    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; a backbone without one trains from scratch
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
     weights: Option<PathBuf>,
 }

@@ -62,10 +62,8 @@ fn weights_of(backbone: Backbone, dir: Option<&Path>) -> Result<Option<String>, 
     if !dir.is_dir() {
         return Err(Failure::usage(format!("the weights folder {} is not there", dir.display())));
     }
-    let file = dir.join(format!("{}.safetensors", backbone.name()));
-    if !file.exists() {
-        return Ok(None);
-    }
+    let found = fleet_checkpoint::find(dir, backbone.name()).map_err(|e| Failure::usage(e.to_string()))?;
+    let Some(file) = found else { return Ok(None) };
     let hash = fleet_dataset::sha256_of_file(&file)
         .map_err(|e| Failure::usage(format!("cannot read the weights {}: {e}", file.display())))?;
     Ok(Some(hash))

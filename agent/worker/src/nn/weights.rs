@@ -1,8 +1,9 @@
-//! Weights files: safetensors, under public key names.
+//! Weights files under public key names: safetensors, or a checkpoint of `torch.save`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use fleet_checkpoint::{Checkpoint, CheckpointError, Format};
 use fleet_common::spec::Recipe;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor};
@@ -26,6 +27,9 @@ pub enum WeightsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file is a checkpoint of `torch.save` that cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
 }
 
 /// Key of the file's metadata under which the classes of the head are named, one per line. Public checkpoints do not
@@ -43,11 +47,14 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads a safetensors file.
+    /// Reads a safetensors file or a checkpoint of `torch.save`, whichever its content says that it is.
     ///
     /// # Errors
     /// A file that is not there, is cut short, has a header that lies, or holds values of a kind that no model uses.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
+        if Format::of(path).is_ok_and(|format| format.is_some_and(Format::is_pickle)) {
+            return Self::read_checkpoint(path);
+        }
         let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
         let format = |reason: String| WeightsError::Format { path: path.into(), reason };
         let file = SafeTensors::deserialize(&bytes)
@@ -64,6 +71,21 @@ impl Weights {
         let classes = said(CLASSES).map(|c| c.lines().map(str::to_owned).collect());
         let recipe = said(RECIPE).map(|r| serde_json::from_str(r)).transpose();
         Ok(Self { tensors, classes, recipe: recipe.map_err(|e| format(format!("its recipe cannot be read: {e}")))? })
+    }
+
+    fn read_checkpoint(path: &Path) -> Result<Self, WeightsError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let dict = checkpoint.state_dict(None)?;
+        for skipped in &dict.skipped {
+            tracing::info!("{}: passed over {} ({})", path.display(), skipped.name, skipped.what);
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in dict.tensors {
+            let shape: Vec<i64> = tensor.shape().iter().map(|&n| n as i64).collect();
+            let bytes = checkpoint.bytes(tensor)?;
+            tensors.insert(name, Tensor::from_data_size(&bytes, &shape, kind_in_checkpoint(tensor.dtype())));
+        }
+        Ok(Self { tensors, ..Self::default() })
     }
 
     /// From tensors in memory.
@@ -173,9 +195,53 @@ fn dtype(kind: Kind) -> Option<Dtype> {
     KINDS.iter().find(|(_, k)| *k == kind).map(|(dtype, _)| *dtype)
 }
 
+/// The kind of values that a checkpoint's `dtype` means.
+fn kind_in_checkpoint(dtype: fleet_checkpoint::Dtype) -> Kind {
+    use fleet_checkpoint::Dtype as D;
+    match dtype {
+        D::F64 => Kind::Double,
+        D::F32 => Kind::Float,
+        D::F16 => Kind::Half,
+        D::BF16 => Kind::BFloat16,
+        D::I64 => Kind::Int64,
+        D::I32 => Kind::Int,
+        D::I16 => Kind::Int16,
+        D::I8 => Kind::Int8,
+        D::U8 => Kind::Uint8,
+        D::Bool => Kind::Bool,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A checkpoint that torch has written.
+    fn sample(name: &str) -> Weights {
+        let path = format!("{}/../../common/checkpoint/tests/samples/{name}", env!("CARGO_MANIFEST_DIR"));
+        Weights::read(Path::new(&path)).expect("a file of the repository")
+    }
+
+    #[test]
+    fn checkpoints_of_torch_are_read_whatever_they_are_called() {
+        let (zip, legacy) = (sample("views.pth"), sample("views-legacy.pth"));
+        assert_eq!(zip.names().collect::<Vec<_>>(), legacy.names().collect::<Vec<_>>());
+        assert!(zip.names().all(|name| zip.get(name).expect("there").equal(legacy.get(name).expect("there"))));
+        let base = zip.get("base").expect("there");
+        assert_eq!(base.size(), [4, 6]);
+        assert!(zip.get("transposed").expect("there").equal(&base.transpose(0, 1)));
+        assert!(zip.get("column").expect("there").equal(&base.select(1, 3)));
+        assert_eq!(zip.get("permuted").expect("there").kind(), Kind::BFloat16);
+        assert_eq!(sample("kinds.pth").get("single").expect("there").int64_value(&[]), -7);
+        // What is beside the weights, and what parallel training puts before their names, is gone.
+        let trained: Vec<_> = sample("trained.pth").names().map(str::to_owned).collect();
+        assert_eq!(trained, sample("parallel.pth.tar").names().collect::<Vec<_>>());
+        assert!(trained.contains(&"proj.weight".to_owned()));
+        for (dtype, kind) in KINDS {
+            let name = format!("kind.{}", format!("{dtype:?}").to_uppercase());
+            assert_eq!(sample("kinds.pth").get(&name).expect("there").kind(), kind, "{name}");
+        }
+    }
 
     #[test]
     fn what_was_written_is_read_back_and_nothing_half_written_stays() {

@@ -1,13 +1,13 @@
 //! `fleet weights check`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fleet_common::spec::Backbone;
 use fleet_download::source;
 use fleet_download::weights::{self, Holds};
 
-use super::{Folder, backbone, place};
+use super::{Folder, backbone, place, there};
 use crate::cli::Failure;
 
 /// `fleet weights check`.
@@ -22,6 +22,7 @@ pub(in crate::cli) struct Check {
 
 /// What was found right.
 pub(super) struct Found {
+    file: PathBuf,
     holds: Holds,
     sha256: String,
     checks: &'static str,
@@ -32,7 +33,8 @@ impl Check {
         let dir = &self.folder.weights;
         let wanted: Vec<Backbone> = match self.name {
             Some(backbone) => vec![backbone],
-            None => Backbone::ALL.into_iter().filter(|b| place(*b, dir).exists()).collect(),
+            // Two files for one are something to check, too.
+            None => Backbone::ALL.into_iter().filter(|b| there(*b, dir) != Ok(None)).collect(),
         };
         if wanted.is_empty() {
             return Err(Failure::usage(format!(
@@ -45,7 +47,7 @@ impl Check {
         let mut wrong = Vec::new();
         for backbone in wanted {
             match check(backbone, dir) {
-                Ok(found) => found.say(backbone, dir),
+                Ok(found) => found.say(backbone),
                 Err(why) => wrong.push(why),
             }
         }
@@ -55,10 +57,10 @@ impl Check {
 
 /// Checks a backbone's file: whether it can be read, and whether it is the public one where there is one.
 pub(super) fn check(backbone: Backbone, dir: &Path) -> Result<Found, String> {
-    let file = place(backbone, dir);
-    if !file.exists() {
-        return Err(format!("{} is not there; `fleet weights get {}` fetches it", file.display(), backbone.name()));
-    }
+    let file = there(backbone, dir)?.ok_or_else(|| {
+        let file = place(backbone, dir);
+        format!("{} is not there; `fleet weights get {}` fetches it", file.display(), backbone.name())
+    })?;
     let holds = weights::read(&file).map_err(|e| e.to_string())?;
     let unreadable = |e| format!("{}: cannot read it: {e}", file.display());
     let checks = match source::weights(backbone) {
@@ -75,17 +77,27 @@ pub(super) fn check(backbone: Backbone, dir: &Path) -> Result<Found, String> {
         None => "header only; none are published to compare with",
     };
     let sha256 = fleet_dataset::sha256_of_file(&file).map_err(unreadable)?;
-    Ok(Found { holds, sha256, checks })
+    Ok(Found { file, holds, sha256, checks })
 }
 
 impl Found {
     /// Says it.
-    pub(super) fn say(&self, backbone: Backbone, dir: &Path) {
+    pub(super) fn say(&self, backbone: Backbone) {
         let types: Vec<_> = self.holds.types.iter().map(|(name, count)| format!("{count} {name}")).collect();
         say!("{}", backbone.name());
-        say!("  place    {}", place(backbone, dir).display());
+        say!("  place    {}", self.file.display());
         say!("  tensors  {} ({}), {} numbers", self.holds.tensors, types.join(", "), self.holds.numbers);
+        if !self.holds.beside.is_empty() {
+            say!("  besides  {}", listed(&self.holds.beside));
+        }
         say!("  checked  {}", self.checks);
         say!("  SHA-256  {}", self.sha256);
     }
+}
+
+/// The first few, and how many more there are.
+fn listed(all: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let first = all[..all.len().min(SHOWN)].join(", ");
+    if all.len() > SHOWN { format!("{first} and {} more", all.len() - SHOWN) } else { first }
 }

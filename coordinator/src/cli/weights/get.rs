@@ -8,7 +8,7 @@ use fleet_download::fetch::{Patience, fetch};
 use fleet_download::source::{self, Source};
 
 use super::check::check;
-use super::{Folder, backbone, place};
+use super::{Folder, backbone, place, there};
 use crate::cli::Failure;
 use crate::cli::transfer::{self, Show};
 
@@ -56,11 +56,19 @@ fn source_of(backbone: Backbone) -> Result<&'static Source, Failure> {
 fn get(backbone: Backbone, source: &Source, dir: &Path, from: Option<&str>) -> Result<(), Failure> {
     let mut show = Show::new(source.name);
     let file = place(backbone, dir);
-    if file.exists() {
+    let here = there(backbone, dir).map_err(Failure::usage)?;
+    if let Some(other) = here.as_ref().filter(|here| **here != file) {
+        return Err(Failure::usage(format!(
+            "{} is there, and would be in doubt beside {}; move it away first",
+            other.display(),
+            file.display()
+        )));
+    }
+    if here.is_some() {
         match check(backbone, dir) {
             Ok(found) => {
                 show.line("already there");
-                found.say(backbone, dir);
+                found.say(backbone);
                 return Ok(());
             }
             Err(why) => show.line(&why),
@@ -73,6 +81,6 @@ fn get(backbone: Backbone, source: &Source, dir: &Path, from: Option<&str>) -> R
     if let Some(aside) = aside {
         show.line(&format!("what was there is now {}", aside.display()));
     }
-    check(backbone, dir).map_err(Failure::usage)?.say(backbone, dir);
+    check(backbone, dir).map_err(Failure::usage)?.say(backbone);
     Ok(())
 }

@@ -29,7 +29,7 @@ pub(super) enum Weights {
 /// The folder of weights.
 #[derive(Debug, Args)]
 pub(super) struct Folder {
-    /// Folder of the weights, one BACKBONE.safetensors each
+    /// Folder of the weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR", default_value = "weights")]
     weights: PathBuf,
 }
@@ -39,19 +39,18 @@ impl Weights {
         match self {
             Self::Get(get) => get.run().await,
             Self::Check(check) => check.run(),
-            Self::List(folder) => {
-                list(&folder.weights);
-                Ok(())
-            }
+            Self::List(folder) => list(&folder.weights),
         }
     }
 }
 
-fn list(dir: &Path) {
+fn list(dir: &Path) -> Result<(), Failure> {
     for backbone in Backbone::ALL {
         say!("{}", backbone.name());
-        let file = place(backbone, dir);
-        say!("  {:<8} {}", if file.exists() { "here" } else { "not here" }, file.display());
+        match there(backbone, dir).map_err(Failure::usage)? {
+            Some(file) => say!("  here     {}", file.display()),
+            None => say!("  not here {}", place(backbone, dir).display()),
+        }
         match source::weights(backbone) {
             Some(source) => {
                 say!("  from     {}", source.url);
@@ -61,9 +60,15 @@ fn list(dir: &Path) {
             None => say!("  no public weights exist: `fleet local … --keep-weights DIR` keeps those that it trained"),
         }
     }
+    Ok(())
 }
 
-/// Where a backbone's weights lie.
+/// A backbone's weights of whatever kind, if they are here.
+fn there(backbone: Backbone, dir: &Path) -> Result<Option<PathBuf>, String> {
+    fleet_checkpoint::find(dir, backbone.name()).map_err(|e| e.to_string())
+}
+
+/// Where a backbone's public weights lie.
 fn place(backbone: Backbone, dir: &Path) -> PathBuf {
     dir.join(format!("{}.safetensors", backbone.name()))
 }
