@@ -9,6 +9,7 @@ use fleet_common::worker::Check;
 use fleet_dataset::{Dataset, Split};
 use serde::Serialize;
 
+use crate::ask;
 use crate::device::{self, DeviceLock, Host, LockError, Nvidia};
 use crate::meter;
 
@@ -88,7 +89,7 @@ pub fn examine(options: &Options) -> Diagnosis {
         None,
     )];
     let nvidia = Nvidia::open(options.nvml.as_deref());
-    let check = device::check::ask(&options.worker, None);
+    let check = ask::check(&options.worker, None);
     findings.push(libtorch(&options.worker, &check));
     findings.push(cuda(&nvidia, check.as_ref().ok()));
     findings.extend(devices(options, &host, nvidia));

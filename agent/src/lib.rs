@@ -10,7 +10,10 @@
 //! | [`daemon`] | leases held, worker processes, samples and records on their way to the coordinator |
 //! | [`doctor`] | what this machine has, what is missing, how to get it |
 //! | [`files`] | data sets and weights by content |
+//! | [`ask`] | questions to the worker program |
+//! | [`verify`] | reference folders through our implementation |
 
+pub mod ask;
 pub mod daemon;
 pub mod device;
 pub mod doctor;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::ask::ask;
 use fleet_common::verify::{Check, Document, Folder, Report, SCHEMA, Verdict};
 
 /// Runs each folder in a worker of its own, so that one that takes a worker down says so and the others still run;
@@ -17,13 +18,7 @@ pub fn verify(worker: &Path, folders: &[PathBuf], mut before: impl FnMut(&Path))
 }
 
 fn one(worker: &Path, dir: &Path) -> Result<Verdict, String> {
-    let output = Command::new(worker).arg("--verify").arg(dir).output();
-    let output = output.map_err(|e| format!("the worker {} cannot be started: {e}", worker.display()))?;
-    serde_json::from_slice(&output.stdout).map_err(|_| {
-        let words = String::from_utf8_lossy(&output.stderr);
-        let last = words.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing");
-        format!("the worker ended without an answer ({}): {last}", output.status)
-    })
+    ask(Command::new(worker).arg("--verify").arg(dir))
 }
 
 /// The document for people: every result with its errors, or only those beyond their tolerance and the worst of the

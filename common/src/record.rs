@@ -48,6 +48,10 @@ pub struct Record {
     /// Where the trained weights were left on the agent, if they were kept, with their SHA-256.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub artifact: Option<Artifact>,
+    /// Where the trained adapter was left on the agent, if it was kept and the method has one, in HF PEFT's layout: the
+    /// safetensors file; `adapter_config.json` is beside it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter: Option<Artifact>,
     /// What a careful reader must know: "short window", "several owners of the device", …
     #[serde(default)]
     pub flags: Vec<String>,

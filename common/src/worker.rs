@@ -31,6 +31,9 @@ pub struct Job {
     pub weights: Option<PathBuf>,
     /// Where to leave the trained weights, if they are wanted.
     pub save_weights: Option<PathBuf>,
+    /// The folder in which to leave the trained adapter in HF PEFT's layout, if it is wanted.
+    #[serde(default)]
+    pub save_adapter: Option<PathBuf>,
     /// Where to leave states that a later attempt can go on from, if they are wanted.
     pub save_states: Option<SaveStates>,
     /// The state to go on from.
@@ -155,4 +158,13 @@ pub struct Check {
     pub cuda: Result<u32, String>,
     /// Whether a cap on the CPU allocator refused an allocation above it.
     pub cpu_cap_enforced: bool,
+}
+
+/// What `fleet-worker --merge` did, as the answer's `Ok`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merged {
+    /// Layers that an adapter was added to.
+    pub layers: usize,
+    /// Tensors that came from the adapter's file as they are: the head, and batch norms.
+    pub replaced: Vec<String>,
 }

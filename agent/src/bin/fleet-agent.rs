@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use fleet_agent::ask;
 use fleet_agent::daemon;
 use fleet_agent::device::{Label, default_lock_dir};
 use fleet_agent::doctor::{self, Level};
@@ -13,6 +14,7 @@ use fleet_agent::meter::POWERCAP;
 use fleet_agent::verify;
 use fleet_common::units::Bytes;
 use fleet_common::verify::Verdict;
+use fleet_common::worker::Merged;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +42,11 @@ enum Command {
         after_help = "Example: fleet-agent verify tests/fixtures/*\nExit codes: 0 all within their tolerance; 1 something is not; 2 a folder cannot be run."
     )]
     Verify(Verify),
+    /// Adds an adapter (a folder in HF PEFT's layout, from here or from Python) to the weights that it was trained on.
+    #[command(
+        after_help = "Example: fleet-agent merge my-adapter --base weights/vit_small_patch16_224.safetensors --out merged/vit_small_patch16_224.safetensors\nThe result serves as initial weights. Exit codes: 0 written; 2 the adapter or the weights cannot be used."
+    )]
+    Merge(Merge),
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +131,22 @@ struct Verify {
     worker: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct Merge {
+    /// The adapter's folder: adapter_config.json and adapter_model.safetensors
+    #[arg(value_name = "DIR")]
+    adapter: PathBuf,
+    /// The weights that the adapter was trained on: safetensors, or a checkpoint of torch.save
+    #[arg(long, value_name = "FILE")]
+    base: PathBuf,
+    /// Where to write the merged weights, as safetensors
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// The worker program [default: fleet-worker beside this program]
+    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
+    worker: Option<PathBuf>,
+}
+
 /// The worker program: the one named, or the one beside this program.
 fn worker(named: Option<&PathBuf>) -> PathBuf {
     named.cloned().unwrap_or_else(|| std::env::current_exe().unwrap_or_default().with_file_name("fleet-worker"))
@@ -148,6 +171,7 @@ fn main() -> ExitCode {
         Command::Run(run) => start(run),
         Command::Doctor(doctor) => return examine(&doctor),
         Command::Verify(verify) => return compare(&verify),
+        Command::Merge(asked) => return merge(&asked),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -211,6 +235,26 @@ async fn stop_on_signal(sender: watch::Sender<bool>) {
         }
         tracing::info!("stopping: ending workers and giving their leases back");
         sender.send_replace(true);
+    }
+}
+
+fn merge(asked: &Merge) -> ExitCode {
+    if asked.out.exists() {
+        eprintln!("error: {} is there already; name another file, or remove it", asked.out.display());
+        return ExitCode::from(2);
+    }
+    let mut command = std::process::Command::new(worker(asked.worker.as_ref()));
+    command.arg("--merge").args([&asked.adapter, &asked.base, &asked.out]);
+    let answer: Result<Result<Merged, String>, String> = ask::ask(&mut command);
+    match answer.and_then(|merged| merged) {
+        Ok(Merged { layers, replaced }) => {
+            println!("{}: adapters of {layers} layers added; replaced: {}", asked.out.display(), replaced.join(", "));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! One trial: check what it needs, run the worker, meter it, write its record.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::plan::CellSettings;
 use fleet_common::record::{Artifact, Machine, Outcome, Record, SCHEMA, Segment, Training, merge_phases};
-use fleet_common::spec::DatasetName;
+use fleet_common::spec::{DatasetName, Output};
 use fleet_common::telemetry::{MonoNanos, Series};
 use fleet_common::wire::{self, WireError, v1};
 use fleet_common::worker::{Event, Job, JobDevice, Phase, SaveStates};
@@ -43,7 +43,7 @@ pub(super) struct Lease {
     pub attempt: Attempt,
     pub settings: CellSettings,
     pub dataset: DatasetName,
-    pub keep_weights: bool,
+    pub keep: Output,
 }
 
 impl TryFrom<v1::Lease> for Lease {
@@ -55,7 +55,7 @@ impl TryFrom<v1::Lease> for Lease {
             trial,
             attempt: lease.attempt.try_into()?,
             dataset: DatasetName::try_from(lease.dataset).map_err(WireError::Invalid)?,
-            keep_weights: lease.keep_weights,
+            keep: Output { weights: lease.keep_weights, adapter: lease.keep_adapter },
         })
     }
 }
@@ -205,14 +205,21 @@ fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<PathBuf>, at
         data_dir: shared.files.data_dir().to_owned(),
         dataset: lease.dataset.clone(),
         weights,
-        save_weights: lease.keep_weights.then(|| artifact_path(shared, lease)),
+        save_weights: lease.keep.weights.then(|| artifacts(shared, lease).join("weights.safetensors")),
+        save_adapter: lease.keep.adapter.then(|| artifacts(shared, lease).join("adapter")),
         save_states: (every_seconds > 0.0).then(|| SaveStates { dir: attempt.states.dir().to_owned(), every_seconds }),
         resume: attempt.carried.as_ref().map(|(state, _)| state.clone()),
     }
 }
 
-fn artifact_path(shared: &Shared, lease: &Lease) -> PathBuf {
-    shared.options.state.join("artifacts").join(lease.trial.file_stem()).join("weights.safetensors")
+/// Where to keep what a trial leaves.
+fn artifacts(shared: &Shared, lease: &Lease) -> PathBuf {
+    shared.options.state.join("artifacts").join(lease.trial.file_stem())
+}
+
+/// A file that a trial has left, if it has.
+fn artifact(path: &Path) -> Option<Artifact> {
+    Some(Artifact { path: path.display().to_string(), sha256: sha256_of_file(path).ok()? })
 }
 
 /// What is noted while an attempt runs.
@@ -306,13 +313,12 @@ impl AttemptLog {
         let mut flags = flags(&phases);
         flags.extend(interruptions(&segments));
         flags.extend(self.refused.map(|reason| format!("started from the beginning: {reason}")));
-        let artifact = (lease.keep_weights && outcome == Outcome::Completed)
-            .then(|| {
-                let path = artifact_path(shared, lease);
-                let sha256 = sha256_of_file(&path).ok()?;
-                Some(Artifact { path: path.display().to_string(), sha256 })
-            })
-            .flatten();
+        let kept = |wanted: bool, file: &str| {
+            let there = wanted && outcome == Outcome::Completed;
+            there.then(|| artifact(&artifacts(shared, lease).join(file))).flatten()
+        };
+        let weights = kept(lease.keep.weights, "weights.safetensors");
+        let adapter = kept(lease.keep.adapter, "adapter/adapter_model.safetensors");
         Record {
             schema: SCHEMA.to_owned(),
             trial: lease.trial.clone(),
@@ -338,7 +344,8 @@ impl AttemptLog {
             started_unix_ms: self.started_unix_ms,
             finished_unix_ms: clock::unix_ms(),
             samples_taken: spool.taken(),
-            artifact,
+            artifact: weights,
+            adapter,
         }
     }
 }

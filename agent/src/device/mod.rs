@@ -1,6 +1,5 @@
 //! What is here: devices that can run a trial, each a slot.
 
-pub mod check;
 mod cpu;
 mod label;
 mod lock;
@@ -10,6 +9,8 @@ use std::path::Path;
 
 use fleet_common::id::{HardwareClass, SlotId};
 use fleet_common::record::Gpu;
+
+use crate::ask;
 
 pub use cpu::Host;
 pub use label::{BadLabel, Label};
@@ -57,7 +58,7 @@ pub fn all(host: &Host, nvidia: Result<&Nvidia, &NvidiaError>, worker: &Path) ->
     let mut boards = nvidia.map(|n| n.boards(visible.as_deref(), order.as_deref())).unwrap_or_default();
     for slot in std::mem::take(&mut boards.slots) {
         let gpu = slot.gpu.as_ref().map(|g| g.uuid.as_str());
-        match check::ask(worker, gpu).and_then(|check| check.cuda) {
+        match ask::check(worker, gpu).and_then(|check| check.cuda) {
             Ok(_) => boards.slots.push(slot),
             Err(why) => boards.left_out.push(LeftOut { name: slot.id.to_string(), why }),
         }

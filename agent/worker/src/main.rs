@@ -4,14 +4,16 @@
 use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::FromRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fleet_common::record::{Outcome, Training};
-use fleet_common::worker::{Check, Job, JobDevice, STOP};
+use fleet_common::worker::{Check, Job, JobDevice, Merged, STOP};
+use fleet_worker::nn::Weights;
+use fleet_worker::peft::layout;
 use fleet_worker::torch::cuda::{self, CudaHalf};
 use fleet_worker::torch::memory::Memory;
 use fleet_worker::torch::{guard, libtorch_version};
@@ -33,8 +35,11 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("--check") {
         return events.line(&check());
     }
-    if let (Some("--verify"), Some(dir)) = (std::env::args().nth(1).as_deref(), std::env::args_os().nth(2)) {
-        return events.line(&verify::run(Path::new(&dir)));
+    if let (Some("--verify"), [dir]) = (std::env::args().nth(1).as_deref(), &paths()[..]) {
+        return events.line(&verify::run(dir));
+    }
+    if let (Some("--merge"), [adapter, base, out]) = (std::env::args().nth(1).as_deref(), &paths()[..]) {
+        return events.line(&merge(adapter, base, out).map_err(|e| format!("{e:#}")));
     }
     let mut stdin = std::io::stdin().lock();
     let mut line = String::new();
@@ -89,6 +94,20 @@ fn main() {
     let (outcome, training) = train::run(&job, device, &events, &stop);
     events.finished(outcome, training);
     leave(0);
+}
+
+/// What stands behind the first argument.
+fn paths() -> Vec<PathBuf> {
+    std::env::args_os().skip(2).map(PathBuf::from).collect()
+}
+
+/// Writes the weights `base` with the adapter in the folder `adapter` added to them.
+fn merge(adapter: &Path, base: &Path, out: &Path) -> anyhow::Result<Merged> {
+    guard(|| {
+        let (weights, merged) = layout::merge(Weights::read(base)?, adapter)?;
+        weights.write(out)?;
+        Ok(merged)
+    })?
 }
 
 /// The device to train on. Loads libtorch's CUDA half where it is needed, before anything asks about CUDA.

@@ -96,7 +96,7 @@ pub enum Hardware {
 }
 
 /// `[output]`: what agents keep beside the record.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Output {
     /// Keep each trial's trained weights as safetensors in the agent's `artifacts/`, adapters merged into them.

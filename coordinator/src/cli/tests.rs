@@ -31,7 +31,7 @@ fn finished(state: &Path, name: &str, records: &[Record]) {
         trials: records.iter().map(|r| r.trial.clone()).collect(),
         excluded_json: vec![],
         warnings: vec![],
-        keep_weights: false,
+        keep: Default::default(),
     }))];
     for r in records {
         let (trial, attempt) = (r.trial.clone(), Attempt::FIRST);

@@ -65,7 +65,7 @@ impl Core {
             trials,
             excluded_json: plan.excluded.iter().map(fleet_common::canonical::json).collect(),
             warnings: plan.warnings,
-            keep_weights: campaign.output.weights,
+            keep: campaign.output,
         };
         let total = submission.trials.len() as u64;
         if !self.is_same(&submission) {

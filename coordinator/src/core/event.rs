@@ -3,6 +3,7 @@
 use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, SlotId, TrialId};
 use fleet_common::lease::{Holder, Release};
 use fleet_common::record::OutcomeClass;
+use fleet_common::spec::Output;
 use fleet_common::telemetry::Seal;
 use fleet_common::wire::v1::lease_released::Cause;
 use fleet_common::wire::{self, WireError, v1};
@@ -121,8 +122,8 @@ pub struct Submission {
     pub excluded_json: Vec<String>,
     /// The planner's warnings.
     pub warnings: Vec<String>,
-    /// Agents keep the trained weights.
-    pub keep_weights: bool,
+    /// What agents keep.
+    pub keep: Output,
 }
 
 /// A cell as the coordinator hands it out.
@@ -152,7 +153,8 @@ impl Event {
                 trials: s.trials.iter().map(Into::into).collect(),
                 excluded_json: s.excluded_json,
                 warnings: s.warnings,
-                keep_weights: s.keep_weights,
+                keep_weights: s.keep.weights,
+                keep_adapter: s.keep.adapter,
             }),
             Self::CampaignCancelled { name } => E::CampaignCancelled(v1::CampaignCancelled { name: name.into() }),
             Self::LeaseGranted { trial, attempt, holder } => E::LeaseGranted(v1::LeaseGranted {
@@ -225,7 +227,7 @@ impl Event {
                 trials: s.trials.into_iter().map(TryInto::try_into).collect::<Result<_, WireError>>()?,
                 excluded_json: s.excluded_json,
                 warnings: s.warnings,
-                keep_weights: s.keep_weights,
+                keep: Output { weights: s.keep_weights, adapter: s.keep_adapter },
             })),
             E::CampaignCancelled(c) => Self::CampaignCancelled { name: c.name.parse()? },
             E::LeaseGranted(l) => Self::LeaseGranted {

@@ -117,7 +117,7 @@ impl Core {
             trial: trial.clone(),
             attempt: entry.life.attempt?,
             cell: self.state.cell(&trial.cell)?.clone(),
-            keep_weights: self.state.keeps_weights(trial),
+            keep: self.state.keep(trial),
         })
     }
 

@@ -16,6 +16,7 @@ use fleet_common::id::{AgentId, Attempt, CampaignName, HardwareClass, SlotId, Tr
 use fleet_common::lease::{Holder, LeaseTerms, Millis};
 use fleet_common::record::OutcomeClass;
 use fleet_common::record_set::RecordSet;
+use fleet_common::spec::Output;
 use fleet_common::telemetry::Seal;
 
 pub use campaigns::Prepared;
@@ -218,8 +219,8 @@ pub struct Offer {
     pub attempt: Attempt,
     /// Its cell.
     pub cell: std::sync::Arc<CellEntry>,
-    /// Keep the trained weights.
-    pub keep_weights: bool,
+    /// What to keep of it.
+    pub keep: Output,
 }
 
 /// Why a person's request was refused.

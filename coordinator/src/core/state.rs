@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fleet_common::id::{AgentId, CampaignName, CellId, TrialId};
 use fleet_common::lease::{Holder, InvalidTransition, Millis, Trial, TrialState};
 use fleet_common::record::OutcomeClass;
+use fleet_common::spec::Output;
 
 use super::event::{CellEntry, Event};
 use super::imports::Imports;
@@ -22,8 +23,8 @@ pub struct Campaign {
     pub excluded_json: Vec<String>,
     /// The planner's warnings.
     pub warnings: Vec<String>,
-    /// Agents keep the trained weights.
-    pub keep_weights: bool,
+    /// What agents keep.
+    pub keep: Output,
     /// When it was (last) submitted, milliseconds since 1970.
     pub submitted_unix_ms: u64,
     /// It was called off.
@@ -95,7 +96,7 @@ impl State {
                     trials: s.trials.clone(),
                     excluded_json: s.excluded_json.clone(),
                     warnings: s.warnings.clone(),
-                    keep_weights: s.keep_weights,
+                    keep: s.keep,
                     submitted_unix_ms: at_unix_ms,
                     cancelled: false,
                 };
@@ -253,11 +254,12 @@ impl State {
         self.cells.get(id)
     }
 
-    /// Whether any campaign that asks for this trial wants its weights kept.
-    pub fn keeps_weights(&self, id: &TrialId) -> bool {
-        self.trials
-            .get(id)
-            .is_some_and(|t| t.wanted_by.iter().any(|c| self.campaigns.get(c).is_some_and(|c| c.keep_weights)))
+    /// What the campaigns that ask for this trial want kept of it.
+    pub fn keep(&self, id: &TrialId) -> Output {
+        let campaigns = self.trials.get(id).into_iter().flat_map(|t| &t.wanted_by);
+        let wishes = campaigns.filter_map(|c| self.campaigns.get(c)).map(|c| &c.keep);
+        wishes
+            .fold(Output::default(), |a, b| Output { weights: a.weights || b.weights, adapter: a.adapter || b.adapter })
     }
 
     /// The trials that wait, in line.

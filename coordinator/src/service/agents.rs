@@ -77,7 +77,8 @@ impl Agents for Service {
             attempt: o.attempt.get(),
             settings_json: o.cell.settings_json.clone(),
             dataset: o.cell.dataset.clone(),
-            keep_weights: o.keep_weights,
+            keep_weights: o.keep.weights,
+            keep_adapter: o.keep.adapter,
         });
         Ok(Response::new(v1::PullReply { lease }))
     }

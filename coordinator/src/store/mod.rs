@@ -204,7 +204,7 @@ mod tests {
             trials: vec![trial(1), trial(2)],
             excluded_json: vec![],
             warnings: vec![],
-            keep_weights: false,
+            keep: Default::default(),
         }));
         let holder =
             fleet_common::lease::Holder { agent: "a".parse().expect("an id"), slot: "cpu".parse().expect("a slot") };

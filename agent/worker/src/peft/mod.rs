@@ -7,6 +7,7 @@
 mod adalora;
 mod bitfit;
 mod full;
+pub mod layout;
 mod lora;
 mod qlora;
 

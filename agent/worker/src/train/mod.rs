@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
+use fleet_common::plan::CellSettings;
 use fleet_common::record::{Outcome, PeakPlace, Software, Training};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, DatasetError};
@@ -164,9 +165,25 @@ fn trial(
         // A full disk is the machine's fault, not the user's weights'.
         guard(|| save(path, &built, dataset.classes()))?.map_err(Stop::Broken)?;
     }
+    if let (Ok(()), Some(dir)) = (&outcome, &job.save_adapter) {
+        meter.next(Phase::Save, training)?;
+        Place::phase("save").enter();
+        guard(|| save_adapter(dir, &job.settings, &built, dataset.classes()))?.map_err(Stop::Broken)?;
+    }
     let finished = meter.finish(training);
     outcome?;
     Ok(finished?)
+}
+
+/// Leaves the trained adapter in `dir`, if the method has one.
+fn save_adapter(
+    dir: &std::path::Path,
+    settings: &CellSettings,
+    built: &build::Built,
+    classes: &[String],
+) -> anyhow::Result<()> {
+    let Some(adapter) = peft::layout::Adapter::of(settings, &built.params) else { return Ok(()) };
+    adapter.write(dir, |weights| weights.with_classes(classes).with_recipe(built.recipe))
 }
 
 /// Leaves the trained weights at `path`, under their public names, adapters merged, with the classes that the head tells

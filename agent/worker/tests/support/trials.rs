@@ -55,6 +55,7 @@ impl Trials {
             dataset: "textures".to_owned().try_into().unwrap(),
             weights: None,
             save_weights: None,
+            save_adapter: None,
             save_states: Some(SaveStates { dir: self.dir.path().join("states"), every_seconds: 1e6 }),
             resume: None,
         }
