@@ -83,14 +83,16 @@ fn talk(child: &mut Child, job: &Job) -> io::Result<(Training, u64)> {
 /// this baseline is, if anything, lower than Python's.
 fn settled(pid: u32) -> io::Result<u64> {
     let started = Instant::now();
-    let mut before = 0;
-    while started.elapsed() < Duration::from_secs(20) {
-        thread::sleep(Duration::from_millis(100));
-        let now = resident::of(pid).ok_or_else(|| io::Error::other("it ended before it had a job"))?.now;
-        if now == before {
-            return Ok(now);
+    let (mut before, mut same) = (0, 0);
+    while started.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(50));
+        let state = resident::of(pid).ok_or_else(|| io::Error::other("it ended before it had a job"))?;
+        // On a busy machine a process that is still loading may stand still; but it does not sleep.
+        same = if state.asleep && state.now == before { same + 1 } else { 0 };
+        before = state.now;
+        if same == 3 {
+            return Ok(before);
         }
-        before = now;
     }
     Err(io::Error::other("its memory kept changing while it waited for a job"))
 }
