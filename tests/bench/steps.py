@@ -8,12 +8,15 @@ standard input asks for that many timed steps, and is answered by one line of JS
 """
 
 import json
+import logging
 import sys
 import time
 
-import peft
-import timm
-import torch
+logging.disable(logging.WARNING)  # imports warn of kernels and tools that are not needed here
+
+import peft  # noqa: E402
+import timm  # noqa: E402
+import torch  # noqa: E402
 
 WARM_UP_STEPS = 2
 

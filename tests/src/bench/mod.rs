@@ -23,6 +23,7 @@ mod table;
 pub use compare::{Compared, compare};
 pub use data::Images;
 pub use machine::Machine;
+pub use ours::baseline;
 pub use python::is_set_up;
 pub use row::{Row, matrix};
 pub use table::{line, page};
@@ -32,6 +33,8 @@ pub use table::{line, page};
 pub struct Setting {
     /// The worker to measure.
     pub worker: std::path::PathBuf,
+    /// What the worker holds before any model, in bytes; see [`baseline`].
+    pub baseline: u64,
     /// The repository, which has `.bench/venv` and `tests/bench`.
     pub root: std::path::PathBuf,
     /// Threads for either side.

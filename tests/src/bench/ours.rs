@@ -1,9 +1,8 @@
 //! A row in our worker, started and talked to as the daemon does.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use fleet_common::plan::CellSettings;
 use fleet_common::record::{Outcome, Training};
@@ -25,10 +24,22 @@ pub(super) struct Ours {
     pub seconds: f64,
     /// Most bytes that tensors held, over warm-up and timed steps.
     pub live_peak: u64,
-    /// Peak of the process's resident memory over what it held before it had a job, in bytes.
+    /// Peak of the process's resident memory over [`Setting::baseline`], in bytes.
     pub resident_peak: u64,
     /// Parameters that trained.
     pub trainable: u64,
+}
+
+/// What the worker `path` holds before any model, in bytes: the peak of its resident memory as it loads its libraries and
+/// tries them with a first operation, which is what `--check` does. Python's baseline is the same.
+///
+/// # Errors
+/// In words: it cannot be started, or libtorch cannot be loaded.
+pub fn baseline(path: &Path) -> Result<u64, String> {
+    let wrong = |why: String| format!("{} --check: {why}", path.display());
+    let child = Command::new(path).arg("--check").stdout(Stdio::null()).spawn().map_err(|e| wrong(e.to_string()))?;
+    let (ok, most) = resident::of_ended(child.id()).map_err(|e| wrong(e.to_string()))?;
+    if ok { Ok(most) } else { Err(wrong("it failed; what it says is above".to_owned())) }
 }
 
 /// Runs a trial of the row.
@@ -45,21 +56,20 @@ pub(super) fn run(row: &Row, setting: &Setting, images: &Images) -> Result<Ours,
     let ended = talk(&mut child, &job(row, setting, images)?);
     let _ = child.kill();
     let _ = child.wait();
-    let (training, resident_peak) = ended.map_err(|e| format!("our worker, at {row}: {e}"))?;
+    let (training, resident) = ended.map_err(|e| format!("our worker, at {row}: {e}"))?;
     let phases = || training.phases.iter().filter(|p| matches!(p.phase, Phase::WarmUp | Phase::Train));
     let timed = phases().find(|p| p.phase == Phase::Train).ok_or("our worker recorded no training")?;
     Ok(Ours {
         seconds: timed.compute_seconds / timed.steps as f64,
         live_peak: phases().map(|p| p.peak_bytes).max().unwrap_or(0),
-        resident_peak,
+        resident_peak: resident.saturating_sub(setting.baseline),
         trainable: training.trainable,
     })
 }
 
-/// Gives the worker its job and listens until its end; its figures, and its peak of resident memory over the baseline.
+/// Gives the worker its job and listens until its end; its figures, and its peak of resident memory in bytes.
 fn talk(child: &mut Child, job: &Job) -> io::Result<(Training, u64)> {
     let pid = child.id();
-    let baseline = settled(pid)?;
     let mut stdin = child.stdin.take().ok_or_else(|| io::Error::other("it has no standard input"))?;
     let stdout = child.stdout.take().ok_or_else(|| io::Error::other("it has no standard output"))?;
     writeln!(stdin, "{}", serde_json::to_string(job)?)?;
@@ -67,34 +77,16 @@ fn talk(child: &mut Child, job: &Job) -> io::Result<(Training, u64)> {
     for line in BufReader::new(stdout).lines() {
         let event: Event = serde_json::from_str(&line?)?;
         // At least ten readings per second come, and the kernel's peak does not fall: what every step needs is seen.
-        most = most.max(resident::of(pid).map_or(0, |r| r.most));
+        most = most.max(resident::most(pid).unwrap_or(0));
         match event {
             Event::Finished { outcome: Outcome::Completed, training, .. } => {
-                return Ok((*training, most.saturating_sub(baseline)));
+                return Ok((*training, most));
             }
             Event::Finished { outcome, .. } => return Err(io::Error::other(format!("it ended with {outcome:?}"))),
             _ => {}
         }
     }
     Err(io::Error::other("it ended without a result; run it alone to see its standard error"))
-}
-
-/// What the worker holds while it waits for its job: its libraries, loaded. It has done no operation by then, so that
-/// this baseline is, if anything, lower than Python's.
-fn settled(pid: u32) -> io::Result<u64> {
-    let started = Instant::now();
-    let (mut before, mut same) = (0, 0);
-    while started.elapsed() < Duration::from_secs(60) {
-        thread::sleep(Duration::from_millis(50));
-        let state = resident::of(pid).ok_or_else(|| io::Error::other("it ended before it had a job"))?;
-        // On a busy machine a process that is still loading may stand still; but it does not sleep.
-        same = if state.asleep && state.now == before { same + 1 } else { 0 };
-        before = state.now;
-        if same == 3 {
-            return Ok(before);
-        }
-    }
-    Err(io::Error::other("its memory kept changing while it waited for a job"))
 }
 
 fn job(row: &Row, setting: &Setting, images: &Images) -> Result<Job, String> {

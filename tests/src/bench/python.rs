@@ -65,8 +65,6 @@ impl Python {
         let interpreter = interpreter(&setting.root);
         let mut command = Command::new(&interpreter);
         command.arg(setting.root.join("tests/bench/steps.py")).arg(asked.to_string());
-        // peft's imports warn about what is not needed here; an exception still says what it is.
-        command.env("PYTHONWARNINGS", "ignore").env("TORCH_LOGS", "-all").env("TRANSFORMERS_VERBOSITY", "critical");
         if freed == Freed::Returned {
             command.envs(RETURN_MEMORY);
         }

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
-use fleet_tests::bench::{Images, Machine, Row, Setting, compare, is_set_up, line, matrix, page};
+use fleet_tests::bench::{Images, Machine, Row, Setting, baseline, compare, is_set_up, line, matrix, page};
 
 /// Compares a training step of fleet-worker with the same step in timm, peft and torch.
 ///
@@ -56,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     }
     let machine_threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let setting = Setting {
+        baseline: baseline(&worker)?,
         worker,
         root,
         threads: arguments.threads.unwrap_or(machine_threads),
