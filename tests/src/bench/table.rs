@@ -36,12 +36,12 @@ pub fn line(compared: &Compared) -> String {
 }
 
 /// The whole page: when, where, how, and what.
-pub fn page(rows: &[Compared], machine: &Machine, rounds: u32, command: &str, date: &str) -> String {
+pub fn page(rows: &[Compared], machine: &Machine, load: f64, rounds: u32, command: &str, date: &str) -> String {
     let mut page = format!(
         "# A training step beside Python's\n\n\
          Written by `{command}` on {date}. How it is measured is in [README.md](README.md).\n\n"
     );
-    let _ = writeln!(page, "- Machine: {machine}");
+    let _ = writeln!(page, "- Machine: {machine}; load before the first row: {load:.1}");
     if let Some(row) = rows.first() {
         let versions: Vec<String> = row.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let _ = writeln!(page, "- Python's side: {}", versions.join(", "));
@@ -87,9 +87,14 @@ mod tests {
     fn the_page_has_every_row_and_counts_those_missed() {
         let machine =
             Machine { cpu: "a CPU".to_owned(), cores: 2, memory: 8 << 30, kernel: "6.1".to_owned(), threads: 2 };
-        let page = page(&[compared(0.9), compared(1.1)], &machine, 3, "make bench", "2026-01-02");
+        let page = page(&[compared(0.9), compared(1.1)], &machine, 0.25, 3, "make bench", "2026-01-02");
         assert!(page.contains("- 2 rows in 3 rounds each, 1 missed"), "{page}");
-        assert!(page.contains("a CPU, 2 cores, 8.0 GiB, Linux 6.1; 2 threads"), "{page}");
+        assert!(
+            page.contains(
+                "a CPU, 2 cores, 8.0 GiB, Linux 6.1; 2 threads on either side; load before the first row: 0.2"
+            ),
+            "{page}"
+        );
         assert_eq!(page.matches("| vit_small_patch16_224 |").count(), 2, "{page}");
     }
 }

@@ -79,7 +79,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         done.push(compared);
         // After each row, so that a comparison that is interrupted leaves what it has.
         if let Some(file) = &arguments.write {
-            write(file, &page(&done, &machine, setting.rounds, &command(), &today()))?;
+            write(file, &page(&done, &machine, load, setting.rounds, &command(), &today()))?;
         }
     }
     let missed: Vec<String> = done.iter().filter(|c| !c.missed().is_empty()).map(|c| c.row.to_string()).collect();
