@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test soak check clean-demo
+.PHONY: setup build demo test soak bench check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -15,6 +15,10 @@ test: build             ## All tests
 
 soak: build            ## 200 kills at random moments; prints what was lost, doubled, orphaned: about 10 minutes
 	cargo run --release --locked --quiet -p fleet-tests --bin soak
+
+bench: build            ## Time and memory of a training step beside Python's: 2.3 GB of downloads at first, then 20 minutes
+	@tests/bench/set-up.sh
+	target/release/bench --write=$(or $(WRITE),tests/bench/RESULTS.md) $(OPTIONS)
 
 check: setup            ## Formatting and lints, warnings denied
 	cargo fmt --all --check

@@ -4,6 +4,7 @@
 //! them first.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
+pub mod bench;
 pub mod chaos;
 mod fleet;
 mod power;

@@ -24,6 +24,8 @@ pub(super) type Drop = extern "C" fn(state: *mut c_void);
 pub(super) struct AllocatorStats {
     pub live: i64,
     pub peak: i64,
+    pub held: i64,
+    pub held_peak: i64,
     pub refusals: i64,
     pub refused_bytes: i64,
     pub peak_place: u64,

@@ -81,8 +81,8 @@ pub struct Stats {
     pub live: u64,
     /// Most ever held by tensors since the last [`Memory::reset_peak`].
     pub peak: u64,
-    /// Most ever taken from the device by the allocator, cached blocks included. On the CPU nothing is cached, and
-    /// this equals `peak`.
+    /// Most ever taken from the device by the allocator, cached blocks included. On the CPU that is, but for rounding to
+    /// pages, never more than tensors ever held (see `pool.h`).
     pub reserved_peak: u64,
     /// Taken from the device by the allocator now.
     pub reserved: u64,
@@ -156,8 +156,8 @@ impl Memory {
                 Ok(Stats {
                     live: bytes(s.live),
                     peak: bytes(s.peak),
-                    reserved_peak: bytes(s.peak),
-                    reserved: bytes(s.live),
+                    reserved_peak: bytes(s.held_peak),
+                    reserved: bytes(s.held),
                     refusals: bytes(s.refusals),
                     peak_place: Some(Place::unpack(s.peak_place)),
                 })

@@ -20,6 +20,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "pool.h"
+
 using at::Tensor;
 using torch::autograd::variable_list;
 
@@ -55,11 +57,24 @@ void give(const variable_list& from, Tensor** to) {
 // Bytes that tensors asked for, now and at most; the header that remembers a block's size is not counted, nor
 // is what libraries allocate beside the allocator (measured: the process figures beside it).
 std::atomic<int64_t> live{0}, peak{0}, refusals{0}, refused_bytes{0};
+// The same with what the pool keeps for later.
+std::atomic<int64_t> held_peak{0};
 std::atomic<int64_t> cap{INT64_MAX};
 // What the executor is doing, noted together with a new peak or refusal, so that a record can say where.
 std::atomic<uint64_t> place{0}, peak_place{0}, refused_place{0};
 
 constexpr size_t kHeader = 64;  // keeps the 64-byte alignment that c10 promises
+
+// Never destroyed, like the allocator.
+fleet::Pool* const pool = new fleet::Pool;
+
+// Raises `most` to `now`; whether it was lower.
+bool raise(std::atomic<int64_t>& most, int64_t now) {
+  int64_t before = most.load(std::memory_order_relaxed);
+  while (before < now && !most.compare_exchange_weak(before, now)) {
+  }
+  return before < now;
+}
 
 class CappedAllocator final : public c10::Allocator {
   static void release(void* data) {
@@ -68,7 +83,11 @@ class CappedAllocator final : public c10::Allocator {
     int64_t bytes;
     std::memcpy(&bytes, block, sizeof bytes);
     live.fetch_sub(bytes, std::memory_order_relaxed);
-    c10::free_cpu(block);
+    if (pool->owns(block)) {
+      pool->put(block, bytes + kHeader);
+    } else {
+      c10::free_cpu(block);
+    }
   }
 
   static void refuse(int64_t bytes, int64_t now) {
@@ -91,15 +110,14 @@ class CappedAllocator final : public c10::Allocator {
     }
     char* block;
     try {
-      block = static_cast<char*>(c10::alloc_cpu(n + kHeader));
+      block = static_cast<char*>(pool->take(n + kHeader));
+      if (!block) block = static_cast<char*>(c10::alloc_cpu(n + kHeader));
     } catch (...) {  // no cap, but the machine has no more
       refuse(bytes, now);
       throw;
     }
-    int64_t before = peak.load(std::memory_order_relaxed);
-    while (before < now && !peak.compare_exchange_weak(before, now)) {
-    }
-    if (before < now) peak_place = place.load(std::memory_order_relaxed);
+    if (raise(peak, now)) peak_place = place.load(std::memory_order_relaxed);
+    raise(held_peak, now + pool->kept_bytes());
     std::memcpy(block, &bytes, sizeof bytes);
     return {block + kHeader, block + kHeader, &release, cpu};
   }
@@ -164,16 +182,17 @@ void fleet_allocator_install() { c10::SetCPUAllocator(capped, 255); }
 void fleet_allocator_set_cap(int64_t bytes) { cap = bytes; }
 void fleet_allocator_reset_peak() {
   peak = live.load();
+  held_peak = live + pool->kept_bytes();
   peak_place = place.load();
 }
 void fleet_allocator_set_place(uint64_t where) { place.store(where, std::memory_order_relaxed); }
 
 struct FleetAllocatorStats {
-  int64_t live, peak, refusals, refused_bytes;
+  int64_t live, peak, held, held_peak, refusals, refused_bytes;
   uint64_t peak_place, refused_place;
 };
 void fleet_allocator_stats(FleetAllocatorStats* out) {
-  *out = {live, peak, refusals, refused_bytes, peak_place, refused_place};
+  *out = {live, peak, live + pool->kept_bytes(), held_peak, refusals, refused_bytes, peak_place, refused_place};
 }
 
 struct FleetCudaStats {

@@ -1,0 +1,133 @@
+//! What is compared.
+
+use std::fmt;
+
+use fleet_common::plan::MethodSettings;
+use fleet_common::spec::{Backbone, Checkpointing, LoraSpec, Method};
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Backbone, by timm's name.
+    pub backbone: Backbone,
+    /// Images per step.
+    pub batch: u32,
+    /// Method.
+    pub method: Method,
+    /// Checkpointing.
+    pub checkpointing: Checkpointing,
+}
+
+/// The rows of `make bench`: each backbone with these batches and methods, with and without checkpointing.
+const MATRIX: &[(Backbone, &[u32], &[Method])] =
+    &[(Backbone::VitSmallPatch16, &[8, 16], &[Method::Full, Method::Lora, Method::BitFit])];
+
+/// All rows of the matrix.
+pub fn matrix() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for &(backbone, batches, methods) in MATRIX {
+        for &batch in batches {
+            for &method in methods {
+                rows.extend(Checkpointing::ALL.map(|checkpointing| Row { backbone, batch, method, checkpointing }));
+            }
+        }
+    }
+    rows
+}
+
+impl Row {
+    /// A row from `BACKBONE:BATCH:METHOD:CHECKPOINTING`; of the backbone, as much as tells it from others.
+    ///
+    /// # Errors
+    /// In words: which part is not as expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let [backbone, batch, method, checkpointing] = parts[..] else {
+            return Err(format!(
+                "\"{text}\" is not a row: expected BACKBONE:BATCH:METHOD:CHECKPOINTING, such as vit_small:8:lora:none"
+            ));
+        };
+        Ok(Self {
+            backbone: backbone_starting(backbone)?,
+            batch: batch
+                .parse()
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| format!("\"{batch}\" in \"{text}\" is not a batch: expected a positive whole number"))?,
+            method: method.to_owned().try_into()?,
+            checkpointing: checkpointing.to_owned().try_into()?,
+        })
+    }
+
+    /// The method with the protocol's hyper-parameters.
+    pub fn method_settings(&self) -> MethodSettings {
+        match self.method {
+            Method::Full => MethodSettings::Full,
+            Method::BitFit => MethodSettings::BitFit,
+            Method::Lora => {
+                let LoraSpec { rank, alpha, dropout, .. } = LoraSpec::default();
+                let targets = self.backbone.lora_targets().iter().map(|&name| name.to_owned()).collect();
+                MethodSettings::Lora { rank, alpha, dropout, targets }
+            }
+        }
+    }
+
+    /// Timed steps per turn: about as many seconds whatever the batch.
+    pub fn steps(&self) -> u32 {
+        (48 / self.batch).clamp(2, 6)
+    }
+}
+
+fn backbone_starting(text: &str) -> Result<Backbone, String> {
+    let fitting: Vec<Backbone> =
+        Backbone::ALL.into_iter().filter(|b| !text.is_empty() && b.name().starts_with(text)).collect();
+    match fitting[..] {
+        [one] => Ok(one),
+        _ => Err(format!(
+            "\"{text}\" names {} backbones: expected the beginning of one of {}",
+            fitting.len(),
+            Backbone::names().join(", ")
+        )),
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}:{}", self.backbone.name(), self.batch, self.method.name(), self.checkpointing.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_matrix_is_found_by_its_own_name() {
+        let rows = matrix();
+        assert_eq!(rows.len(), 12);
+        for row in rows {
+            assert_eq!(Row::parse(&row.to_string()).as_ref(), Ok(&row));
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_backbone_is_enough_if_it_names_one() {
+        let row = Row::parse("vit_small:8:lora:none").expect("a row");
+        assert_eq!(row.backbone, Backbone::VitSmallPatch16);
+        let several = Row::parse("vit:8:lora:none").expect_err("several fit");
+        assert!(several.contains("vit_tiny_patch16_224"), "{several}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_row_is_said() {
+        for (text, expected) in [
+            ("vit_small:8:lora", "BACKBONE:BATCH:METHOD:CHECKPOINTING"),
+            ("vit_small:0:lora:none", "positive whole number"),
+            ("vit_small:8:lro:none", "lora"),
+            ("vit_small:8:lora:sttic", "static"),
+        ] {
+            let error = Row::parse(text).expect_err(text);
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
