@@ -40,23 +40,85 @@ def lora(model, method):
         lora_alpha=method["alpha"],
         lora_dropout=method["dropout"],
         target_modules=method["targets"],
-        modules_to_save=["head"],
+        modules_to_save=[head(model)],
     )
     return peft.get_peft_model(model, config)
 
 
+def adalora(model, method):
+    config = peft.AdaLoraConfig(
+        init_r=method["init_rank"],
+        target_r=method["target_rank"],
+        lora_alpha=method["alpha"],
+        lora_dropout=method["dropout"],
+        target_modules=method["targets"],
+        modules_to_save=[head(model)],
+        tinit=method["tinit"],
+        tfinal=method["tfinal"],
+        deltaT=method["delta_t"],
+        beta1=method["beta1"],
+        beta2=method["beta2"],
+        orth_reg_weight=method["orthogonal_weight"],
+        total_step=1_000_000,
+    )
+    return peft.get_peft_model(model, config)
+
+
+def qlora(model, method):
+    """Linear layers but the head in NF4, as bitsandbytes keeps them, then LoRA."""
+    import bitsandbytes
+
+    linear = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != head(model)]
+    for name in linear:
+        layer = model.get_submodule(name)
+        packed = bitsandbytes.nn.Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            compute_dtype=torch.float32,
+            compress_statistics=method["double_quantization"],
+            quant_type="nf4",
+        )
+        packed.weight = bitsandbytes.nn.Params4bit(
+            layer.weight.detach(),
+            requires_grad=False,
+            compress_statistics=method["double_quantization"],
+            quant_type="nf4",
+            blocksize=method["block"],
+        )
+        packed.bias = torch.nn.Parameter(layer.bias.detach(), requires_grad=False)
+        model.set_submodule(name, packed.to("cpu"))
+    model.is_loaded_in_4bit = True
+    return lora(model, method)
+
+
+def head(model):
+    return "head.fc" if hasattr(model.head, "fc") else "head"
+
+
+def orthogonal(model, weight):
+    """The term that PEFT adds to the loss of models with a task type only."""
+    grams = [
+        p @ p.T if "lora_A" in name else p.T @ p
+        for name, p in model.named_parameters()
+        if "lora_A" in name or "lora_B" in name
+    ]
+    distances = [torch.norm(gram - torch.eye(len(gram))) for gram in grams]
+    return weight * sum(distances) / len(distances)
+
+
 def bitfit(model, _method):
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.endswith(".bias") or name.startswith("head.")
+        parameter.requires_grad = name.endswith(".bias") or name.startswith(head(model) + ".")
     return model
 
 
-METHODS = {"full": full, "lora": lora, "bitfit": bitfit}
+METHODS = {"full": full, "lora": lora, "adalora": adalora, "qlora": qlora, "bitfit": bitfit}
 
 
 def prepare(row):
     """A function that takes one step and returns its loss; and the number of parameters that it trains."""
-    model = timm.create_model(row["backbone"], pretrained=False, num_classes=row["classes"], img_size=row["image_size"])
+    size = {"img_size": row["image_size"]} if row["backbone"].startswith("vit") else {}
+    model = timm.create_model(row["backbone"], pretrained=False, num_classes=row["classes"], **size)
     if row["checkpointing"] == "static":
         model.set_grad_checkpointing()
     model = METHODS[row["method"]["name"]](model, row["method"]).train()
@@ -65,11 +127,19 @@ def prepare(row):
     images = torch.randn(row["batch"], 3, row["image_size"], row["image_size"])
     labels = torch.randint(row["classes"], (row["batch"],))
 
+    method, taken = row["method"], 0
+
     def step() -> float:
+        nonlocal taken
+        taken += 1
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(images), labels)
+        if method["name"] == "adalora":
+            loss = loss + orthogonal(model, method["orthogonal_weight"])
         loss.backward()
         optimizer.step()
+        if method["name"] == "adalora":
+            model.base_model.update_and_allocate(taken)
         return loss.item()
 
     return step, sum(p.numel() for p in trained)

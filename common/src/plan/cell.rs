@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatasetIdentity, MethodSettings, Resolution, method};
+use super::{DatasetIdentity, MethodSettings, Resolution};
 use crate::canonical;
 use crate::id::CellId;
 use crate::spec::{
@@ -156,7 +156,7 @@ pub(super) fn resolve(
     };
     Ok(CellSettings {
         definition: DEFINITION,
-        method: method::resolve(method, backbone, campaign)?,
+        method: MethodSettings::resolve(method, backbone, &campaign.method)?,
         backbone,
         image_size: campaign.image_size(backbone),
         checkpointing,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Backbone, Campaign, Method, is_target};
+use crate::spec::{Backbone, Method, MethodSpecs, is_target};
 
 /// A method and its hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,53 +115,55 @@ impl MethodSettings {
             Self::Full | Self::BitFit => None,
         }
     }
-}
 
-/// The settings of a method on a backbone, or why it cannot run there.
-pub(super) fn resolve(method: Method, backbone: Backbone, campaign: &Campaign) -> Result<MethodSettings, String> {
-    let specs = &campaign.method;
-    Ok(match method {
-        Method::Full => MethodSettings::Full,
-        Method::BitFit => MethodSettings::BitFit,
-        Method::Lora => {
-            let lora = &specs.lora;
-            MethodSettings::Lora(LoraSettings {
-                rank: lora.rank,
-                alpha: lora.alpha,
-                dropout: lora.dropout,
-                targets: targets(method, backbone, lora.targets.as_deref())?,
-                rslora: lora.rslora,
-            })
-        }
-        Method::AdaLora => {
-            let ada = &specs.adalora;
-            MethodSettings::AdaLora(AdaLoraSettings {
-                init_rank: ada.init_rank,
-                target_rank: ada.target_rank,
-                alpha: ada.alpha,
-                dropout: ada.dropout,
-                targets: targets(method, backbone, ada.targets.as_deref())?,
-                tinit: ada.tinit,
-                tfinal: ada.tfinal,
-                delta_t: ada.delta_t,
-                beta1: ada.beta1,
-                beta2: ada.beta2,
-                orthogonal_weight: ada.orthogonal_weight,
-            })
-        }
-        Method::QLora => {
-            let qlora = &specs.qlora;
-            MethodSettings::QLora(QLoraSettings {
-                rank: qlora.rank,
-                alpha: qlora.alpha,
-                dropout: qlora.dropout,
-                targets: targets(method, backbone, qlora.targets.as_deref())?,
-                rslora: qlora.rslora,
-                block: qlora.block,
-                double_quantization: qlora.double_quantization,
-            })
-        }
-    })
+    /// The settings of a method on a backbone.
+    ///
+    /// # Errors
+    /// In words: why it cannot run there.
+    pub fn resolve(method: Method, backbone: Backbone, specs: &MethodSpecs) -> Result<Self, String> {
+        Ok(match method {
+            Method::Full => MethodSettings::Full,
+            Method::BitFit => MethodSettings::BitFit,
+            Method::Lora => {
+                let lora = &specs.lora;
+                MethodSettings::Lora(LoraSettings {
+                    rank: lora.rank,
+                    alpha: lora.alpha,
+                    dropout: lora.dropout,
+                    targets: targets(method, backbone, lora.targets.as_deref())?,
+                    rslora: lora.rslora,
+                })
+            }
+            Method::AdaLora => {
+                let ada = &specs.adalora;
+                MethodSettings::AdaLora(AdaLoraSettings {
+                    init_rank: ada.init_rank,
+                    target_rank: ada.target_rank,
+                    alpha: ada.alpha,
+                    dropout: ada.dropout,
+                    targets: targets(method, backbone, ada.targets.as_deref())?,
+                    tinit: ada.tinit,
+                    tfinal: ada.tfinal,
+                    delta_t: ada.delta_t,
+                    beta1: ada.beta1,
+                    beta2: ada.beta2,
+                    orthogonal_weight: ada.orthogonal_weight,
+                })
+            }
+            Method::QLora => {
+                let qlora = &specs.qlora;
+                MethodSettings::QLora(QLoraSettings {
+                    rank: qlora.rank,
+                    alpha: qlora.alpha,
+                    dropout: qlora.dropout,
+                    targets: targets(method, backbone, qlora.targets.as_deref())?,
+                    rslora: qlora.rslora,
+                    block: qlora.block,
+                    double_quantization: qlora.double_quantization,
+                })
+            }
+        })
+    }
 }
 
 /// The campaign's targets, or the backbone's own; each must name a layer.

@@ -91,7 +91,7 @@ fn talk(child: &mut Child, job: &Job) -> io::Result<(Training, u64)> {
 
 fn job(row: &Row, setting: &Setting, images: &Images) -> Result<Job, String> {
     let settings: CellSettings = serde_json::from_value(json!({
-        "definition": 1, "method": row.method_settings(), "backbone": row.backbone,
+        "definition": 2, "method": row.method_settings()?, "backbone": row.backbone,
         "image_size": row.backbone.image_size(), "checkpointing": row.checkpointing,
         "dataset": { "name": "dealt", "fingerprint": "none", "classes": CLASSES }, "weights": { "from": "scratch" },
         "seed": 0, "budget_bytes": null,
@@ -111,6 +111,7 @@ fn job(row: &Row, setting: &Setting, images: &Images) -> Result<Job, String> {
         dataset,
         weights: None,
         save_weights: None,
+        save_adapter: None,
         save_states: None,
         resume: None,
     })

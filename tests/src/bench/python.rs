@@ -58,7 +58,7 @@ impl Python {
     pub(super) fn start(row: &Row, setting: &Setting, freed: Freed) -> Result<Self, String> {
         let asked = json!({
             "backbone": row.backbone, "image_size": row.backbone.image_size(), "batch": row.batch,
-            "method": row.method_settings(), "checkpointing": row.checkpointing, "classes": CLASSES,
+            "method": row.method_settings()?, "checkpointing": row.checkpointing, "classes": CLASSES,
             "learning_rate": row.method.default_learning_rate(), "weight_decay": WEIGHT_DECAY,
             "threads": setting.threads,
         });

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fleet_common::plan::MethodSettings;
-use fleet_common::spec::{Backbone, Checkpointing, LoraSpec, Method};
+use fleet_common::spec::{AdaLoraSpec, Backbone, Checkpointing, Method, MethodSpecs};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +19,11 @@ pub struct Row {
 }
 
 /// The rows of `make bench`: each backbone with these batches and methods, with and without checkpointing.
-const MATRIX: &[(Backbone, &[u32], &[Method])] =
-    &[(Backbone::VitSmallPatch16, &[8, 16], &[Method::Full, Method::Lora, Method::BitFit])];
+const MATRIX: &[(Backbone, &[u32], &[Method])] = &[
+    (Backbone::VitSmallPatch16, &[8], &Method::ALL),
+    (Backbone::VitSmallPatch16, &[16], &[Method::Full, Method::Lora, Method::BitFit]),
+    (Backbone::TinyVit5m, &[8], &[Method::Full, Method::Lora]),
+];
 
 /// All rows of the matrix.
 pub fn matrix() -> Vec<Row> {
@@ -60,16 +63,13 @@ impl Row {
     }
 
     /// The method with the protocol's hyper-parameters.
-    pub fn method_settings(&self) -> MethodSettings {
-        match self.method {
-            Method::Full => MethodSettings::Full,
-            Method::BitFit => MethodSettings::BitFit,
-            Method::Lora => {
-                let LoraSpec { rank, alpha, dropout, .. } = LoraSpec::default();
-                let targets = self.backbone.lora_targets().iter().map(|&name| name.to_owned()).collect();
-                MethodSettings::Lora { rank, alpha, dropout, targets }
-            }
-        }
+    ///
+    /// # Errors
+    /// In words: the method cannot run on the backbone.
+    pub fn method_settings(&self) -> Result<MethodSettings, String> {
+        // AdaLoRA is measured while it looks at every step, which it does most of the time.
+        let adalora = AdaLoraSpec { tinit: 0, tfinal: 1, ..AdaLoraSpec::default() };
+        MethodSettings::resolve(self.method, self.backbone, &MethodSpecs { adalora, ..MethodSpecs::default() })
     }
 
     /// Timed steps per turn: about as many seconds whatever the batch.
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn every_row_of_the_matrix_is_found_by_its_own_name() {
         let rows = matrix();
-        assert_eq!(rows.len(), 12);
+        assert_eq!(rows.len(), 20);
         for row in rows {
             assert_eq!(Row::parse(&row.to_string()).as_ref(), Ok(&row));
         }
