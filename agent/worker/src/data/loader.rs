@@ -37,13 +37,17 @@ impl Batch {
     }
 
     /// Equal parts, one after another; `parts` divides the number of images.
-    pub fn split(&self, parts: usize) -> impl Iterator<Item = Self> {
-        let images = self.len() / parts.max(1);
+    pub fn split(self, parts: u32) -> impl Iterator<Item = Self> {
+        let images = self.len() / parts.max(1) as usize;
         let pixels = self.pixels.len() / self.len().max(1);
-        (0..parts).map(move |part| Self {
-            pixels: self.pixels[part * images * pixels..(part + 1) * images * pixels].to_vec(),
-            labels: self.labels[part * images..(part + 1) * images].to_vec(),
-            size: self.size,
+        let mut rest = Some(self);
+        std::iter::from_fn(move || {
+            let mut part = rest.take()?;
+            if part.len() > images {
+                let (later, labels) = (part.pixels.split_off(images * pixels), part.labels.split_off(images));
+                rest = Some(Self { pixels: later, labels, size: part.size });
+            }
+            Some(part)
         })
     }
 

@@ -300,9 +300,9 @@ impl Block for TinyVitBlock {
     fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
         let x = &xs[0] + self.drop.forward(self.attend(&xs[0], ctx), ctx);
         let x = channels_last(&self.local_conv.forward(&channels_first(&x), ctx));
-        let hidden = self.norm_fc1.forward(&x, ctx);
-        let y = self.drop.forward(self.gelu_fc2.forward(&hidden, ctx), ctx);
-        vec![x + y]
+        let hidden = self.norm_fc1.forward(&x.flatten(1, 2), ctx); // (batch, pixels, mlp_ratio · width)
+        let y = self.gelu_fc2.forward_last(&hidden, ctx).view_as(&x);
+        vec![&x + self.drop.forward(y, ctx)]
     }
 }
 

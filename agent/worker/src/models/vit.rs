@@ -159,6 +159,6 @@ impl Block for VitBlock {
     fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
         let x = &xs[0] + self.attention(&xs[0], ctx);
         let hidden = self.norm2_fc1.forward(&x, ctx); // (batch, tokens, mlp_ratio · width)
-        vec![&x + self.gelu_fc2.forward(&hidden, ctx)]
+        vec![&x + self.gelu_fc2.forward_last(&hidden, ctx)]
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::Ctx;
+use super::{Ctx, tail};
 use crate::quant::Nf4;
 use crate::torch::GradMode;
 
@@ -44,11 +44,22 @@ impl Linear {
             let shape = self.weight.shape();
             ctx.count(x.numel() as i64 / shape[1].max(1) * shape.iter().product::<i64>());
         }
+        self.apply(x, ctx, true)
+    }
+
+    /// The same for a layer whose output is only added to something else: where a block runs again for backward's sake,
+    /// the values are not computed.
+    pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        if ctx.recomputing { self.apply(x, ctx, false) } else { self.forward(x, ctx) }
+    }
+
+    fn apply(&self, x: &Tensor, ctx: &Ctx, values: bool) -> Tensor {
         let x = ctx.low(x);
         let bias = self.bias.as_ref().map(|bias| ctx.low(bias));
         let y = match &self.weight {
-            Weight::Dense(weight) => x.linear(&ctx.low(weight), bias.as_ref()),
-            Weight::Packed(packed) => packed.linear(&x, bias.as_ref()),
+            Weight::Dense(weight) if values => x.linear(&ctx.low(weight), bias.as_ref()),
+            Weight::Dense(weight) => tail::without_value(&x, &ctx.low(weight), bias.as_ref()),
+            Weight::Packed(packed) => packed.linear(&x, bias.as_ref(), values),
         };
         match &self.adapter {
             Some(adapter) => adapter.forward(&x, y, ctx),
@@ -184,5 +195,10 @@ impl ActLinear {
     /// linear(activation(x)).
     pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
         self.linear.forward(&self.activation.forward(x), ctx)
+    }
+
+    /// The same where the output is only added to something else; see [`Linear::forward_last`].
+    pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        self.linear.forward_last(&self.activation.forward(x), ctx)
     }
 }

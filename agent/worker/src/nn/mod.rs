@@ -12,6 +12,7 @@ mod init;
 mod layers;
 mod params;
 mod resample;
+mod tail;
 mod weights;
 
 pub use block::{Block, Executor, Slot};

@@ -7,11 +7,12 @@ use crate::torch::{Function, GradMode, attach};
 
 impl Nf4 {
     /// Applies the layer to the last dimension of `x`, in the kind of `x`. The weight is unpacked for the product and again
-    /// in backward; between the two only the codes live. It gets no gradient; `x` and `bias` do.
+    /// in backward; between the two only the codes live. It gets no gradient; `x` and `bias` do. Without `values`, zeros
+    /// come out, with the same gradients.
     ///
     /// # Panics
     /// Where libtorch fails, as tch's operators do; see [`crate::torch::guard`].
-    pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    pub fn linear(&self, x: &Tensor, bias: Option<&Tensor>, values: bool) -> Tensor {
         // A bias that trains needs its own place in the graph; one that does not can join the product.
         let (inside, outside) = match bias {
             Some(bias) if bias.requires_grad() => (None, Some(bias)),
@@ -19,7 +20,13 @@ impl Nf4 {
         };
         let y = {
             let _off = GradMode::off();
-            x.linear(&self.dequantize(x.kind()), inside)
+            if values {
+                x.linear(&self.dequantize(x.kind()), inside)
+            } else {
+                let mut shape = x.size();
+                *shape.last_mut().expect("a linear layer's input has a last dimension") = self.shape()[0];
+                Tensor::zeros([1], (x.kind(), x.device())).expand(&shape, false)
+            }
         };
         let y = match attach(vec![y], &[x], Saved(self.clone())) {
             Ok(mut outputs) => outputs.swap_remove(0),

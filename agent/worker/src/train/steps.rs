@@ -77,8 +77,9 @@ pub(super) fn train(
         let batch = batch?;
         let seed = data.seed.named("step").branch(u64::from(step));
         let rate = train.learning_rate * train.schedule.factor(step, train.steps, train.ramp_steps);
-        let loss = meter.work(batch.len(), || -> Result<f64, Stop> {
-            let (loss, mut grads) = gradients(built, &batch, train, seed, &params, device)?;
+        let images = batch.len();
+        let loss = meter.work(images, || -> Result<f64, Stop> {
+            let (loss, mut grads) = gradients(built, batch, train, seed, &params, device)?;
             if !loss.is_finite() {
                 // Before the optimiser spreads it over the weights.
                 return Err(Stop::Diverged { step });
@@ -110,7 +111,7 @@ pub(super) fn train(
 /// one after another, whose means are averaged.
 fn gradients(
     built: &Built,
-    batch: &Batch,
+    batch: Batch,
     settings: &TrainSettings,
     seed: Seed,
     params: &[Tensor],
@@ -119,7 +120,7 @@ fn gradients(
     let wanted: Vec<&Tensor> = params.iter().collect();
     let parts = settings.micro_batches;
     let mut sum: Option<(f64, Vec<Option<Tensor>>)> = None;
-    for (i, part) in (0..).zip(batch.split(parts as usize)) {
+    for (i, part) in (0..).zip(batch.split(parts)) {
         Place::phase("forward").enter();
         let ctx = Ctx::train(seed.branch(i)).with_precision(settings.precision);
         let (loss, entropy) = guard(|| {

@@ -101,7 +101,7 @@ impl Adapter for SvdAdapter {
     fn forward(&self, x: &Tensor, base: Tensor, ctx: &Ctx) -> Tensor {
         let none = None::<&Tensor>;
         let right = ctx.low(&(&self.right * &self.values));
-        let update = dropped(x, self.dropout, ctx).linear(&right, none);
-        base + update.linear(&ctx.low(&self.left), none) * self.scale
+        let update = dropped(x, self.dropout, ctx).linear(&right, none) * self.scale;
+        base + update.linear(&ctx.low(&self.left), none)
     }
 }

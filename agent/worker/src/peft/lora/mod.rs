@@ -77,8 +77,9 @@ struct LoraAdapter {
 impl Adapter for LoraAdapter {
     fn forward(&self, x: &Tensor, base: Tensor, ctx: &Ctx) -> Tensor {
         let none = None::<&Tensor>;
-        let update = dropped(x, self.dropout, ctx).linear(&ctx.low(&self.down), none);
-        base + update.linear(&ctx.low(&self.up), none) * self.scale
+        // Scaled where it is small: (batch, …, rank).
+        let update = dropped(x, self.dropout, ctx).linear(&ctx.low(&self.down), none) * self.scale;
+        base + update.linear(&ctx.low(&self.up), none)
     }
 }
 
