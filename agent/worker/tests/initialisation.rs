@@ -28,6 +28,9 @@ enum Drawn {
     Uniform(f64),
 }
 
+/// What the parameter of a name and shape is drawn from.
+type Rule = fn(&str, &[i64]) -> Drawn;
+
 fn build(backbone: Backbone, method: &MethodSettings) -> Params {
     let b = Builder::new(peft::method(method), None, Seed::root(3), Device::Cpu, Kind::Float);
     let _ = models::build(backbone, backbone.image_size(), 100, &b);
@@ -113,9 +116,7 @@ fn differ<'a>(params: impl Iterator<Item = &'a Param>) {
 #[test]
 fn backbones_start_as_timms_do() {
     let _alone = one_at_a_time();
-    let rules: [(Backbone, fn(&str, &[i64]) -> Drawn); 2] =
-        [(Backbone::VitSmallPatch16, vit), (Backbone::TinyVit5m, tiny_vit)];
-    for (backbone, rule) in rules {
+    for (backbone, rule) in [(Backbone::VitSmallPatch16, vit as Rule), (Backbone::TinyVit5m, tiny_vit)] {
         let params = build(backbone, &MethodSettings::Full);
         params.iter().for_each(|p| looks(p, rule(&p.name, &p.shape())));
         differ(params.iter().filter(|p| !matches!(rule(&p.name, &p.shape()), Drawn::All(_))));
