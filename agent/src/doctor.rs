@@ -220,13 +220,14 @@ fn weights(dir: Option<&Path>) -> Finding {
     let Some(dir) = dir else {
         return finding("weights", Level::Note, "no --weights folder: training starts from scratch", None);
     };
-    let names = Backbone::ALL.into_iter().map(Backbone::name);
-    let looked: Result<Vec<_>, _> =
-        names.map(|name| fleet_checkpoint::find(dir, name).map(|file| file.map(|_| name))).collect();
-    let there: Vec<&str> = match looked {
-        Ok(names) => names.into_iter().flatten().collect(),
-        Err(two) => return finding("weights", Level::Note, two.to_string(), None),
-    };
+    let (mut there, mut lacking) = (Vec::new(), Vec::new());
+    for name in Backbone::names() {
+        match fleet_checkpoint::find(dir, name) {
+            Ok(Some(_)) => there.push(name),
+            Ok(None) => lacking.push(name),
+            Err(two) => return finding("weights", Level::Note, two.to_string(), None),
+        }
+    }
     if there.is_empty() {
         let expected = format!(
             "`fleet weights get` fetches the public ones; your own go there as files such as {}.safetensors",
@@ -234,6 +235,8 @@ fn weights(dir: Option<&Path>) -> Finding {
         );
         finding("weights", Level::Note, format!("none in {}", dir.display()), Some(&expected))
     } else {
-        finding("weights", Level::Ok, there.join(", "), None)
+        let scratch =
+            if lacking.is_empty() { String::new() } else { format!("; from scratch: {}", lacking.join(", ")) };
+        finding("weights", Level::Ok, format!("{}{scratch}", there.join(", ")), None)
     }
 }

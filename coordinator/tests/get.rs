@@ -75,7 +75,9 @@ fn what_is_not_there_says_how_to_get_it() {
     ends(dir.path(), &["data", "check", "cifar100"], 2, &["cifar-100-binary", "fleet data get cifar100"]);
     ends(dir.path(), &["data", "check", "dtd"], 2, &["dtd", "fleet data get dtd"]);
     ends(dir.path(), &["weights", "check"], 2, &["no weights in weights", "fleet weights get"]);
-    ends(dir.path(), &["weights", "check", "vit_micro"], 2, &["vit_micro.safetensors is not there"]);
+    ends(dir.path(), &["weights", "check", "vit_micro"], 2, &["vit_micro.safetensors is not there", "could come from"]);
+    let says = ["tiny_vit_5m_224.safetensors is not there", "fleet weights get tiny_vit_5m_224` fetches it"];
+    ends(dir.path(), &["weights", "check", "tiny_vit_5m_224"], 2, &says);
     assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 0, "checks write nothing");
 }
 
@@ -85,6 +87,11 @@ fn names_that_are_none_are_wrong_usage() {
     ends(dir.path(), &["data", "get", "cifar10"], 2, &["cifar100", "dtd"]);
     ends(dir.path(), &["weights", "get", "vit_huge"], 2, &["vit_huge", "vit_tiny_patch16_224"]);
     ends(dir.path(), &["weights", "get", "vit_micro"], 2, &["no public weights", "vit_small_patch16_224"]);
+    let says = ["tiny_vit_21m_224", "no hash", "timm/tiny_vit_21m_224.in1k", "here/tiny_vit_21m_224.safetensors"];
+    ends(dir.path(), &["weights", "get", "tiny_vit_21m_224", "--weights", "here"], 2, &says);
+    let says = ["timm/tiny_vit_11m_224.dist_in22k_ft_in1k", "What can be fetched", "vit_small_patch16_224"];
+    ends(dir.path(), &["weights", "get", "tiny_vit_11m_224"], 2, &says);
+    assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 0, "nothing was tried");
     ends(dir.path(), &["weights", "get", "--from", "http://127.0.0.1:9/"], 2, &["BACKBONE"]);
     ends(dir.path(), &["data", "get", "dtd", "--from", "file.tar.gz"], 2, &["file.tar.gz", "http"]);
 }
@@ -95,6 +102,7 @@ fn the_list_says_where_from_and_what_is_here() {
     fs::create_dir(dir.path().join("weights")).expect("makes");
     fs::write(dir.path().join("weights/vit_micro.safetensors"), "").expect("writes");
     let says = ["vit_micro", "no public weights", "https://huggingface.co/timm/", "Apache-2.0", "not here", "  here "];
+    ends(dir.path(), &["weights", "list"], 0, &["tiny_vit_5m_224.dist_in22k_ft_in1k/resolve", "no hash to check it"]);
     ends(dir.path(), &["weights", "list"], 0, &says);
 }
 
@@ -140,6 +148,9 @@ fn a_file_that_lies_about_its_header_is_named() {
     fs::write(&file, &whole).expect("writes");
     let says = ["1 (1 F32), 2 numbers", "none are published", "SHA-256"];
     ends(dir.path(), &["weights", "check", "vit_micro"], 0, &says);
+    // Public, but nobody says what it must be.
+    fs::write(dir.path().join("weights/tiny_vit_11m_224.safetensors"), &whole).expect("writes");
+    ends(dir.path(), &["weights", "check", "tiny_vit_11m_224"], 0, &["no hash of the public weights is known here"]);
     // The same, where there is something to compare with.
     fs::write(dir.path().join("weights/vit_tiny_patch16_224.safetensors"), &whole).expect("writes");
     ends(dir.path(), &["weights", "check"], 2, &["not what is published", "expected SHA-256 fecf81b4", "vit_micro"]);

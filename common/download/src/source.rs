@@ -3,7 +3,8 @@
 //! A hash stands here only if somebody other than us has published it. CIFAR-100's MD5 is its publisher's; its SHA-256
 //! is what torchvision for Ruby and MLDatasets.jl check. DTD's MD5 is torchvision's, its SHA-256 that of torchvision's
 //! prototype data sets and of anomalib. Those of the weights are given, with the revision of the hub that they belong
-//! to, by projects that pin them, LibreYOLO's provenance notes among them.
+//! to, by projects that pin them: the ViTs' by LibreYOLO's provenance notes and others; TinyViT-5M's by one, in the test of
+//! its manifest of model sources (revision b46989c2).
 
 use fleet_common::spec::Backbone;
 
@@ -50,8 +51,8 @@ pub const DTD: Source = Source {
     terms: "for research; see https://www.robots.ox.ac.uk/~vgg/data/dtd/",
 };
 
-/// Initial weights, by backbone: the study's, which are timm's augreg checkpoints.
-pub const WEIGHTS: [(Backbone, Source); 2] = [
+/// Initial weights, by backbone: the study's kind, which are timm's checkpoints.
+pub const WEIGHTS: [(Backbone, Source); 3] = [
     (
         Backbone::VitTinyPatch16,
         Source {
@@ -81,11 +82,36 @@ pub const WEIGHTS: [(Backbone, Source); 2] = [
             terms: "Apache-2.0",
         },
     ),
+    (
+        Backbone::TinyVit5m,
+        Source {
+            name: "tiny_vit_5m_224",
+            url: "https://huggingface.co/timm/tiny_vit_5m_224.dist_in22k_ft_in1k/resolve/main/model.safetensors",
+            file: "tiny_vit_5m_224.safetensors",
+            content: Content {
+                // 5.4 million numbers of 4 bytes; the exact size is not published.
+                size: Size::AtMost(32_000_000),
+                sha256: "ab65a070d1540d6beb9543193d470ac0f2b5f3063b411783856d0c4c45a1e44f",
+                md5: None,
+            },
+            terms: "Apache-2.0",
+        },
+    ),
 ];
 
-/// The public weights of a backbone, where there are any.
+/// The public weights of a backbone that can be fetched and checked.
 pub fn weights(backbone: Backbone) -> Option<&'static Source> {
     WEIGHTS.iter().find(|(of, _)| *of == backbone).map(|(_, source)| source)
+}
+
+/// Where the public weights of a backbone are that nobody whom we know of has published a hash of: the page of the hub
+/// whose `model.safetensors` it is.
+pub const fn unchecked_weights(backbone: Backbone) -> Option<&'static str> {
+    match backbone {
+        Backbone::TinyVit11m => Some("https://huggingface.co/timm/tiny_vit_11m_224.dist_in22k_ft_in1k"),
+        Backbone::TinyVit21m => Some("https://huggingface.co/timm/tiny_vit_21m_224.in1k"),
+        Backbone::VitMicro | Backbone::VitTinyPatch16 | Backbone::VitSmallPatch16 | Backbone::TinyVit5m => None,
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +127,13 @@ mod tests {
             assert!(source.url.starts_with("https://"), "{}", source.url);
             assert!(hex(source.content.sha256, 64), "{}", source.content.sha256);
             assert!(source.content.md5.is_none_or(|md5| hex(md5, 32)), "{:?}", source.content.md5);
+        }
+    }
+
+    #[test]
+    fn weights_can_be_checked_or_cannot_but_not_both() {
+        for backbone in Backbone::ALL {
+            assert!(weights(backbone).is_none() || unchecked_weights(backbone).is_none(), "{}", backbone.name());
         }
     }
 

@@ -69,6 +69,17 @@ impl Backbone {
         }
     }
 
+    /// The windows that attention is confined to: the stage's name in checkpoints, what the input's side is divided by to
+    /// give the map's, and the window's side in pixels of the map.
+    pub const fn windows(self) -> &'static [(&'static str, u32, u32)] {
+        match self {
+            Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 => &[],
+            Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => {
+                &[("stages.1", 8, 7), ("stages.2", 16, 14), ("stages.3", 32, 7)]
+            }
+        }
+    }
+
     /// The protocol's batch for training.
     pub const fn default_batch(self) -> u32 {
         32

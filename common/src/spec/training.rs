@@ -65,8 +65,9 @@ impl Default for Train {
     }
 }
 
-/// In what matrix products, convolutions and attention compute. Parameters, their optimiser state, norms, the residual
-/// stream and the loss are in fp32 in every case.
+/// In what matrix products, convolutions and attention compute. Parameters, their optimiser state, layer norms and the loss
+/// are in fp32 in every case, and so is what goes from block to block of a ViT; of a TinyViT it is what its convolutions
+/// give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

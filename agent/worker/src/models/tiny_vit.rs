@@ -376,6 +376,21 @@ fn sizes(x: &Tensor) -> [i64; 4] {
 mod tests {
     use super::*;
 
+    /// Planning warns of windows that do not divide their map; it must speak of the same ones.
+    #[test]
+    fn windows_are_those_that_planning_knows() {
+        for backbone in Backbone::ALL.into_iter().filter(|b| b.name().starts_with("tiny_vit")) {
+            let config = TinyVitConfig::preset(backbone, 8);
+            let attention = (1..config.windows.len()).map(|i| {
+                let stage: u32 = i.try_into().expect("few stages");
+                (format!("stages.{stage}"), 4 << stage, config.windows[i])
+            });
+            let known = backbone.windows().iter();
+            let known: Vec<_> = known.map(|(s, reduction, w)| ((*s).to_owned(), *reduction, i64::from(*w))).collect();
+            assert_eq!(attention.collect::<Vec<_>>(), known, "{}", backbone.name());
+        }
+    }
+
     #[test]
     fn distances_of_a_square_window_are_numbered_row_by_row() {
         let (places, distances) = distance_places(3);

@@ -4,6 +4,9 @@ use tch::{Device, Kind, Tensor};
 
 use super::Seed;
 
+/// The largest f32 below 1.
+const BELOW_ONE: f64 = 1.0 - 1.0 / (1u64 << 24) as f64;
+
 /// How a parameter starts when no weights give it a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
@@ -43,7 +46,10 @@ impl Init {
                 // Inverse transform: uniform between the normal CDF's values at the ends, mapped back by its inverse.
                 let cdf = |x: f64| 0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2));
                 let (low, high) = (cdf(-2.0 / std), cdf(2.0 / std));
-                let mut u = Tensor::empty(shape, options).uniform_(2.0 * low - 1.0, 2.0 * high - 1.0);
+                let u = Tensor::empty(shape, options).uniform_(2.0 * low - 1.0, 2.0 * high - 1.0);
+                // Where the ends are many deviations away they round to ±1, which is drawn once in 2²⁴ values and whose
+                // inverse is infinite: cut off at 2 it would be a weight of 100 deviations. (PyTorch's has such ones.)
+                let mut u = u.clamp(-BELOW_ONE, BELOW_ONE);
                 (u.erfinv_() * (std * std::f64::consts::SQRT_2)).clamp(-2.0, 2.0)
             }
             Self::Uniform { fan_in } => {
@@ -95,6 +101,17 @@ mod tests {
         let (mean, std, _) = moments(Init::Normal { std: 3.0 });
         near(mean, 0.0, 0.03);
         near(std, 3.0, 0.03);
+    }
+
+    #[test]
+    fn the_ends_of_a_wide_truncation_are_no_values() {
+        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        // Four times as many values as there are between 0 and 1: without care some are infinite deviations away.
+        for part in 0..16 {
+            let x = Init::TruncatedNormal { std: 0.02 }.draw(&[1 << 22], Seed::root(part));
+            let largest = x.abs().max().double_value(&[]) / 0.02;
+            assert!((4.5..5.6).contains(&largest), "part {part}: {largest} deviations");
+        }
     }
 
     #[test]

@@ -59,7 +59,9 @@ impl Check {
 pub(super) fn check(backbone: Backbone, dir: &Path) -> Result<Found, String> {
     let file = there(backbone, dir)?.ok_or_else(|| {
         let file = place(backbone, dir);
-        format!("{} is not there; `fleet weights get {}` fetches it", file.display(), backbone.name())
+        let (name, fetches) = (backbone.name(), source::weights(backbone).is_some());
+        let how = if fetches { "fetches it" } else { "says where it could come from" };
+        format!("{} is not there; `fleet weights get {name}` {how}", file.display())
     })?;
     let holds = weights::read(&file).map_err(|e| e.to_string())?;
     let unreadable = |e| format!("{}: cannot read it: {e}", file.display());
@@ -73,6 +75,9 @@ pub(super) fn check(backbone: Backbone, dir: &Path) -> Result<Found, String> {
                 )
             })?;
             source.content.checks()
+        }
+        None if source::unchecked_weights(backbone).is_some() => {
+            "header only; no hash of the public weights is known here to compare with"
         }
         None => "header only; none are published to compare with",
     };

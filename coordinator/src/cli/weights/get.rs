@@ -15,7 +15,7 @@ use crate::cli::transfer::{self, Show};
 /// `fleet weights get`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Get {
-    /// Of which backbone; without it, of all that have public weights
+    /// Of which backbone; without it, of all whose public weights can be checked
     #[arg(value_name = "BACKBONE", value_parser = backbone)]
     name: Option<Backbone>,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub(in crate::cli) struct Get {
 impl Get {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let wanted = match self.name {
-            Some(backbone) => vec![(backbone, source_of(backbone)?)],
+            Some(backbone) => vec![(backbone, source_of(backbone, &self.folder.weights)?)],
             None => source::WEIGHTS.iter().map(|(backbone, source)| (*backbone, source)).collect(),
         };
         transfer::run(move || {
@@ -41,14 +41,22 @@ impl Get {
     }
 }
 
-fn source_of(backbone: Backbone) -> Result<&'static Source, Failure> {
+fn source_of(backbone: Backbone, dir: &Path) -> Result<&'static Source, Failure> {
     source::weights(backbone).ok_or_else(|| {
         let public: Vec<_> = source::WEIGHTS.iter().map(|(_, source)| source.name).collect();
-        Failure::usage(format!(
-            "{} has no public weights; {} have. `fleet local … --keep-weights DIR` keeps those that it trained",
-            backbone.name(),
-            public.join(" and ")
-        ))
+        let why = match source::unchecked_weights(backbone) {
+            Some(page) => format!(
+                "no hash to check {} against is known here, so it is not fetched. Its public weights are model.safetensors of \
+                 {page}; put that file at {} and have a look at it with `fleet weights check {0}`",
+                backbone.name(),
+                place(backbone, dir).display()
+            ),
+            None => format!(
+                "{} has no public weights. `fleet local … --keep-weights DIR` keeps those that it trained",
+                backbone.name()
+            ),
+        };
+        Failure::usage(format!("{why}. What can be fetched: {}", public.join(", ")))
     })
 }
 

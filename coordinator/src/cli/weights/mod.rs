@@ -51,13 +51,20 @@ fn list(dir: &Path) -> Result<(), Failure> {
             Some(file) => say!("  here     {}", file.display()),
             None => say!("  not here {}", place(backbone, dir).display()),
         }
-        match source::weights(backbone) {
-            Some(source) => {
+        match (source::weights(backbone), source::unchecked_weights(backbone)) {
+            (Some(source), _) => {
                 say!("  from     {}", source.url);
                 say!("  SHA-256  {}", source.content.sha256);
                 say!("  terms    {}", source.terms);
             }
-            None => say!("  no public weights exist: `fleet local … --keep-weights DIR` keeps those that it trained"),
+            (None, Some(page)) => {
+                say!(
+                    "  from     {page} (model.safetensors); fetch it by hand, no hash to check it against is known here"
+                );
+            }
+            (None, None) => {
+                say!("  no public weights exist: `fleet local … --keep-weights DIR` keeps those that it trained")
+            }
         }
     }
     Ok(())
