@@ -40,7 +40,7 @@ def value(name: str, shape: tuple[int, ...]) -> Tensor:
         v = 0.1 * t
     elif leaf == "weight" and len(shape) == 1:
         v = 1 + 0.2 * t
-    elif leaf == "attention_biases" or leaf in ("cls_token", "pos_embed"):
+    elif leaf == "attention_biases" or "cls_token" in name or "pos_embed" in name:
         v = 0.3 * t
     else:
         v = t * math.sqrt(3 / math.prod(shape[1:]))
