@@ -50,7 +50,10 @@ def traces(shift: int) -> dict[str, Spec]:
         "peft_adalora": {**ADALORA, "orthogonal_term_in_loss": True},
         "peft_adalora_noorth": {**ADALORA, "orthogonal_term_in_loss": False},
     }
-    return {name: based(shift, **spec) for name, spec in specs.items()}
+    tiny_vit = {**based(shift, **LORA, target_modules=ALL), **TINY_VIT, "base_fixture": "tiny_vit_tiny", "batch": 4}
+    for key in VIT.keys() - TINY_VIT.keys():
+        del tiny_vit[key]
+    return {**{name: based(shift, **spec) for name, spec in specs.items()}, "peft_lora_tiny_vit": tiny_vit}
 
 
 def merges(shift: int) -> dict[str, Spec]:

@@ -24,7 +24,9 @@ def write(folder: Path, config: dict[str, Any], io: Tensors, **more: Tensors) ->
     versions = {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
     (folder / "config.json").write_text(json.dumps({**config, "versions": versions}, indent=1) + "\n")
     for name, tensors in {"io": io, **more}.items():
-        save_file({k: t.detach().clone().contiguous() for k, t in tensors.items()}, folder / f"{name}.safetensors")
+        file = folder / f"{name}.safetensors"
+        save_file({k: t.detach().clone().contiguous() for k, t in tensors.items()}, file)
+        file.chmod(0o644)
 
 
 def generator(seed: int) -> torch.Generator:

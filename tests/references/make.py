@@ -67,7 +67,7 @@ def random_folders(kind: str, out: Path, seed: int, count: int) -> None:
 def fixed_folders(kinds: list[str], out: Path, seed: int) -> None:
     shift = seed * fixed.APART
     for name, spec in fixed.backbones(shift).items():
-        if spec["architecture"] in kinds or (spec["architecture"] == "vit" and set(kinds) & set(BASED)):
+        if spec["architecture"] in kinds or set(kinds) & set(BASED):
             backbone(out / name, spec)
     for name, spec in fixed.traces(shift).items():
         if spec["method"] in kinds:

@@ -6,7 +6,8 @@
 # Exit code 1 if a result is beyond its tolerance; the folders then stay in .bench/references/SEED.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-seed=${1:-$(date -u +%Y%m%d)}
+today=$(date -u +%Y%m%d)
+seed=${1:-$today}
 count=${2:-5}
 out=.bench/references/$seed
 agent=target/release/fleet-agent

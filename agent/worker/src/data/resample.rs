@@ -226,6 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_around_a_window_shows() {
+        let image = RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * 6, y as u8 * 8, (x * y) as u8]));
+        let window = Window { left: 5.0, top: 3.0, width: 20.0, height: 11.0 };
+        let cut = window.of(&image);
+        assert_eq!(cut.dimensions(), (20, 11));
+        for filter in FILTERS {
+            let ours = resample(&image, window, 7, 9, filter).expect("resizes");
+            assert_eq!(ours, resample(&cut, Window::whole(&cut), 7, 9, filter).expect("resizes"), "{filter:?}");
+        }
+        let none = resample(&image, Window::whole(&image), 0, 9, Interpolation::Bicubic);
+        assert!(none.is_err_and(|e| e.to_string().contains("40 × 30 cannot become 0 × 9")));
+    }
+
+    #[test]
     fn a_tall_image_loses_rows_first() {
         // Of Pillow 13.0, all with the Lanczos filter.
         assert!(!columns_first((100, 150), (40, 30)));
