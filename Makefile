@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test soak bench check clean-demo
+.PHONY: setup build demo test soak bench references check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -19,6 +19,9 @@ soak: build            ## 200 kills at random moments; prints what was lost, dou
 bench: build            ## Time and memory of a training step beside Python's: 2.3 GB of downloads at first, then 20 minutes
 	@tests/bench/set-up.sh
 	target/release/bench --write=$(or $(WRITE),tests/bench/RESULTS.md) $(OPTIONS)
+
+references: build       ## 5 random configurations of each kind, made by timm, PEFT, bitsandbytes and Pillow, through fleet-agent verify
+	@tests/references/run.sh $(SEED) $(COUNT)
 
 check: setup            ## Formatting and lints, warnings denied
 	cargo fmt --all --check

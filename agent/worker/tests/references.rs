@@ -34,17 +34,17 @@ fn beyond(dir: &Path) -> Vec<Check> {
 #[test]
 fn every_reference_of_the_repository_is_met() {
     let folders: Vec<PathBuf> = std::fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().path()).collect();
-    assert!(folders.len() >= 16);
+    assert!(folders.len() >= 17);
     for dir in folders {
         let beyond = beyond(&dir);
         assert!(beyond.is_empty(), "{}: {beyond:#?}", dir.display());
     }
 }
 
-/// A copy of a reference, of its base too, in which `change` may spoil something.
+/// A copy of a reference, of the bases too, in which `change` may spoil something.
 fn spoiled(name: &str, change: impl FnOnce(&Path, &mut Value)) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
-    for folder in [name, "vit_tiny_timm"] {
+    for folder in [name, "vit_tiny_timm", "tiny_vit_tiny"] {
         std::fs::create_dir_all(dir.path().join(folder)).unwrap();
         for file in std::fs::read_dir(fixtures().join(folder)).unwrap().map(|e| e.unwrap().path()) {
             std::fs::copy(&file, dir.path().join(folder).join(file.file_name().unwrap())).unwrap();
@@ -78,6 +78,10 @@ fn a_result_that_is_off_is_named_and_nothing_else() {
         spoiled("tiny_vit_tiny", |dir, _| nudge(&dir.join("io.safetensors"), "eval.stage.stages.2", 1e-3));
     let names: Vec<String> = beyond(&dir).into_iter().map(|c| c.name).collect();
     assert_eq!(names, ["eval.stage.stages.2"]);
+    let statistics = "post.stages.3.blocks.0.local_conv.bn.running_var";
+    let (_kept, dir) = spoiled("peft_lora_tiny_vit", |dir, _| nudge(&dir.join("io.safetensors"), statistics, 1e-3));
+    let names: Vec<String> = beyond(&dir).into_iter().map(|c| c.name).collect();
+    assert_eq!(names, [statistics]);
     let (_kept, dir) = spoiled("peft_adalora", |_, config| config["per_step"][3]["scheduled_budget"] = 48.into());
     let names: Vec<String> = beyond(&dir).into_iter().map(|c| c.name).collect();
     assert_eq!(names, ["step 4: budget: expected 48, found 49"]);

@@ -5,6 +5,7 @@
 
 mod loader;
 pub mod processor;
+mod resample;
 mod sampler;
 mod transform;
 

@@ -4,7 +4,8 @@ use fleet_common::spec::{Interpolation, Recipe};
 use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
-use super::transform::{Window, central, planes, resample};
+use super::resample::{Window, resample};
+use super::transform::{central, planes};
 
 /// A public checkpoint's image processor.
 #[derive(Debug, Clone, Copy, PartialEq)]

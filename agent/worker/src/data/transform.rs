@@ -1,19 +1,14 @@
 //! Images → a model's inputs, as the study's protocol has them (arXiv 2607.02158's public code), or as belongs to the
 //! initial weights.
-//!
-//! Resampling has anti-aliasing, torchvision's default, which is Pillow's; `fast_image_resize` computes what Pillow
-//! computes, to one part in 255.
 
 use std::f64::consts::LN_2;
 
-use anyhow::Context as _;
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use fleet_common::spec::{Interpolation, Recipe};
 use fleet_dataset::Protocol;
 use image::RgbImage;
 use rand::RngExt;
 
+use super::resample::{Window, resample};
 use super::sampler::generator;
 use crate::nn::Seed;
 
@@ -28,21 +23,6 @@ pub struct Transform {
     pub augment: bool,
     /// How images are resampled, and whether their centre is cut out for evaluation.
     pub recipe: Recipe,
-}
-
-/// A rectangle of an image, in pixels; fractions are meant.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Window {
-    left: f64,
-    top: f64,
-    width: f64,
-    height: f64,
-}
-
-impl Window {
-    pub(super) fn whole(image: &RgbImage) -> Self {
-        Self { left: 0.0, top: 0.0, width: f64::from(image.width()), height: f64::from(image.height()) }
-    }
 }
 
 impl Transform {
@@ -102,46 +82,6 @@ pub(super) fn central(image: &RgbImage, side: u32, size: u32, filter: Interpolat
     Ok(centre(&resample(image, Window::whole(image), width, height, filter)?, size))
 }
 
-pub(super) fn resample(
-    image: &RgbImage,
-    window: Window,
-    width: u32,
-    height: u32,
-    filter: Interpolation,
-) -> anyhow::Result<RgbImage> {
-    let algorithm = match filter {
-        Interpolation::Nearest => ResizeAlg::Nearest,
-        Interpolation::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
-        Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
-        Interpolation::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
-    };
-    // Pillow resamples rows first, then columns, and rounds to bytes in between. The library's passes over bytes are in
-    // the other order and a little coarse, which shows where a filter overshoots; so it gets one pass at a time, in f32.
-    let Window { left, top, width: from_width, height: from_height } = window;
-    let rows = pass(image, (left, top, from_width, from_height), width, from_height as u32, algorithm)?;
-    pass(&rows, (0.0, 0.0, f64::from(width), f64::from(rows.height())), width, height, algorithm)
-}
-
-/// One pass of the resampler over the part `crop` (left, top, width, height) of an image.
-fn pass(
-    image: &RgbImage,
-    crop: (f64, f64, f64, f64),
-    width: u32,
-    height: u32,
-    algorithm: ResizeAlg,
-) -> anyhow::Result<RgbImage> {
-    let refused = || format!("an image of {} × {} pixels cannot be resampled", image.width(), image.height());
-    let bytes: Vec<u8> = image.as_raw().iter().flat_map(|x| f32::from(*x).to_ne_bytes()).collect();
-    let source = Image::from_vec_u8(image.width(), image.height(), bytes, PixelType::F32x3).with_context(refused)?;
-    let mut target = Image::new(width, height, PixelType::F32x3);
-    let options = ResizeOptions::new().resize_alg(algorithm).crop(crop.0, crop.1, crop.2, crop.3);
-    Resizer::new().resize(&source, &mut target, &options).with_context(refused)?;
-    let values = target.buffer().as_chunks::<4>().0.iter().map(|bytes| f32::from_ne_bytes(*bytes));
-    // Half a level rounds up, as Pillow's fixed-point sum does.
-    let bytes = values.map(|x| (x + 0.5).floor().clamp(0.0, 255.0) as u8).collect();
-    RgbImage::from_raw(width, height, bytes).with_context(refused)
-}
-
 /// The central square of `side` pixels.
 fn centre(image: &RgbImage, side: u32) -> RgbImage {
     // torchvision rounds half to even: int(round((height - side) / 2.0)).
@@ -169,9 +109,6 @@ pub(super) fn planes(image: &RgbImage, flip: bool) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const FILTERS: [Interpolation; 4] =
-        [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos];
-
     fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]))
     }
@@ -182,30 +119,6 @@ mod tests {
         let plain = planes(&image, false);
         assert_eq!(plain, [0, 1, 2, 0, 1, 2, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 2]);
         assert_eq!(planes(&image, true)[..6], [2, 1, 0, 2, 1, 0]);
-    }
-
-    #[test]
-    fn resampling_is_pillows_to_one_part_in_255() {
-        use crate::nn::Weights;
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/preprocess/io.safetensors");
-        let fixture = Weights::read(std::path::Path::new(path)).expect("a fixture of the repository");
-        let picture = |name: &str| {
-            let pixels = fixture.get(name).expect(name);
-            let (height, width) = (pixels.size()[0] as u32, pixels.size()[1] as u32);
-            let bytes = Vec::<u8>::try_from(pixels.flatten(0, -1)).expect("bytes");
-            RgbImage::from_raw(width, height, bytes).expect("a picture")
-        };
-        for name in ["small", "tall", "wide"] {
-            let input = picture(&format!("{name}.input"));
-            for (size, filter) in ["32x32", "w40h24"].into_iter().flat_map(|size| FILTERS.map(|filter| (size, filter)))
-            {
-                let reference = picture(&format!("{name}.{}.{size}", filter.name()));
-                let (width, height) = (reference.width(), reference.height());
-                let ours = resample(&input, Window::whole(&input), width, height, filter).expect("resizes");
-                let worst = ours.as_raw().iter().zip(reference.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
-                assert!(worst <= Some(1), "{name} to {size}, {}: off by {worst:?}", filter.name());
-            }
-        }
     }
 
     #[test]

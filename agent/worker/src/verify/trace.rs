@@ -136,6 +136,11 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
         }
         checks.tensors(format!("final.{name}"), &got, &expected, Tolerance::TRACE);
     }
+    // Running statistics, which move in training whatever is frozen.
+    for (name, reference) in folder.io_under("post.") {
+        let buffer = built.params.get(name).with_context(|| format!("the model has no {name}"))?;
+        checks.tensors(format!("post.{name}"), &buffer.tensor, &reference, Tolerance::TRACE);
+    }
     Ok(())
 }
 
