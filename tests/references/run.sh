@@ -26,8 +26,12 @@ HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 \
 code=0
 $agent verify --brief "$out"/*/ > "$out/verify.txt" || code=$?
 grep -v -e '^passed' -e '^$' "$out/verify.txt" || true
-folders=$(find "$out" -name config.json | wc -l)
+folders=$(find "$out" -maxdepth 2 -name config.json | wc -l)
 echo "references: seed $seed: $(grep -c '^passed' "$out/verify.txt" || true) of $folders folders within their tolerances"
+mkdir "$out/adapters"
+HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 \
+  .bench/venv/bin/python tests/references/adapters.py target/release "$out/adapters" 2> "$out/adapters.log" \
+  || { tail -5 "$out/adapters.log" >&2; code=1; }
 if [ $code -ne 0 ]; then
   echo "references: what failed is in $out; make it again with: make references SEED=$seed COUNT=$count" >&2
   exit 1
