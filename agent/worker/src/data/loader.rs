@@ -86,7 +86,8 @@ impl Loader {
         let threads = threads.clamp(1, numbers.len().max(1));
         let channels = (0..threads)
             .map(|first| {
-                let (sender, receiver) = sync_channel(1);
+                // Handed over, not kept: each thread has one batch ready, and makes the next once that is taken.
+                let (sender, receiver) = sync_channel(0);
                 let (dataset, pick) = (dataset.clone(), pick.clone());
                 let mine = numbers.clone().skip(first).step_by(threads);
                 let work = move || produce(&dataset, split, &transform, seed, mine, &*pick, &sender);

@@ -72,7 +72,9 @@ pub fn run(job: &Job, device: Device, events: &Events, stop: &AtomicBool) -> (Ou
     }
     let refusals = || memory.stats().map_or(0, |s| s.refusals);
     let before = refusals();
-    let decode_threads = job.threads.min(MAX_DECODE_THREADS);
+    // Beside a GPU the CPU has nothing else to do; where the CPU trains, a step takes long enough for half of it to decode.
+    let decoding = if device.is_cuda() { job.threads } else { job.threads.div_ceil(2) };
+    let decode_threads = decoding.min(MAX_DECODE_THREADS);
     let fresh = Training {
         software: Software {
             fleet: env!("CARGO_PKG_VERSION").to_owned(),

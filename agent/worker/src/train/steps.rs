@@ -126,6 +126,7 @@ fn gradients(
         let (loss, entropy) = guard(|| {
             let share = |loss: Tensor| if parts > 1 { loss / f64::from(parts) } else { loss };
             let (images, labels) = part.to_tensors(&built.recipe, device);
+            drop(part);
             let entropy = share(cross_entropy(&built.model.forward(&images, &ctx, &built.executor), &labels));
             let loss = match built.method.penalty(&built.params) {
                 Some(penalty) => &entropy + share(penalty),
