@@ -18,7 +18,7 @@ use fleet_common::spec::Checkpointing;
 pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let _off = GradMode::off();
     let architecture = Architecture::of(folder)?;
-    let method = peft::method(&settings(folder, "lora")?);
+    let method = peft::method(&settings(folder, folder.config["method"].as_str().unwrap_or("lora"))?);
     let Built { model, params } = architecture.build(folder, method.clone(), Kind::Float)?;
     for (name, values) in folder.io_under("adapter.").filter(|(name, _)| *name != "logits") {
         let name = ours(name);

@@ -24,7 +24,7 @@ fn the_columns_are_those_of_the_readme() {
     assert_eq!(rows.len(), 0);
     assert_eq!((head[0].as_str(), head[38].as_str(), head[39].as_str()), ("trial", "macs", "top1_percent"));
     assert_eq!((head[49].as_str(), head[78].as_str(), head[79].as_str()), ("load_seconds", "save_images", "hardware"));
-    assert_eq!((head.len(), head[96].as_str()), (97, "flags"));
+    assert_eq!((head.len(), head[96].as_str(), head[99].as_str()), (100, "flags", "batch_norm"));
     let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
     let phases = ["load_", "warm_up_", "train_", "evaluate_", "save_"];
     for (i, name) in head.iter().enumerate() {
