@@ -29,7 +29,11 @@ fn a_campaign_file_that_is_not_right() {
     let fleet = Fleet::new();
     let cases = [
         ("\"textures\"", "\"txtures\"", &["broken.toml:9:", "did you mean \"textures\""][..]),
-        ("\"full\"", "\"fulll\"", &["broken.toml:6:", "did you mean \"full\"", "Known: full, lora, bitfit"]),
+        (
+            "\"full\"",
+            "\"fulll\"",
+            &["broken.toml:6:", "did you mean \"full\"", "Known: full, lora, adalora, qlora, bitfit"],
+        ),
         ("\"none\"", "[]", &["broken.toml:8:", "at least one value"]),
         ("steps = 4", "stesp = 4", &["broken.toml:11:", "did you mean \"steps\""]),
         ("\"1GiB\"", "\"much\"", &["broken.toml:3:", "\"2GiB\"", "much"]),

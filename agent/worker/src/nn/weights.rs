@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use fleet_checkpoint::{Checkpoint, CheckpointError, Format};
 use fleet_common::spec::Recipe;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 /// Why weights could not be read or written.
@@ -32,18 +33,29 @@ pub enum WeightsError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// Key of the file's metadata under which the classes of the head are named, one per line. Public checkpoints do not
-/// have it.
+/// Key of the file's metadata under which stands, as JSON, what we know of weights that we wrote. It is one key, because
+/// the metadata of a safetensors file have no order: equal weights are equal files.
+const ABOUT: &str = "fleet";
+/// Where older files of ours name the classes of the head, one per line.
 const CLASSES: &str = "classes";
-/// Key under which stands, as JSON, what images went through before they reached the model.
-const RECIPE: &str = "recipe";
+
+/// What a file of ours says beside its tensors. Public checkpoints say nothing.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct About {
+    /// What the head tells apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<Vec<String>>,
+    /// What images went through before they reached the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipe: Option<Recipe>,
+}
 
 /// Named tensors, in host memory.
 #[derive(Debug, Default)]
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
-    classes: Option<Vec<String>>,
-    recipe: Option<Recipe>,
+    about: About,
 }
 
 impl Weights {
@@ -68,9 +80,12 @@ impl Weights {
         }
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
         let said = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
-        let classes = said(CLASSES).map(|c| c.lines().map(str::to_owned).collect());
-        let recipe = said(RECIPE).map(|r| serde_json::from_str(r)).transpose();
-        Ok(Self { tensors, classes, recipe: recipe.map_err(|e| format(format!("its recipe cannot be read: {e}")))? })
+        let older = || About { classes: said(CLASSES).map(|c| c.lines().map(str::to_owned).collect()), recipe: None };
+        let about = match said(ABOUT) {
+            Some(json) => serde_json::from_str(json).map_err(|e| format(format!("its metadata \"{ABOUT}\": {e}")))?,
+            None => older(),
+        };
+        Ok(Self { tensors, about })
     }
 
     fn read_checkpoint(path: &Path) -> Result<Self, WeightsError> {
@@ -95,22 +110,22 @@ impl Weights {
 
     /// Names the classes that the head tells apart.
     pub fn with_classes(self, classes: &[String]) -> Self {
-        Self { classes: Some(classes.to_vec()), ..self }
+        Self { about: About { classes: Some(classes.to_vec()), ..self.about }, ..self }
     }
 
     /// The classes that the head tells apart, where the file names them.
     pub fn classes(&self) -> Option<&[String]> {
-        self.classes.as_deref()
+        self.about.classes.as_deref()
     }
 
     /// Says what images went through before they reached the model.
     pub fn with_recipe(self, recipe: Recipe) -> Self {
-        Self { recipe: Some(recipe), ..self }
+        Self { about: About { recipe: Some(recipe), ..self.about }, ..self }
     }
 
     /// What images went through before they reached the model, where the file says it.
     pub fn recipe(&self) -> Option<Recipe> {
-        self.recipe
+        self.about.recipe
     }
 
     /// The tensor called `name`.
@@ -130,9 +145,9 @@ impl Weights {
     pub fn write(&self, path: &Path) -> Result<(), WeightsError> {
         let io = |source| WeightsError::Io { path: path.into(), source };
         let tensors = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        let classes = self.classes.iter().map(|c| (CLASSES.to_owned(), c.join("\n")));
-        let recipe = self.recipe.iter().filter_map(|r| Some((RECIPE.to_owned(), serde_json::to_string(r).ok()?)));
-        let metadata = classes.chain(recipe).collect();
+        let known = self.about.classes.is_some() || self.about.recipe.is_some();
+        let about = known.then(|| serde_json::to_string(&self.about).expect("our own types are JSON"));
+        let metadata = about.into_iter().map(|about| (ABOUT.to_owned(), about)).collect();
         write_safetensors(path, tensors, |_| metadata).map_err(io)
     }
 }
