@@ -8,6 +8,7 @@
 //! | [`peft`] | fine-tuning methods, one folder each |
 //! | [`quant`] | frozen weights in 4 bits |
 //! | [`checkpointing`] | recompute policies and the executor |
+//! | [`scan`] | the selective scan of Mamba and its convolution |
 //! | [`data`] | data sets → batches |
 //! | [`train`] | a trial from its job to its end |
 //! | [`verify`] | references of other implementations through ours |
@@ -18,6 +19,7 @@ pub mod models;
 pub mod nn;
 pub mod peft;
 pub mod quant;
+pub mod scan;
 pub mod torch;
 pub mod train;
 pub mod verify;

@@ -4,6 +4,7 @@
 //! - [`mod@grad`]: gradients of chosen outputs, weighted.
 //! - [`memory`]: live and peak bytes of a device's allocator, its cap, and typed out-of-memory.
 //! - [`cuda`]: bringing in libtorch's CUDA half when it is there, before anything asks about CUDA.
+//! - [`parallel`]: work of our own on libtorch's threads.
 //! - [`adamw`]: one fused optimiser step over tensors that we own.
 //! - [`grad_mode`]: recording gradients or not, restored even when a panic passes by.
 //! - [`guard`]: the one place where a libtorch failure, which tch raises as a panic, becomes an error.
@@ -16,6 +17,7 @@ pub mod grad;
 pub mod grad_mode;
 pub mod guard;
 pub mod memory;
+pub mod parallel;
 pub mod sgd;
 
 pub use function::{Function, attach};
