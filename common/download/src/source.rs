@@ -110,6 +110,9 @@ pub const fn unchecked_weights(backbone: Backbone) -> Option<&'static str> {
     match backbone {
         Backbone::TinyVit11m => Some("https://huggingface.co/timm/tiny_vit_11m_224.dist_in22k_ft_in1k"),
         Backbone::TinyVit21m => Some("https://huggingface.co/timm/tiny_vit_21m_224.in1k"),
+        Backbone::VimTiny => Some("https://huggingface.co/hustvl/Vim-tiny-midclstok"),
+        Backbone::VimSmall => Some("https://huggingface.co/hustvl/Vim-small-midclstok"),
+        Backbone::MambaVisionT => Some("https://huggingface.co/nvidia/MambaVision-T-1K"),
         Backbone::VitMicro | Backbone::VitTinyPatch16 | Backbone::VitSmallPatch16 | Backbone::TinyVit5m => None,
     }
 }

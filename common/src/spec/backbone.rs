@@ -22,17 +22,26 @@ pub enum Backbone {
     TinyVit11m,
     /// timm's `tiny_vit_21m_224`, the study's TinyViT.
     TinyVit21m,
+    /// hustvl's Vim-Tiny with its class token in the middle.
+    VimTiny,
+    /// hustvl's Vim-Small with its class token in the middle, the study's Vim-Small.
+    VimSmall,
+    /// NVIDIA's MambaVision-T.
+    MambaVisionT,
 }
 
 impl Backbone {
     /// Every backbone, in the order of tables.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::VitMicro,
         Self::VitTinyPatch16,
         Self::VitSmallPatch16,
         Self::TinyVit5m,
         Self::TinyVit11m,
         Self::TinyVit21m,
+        Self::VimTiny,
+        Self::VimSmall,
+        Self::MambaVisionT,
     ];
 
     /// The public name.
@@ -44,6 +53,9 @@ impl Backbone {
             Self::TinyVit5m => "tiny_vit_5m_224",
             Self::TinyVit11m => "tiny_vit_11m_224",
             Self::TinyVit21m => "tiny_vit_21m_224",
+            Self::VimTiny => "vim_tiny_patch16_224",
+            Self::VimSmall => "vim_small_patch16_224",
+            Self::MambaVisionT => "mamba_vision_T",
         }
     }
 
@@ -64,8 +76,8 @@ impl Backbone {
     pub const fn size_step(self) -> u32 {
         match self {
             Self::VitMicro => 8,
-            Self::VitTinyPatch16 | Self::VitSmallPatch16 => 16,
-            Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => 32,
+            Self::VitTinyPatch16 | Self::VitSmallPatch16 | Self::VimTiny | Self::VimSmall => 16,
+            Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m | Self::MambaVisionT => 32,
         }
     }
 
@@ -73,32 +85,59 @@ impl Backbone {
     /// give the map's, and the window's side in pixels of the map.
     pub const fn windows(self) -> &'static [(&'static str, u32, u32)] {
         match self {
-            Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 => &[],
+            Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 | Self::VimTiny | Self::VimSmall => &[],
             Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => {
                 &[("stages.1", 8, 7), ("stages.2", 16, 14), ("stages.3", 32, 7)]
             }
+            Self::MambaVisionT => &[("levels.2", 16, 14), ("levels.3", 32, 7)],
         }
     }
 
     /// The protocol's batch for training.
     pub const fn default_batch(self) -> u32 {
-        32
+        match self {
+            Self::MambaVisionT => 16,
+            _ => 32,
+        }
     }
 
     /// Ends of the names of the linear layers that an adapter can sit on.
     pub const fn linear_layers(self) -> &'static [&'static str] {
-        &["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+        match self {
+            Self::VimTiny | Self::VimSmall => &[
+                "mixer.in_proj",
+                "mixer.x_proj",
+                "mixer.dt_proj",
+                "mixer.x_proj_b",
+                "mixer.dt_proj_b",
+                "mixer.out_proj",
+            ],
+            Self::MambaVisionT => &[
+                "mixer.in_proj",
+                "mixer.x_proj",
+                "mixer.dt_proj",
+                "mixer.out_proj",
+                "mixer.qkv",
+                "mixer.proj",
+                "mlp.fc1",
+                "mlp.fc2",
+            ],
+            _ => &["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"],
+        }
     }
 
-    /// The linear layers that LoRA and its kin adapt unless the campaign names others, as in the protocol.
+    /// The linear layers that LoRA and its kin adapt unless the campaign names others, as in the protocol. (Its list for Vim
+    /// ends in `proj`, which names no linear layer but the convolution of the patches; that one gets no adapter here.)
     pub const fn lora_targets(self) -> &'static [&'static str] {
         match self {
             Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 => &["qkv", "fc1", "fc2"],
             Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => &["qkv", "proj", "fc1", "fc2"],
+            Self::VimTiny | Self::VimSmall => &["in_proj", "x_proj", "dt_proj", "out_proj"],
+            Self::MambaVisionT => &["in_proj", "out_proj", "fc1", "fc2"],
         }
     }
 
-    /// The preprocessing that belongs to the public weights, from timm's configurations of them.
+    /// The preprocessing that belongs to the public weights, from timm's configurations of them or their authors' scripts.
     pub const fn recipe(self) -> Recipe {
         match self {
             Self::VitMicro => Recipe::PROTOCOL,
@@ -106,6 +145,8 @@ impl Backbone {
             Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => {
                 Recipe::timm(Recipe::PROTOCOL.mean, Recipe::PROTOCOL.std, 0.95)
             }
+            Self::VimTiny | Self::VimSmall => Recipe::timm(Recipe::PROTOCOL.mean, Recipe::PROTOCOL.std, 0.875),
+            Self::MambaVisionT => Recipe::timm(Recipe::PROTOCOL.mean, Recipe::PROTOCOL.std, 1.0),
         }
     }
 }

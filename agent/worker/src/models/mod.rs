@@ -1,11 +1,16 @@
 //! Architectures, one file each. They know nothing of methods, checkpointing policies, devices or files.
 
+pub(crate) mod mamba;
+pub mod mamba_vision;
 pub mod tiny_vit;
+pub mod vim;
 pub mod vit;
 
 use fleet_common::spec::Backbone;
+use mamba_vision::{MambaVision, MambaVisionConfig};
 use tch::Tensor;
 use tiny_vit::{TinyVit, TinyVitConfig};
+use vim::{Vim, VimConfig};
 use vit::{Vit, VitConfig};
 
 use crate::nn::{Builder, Ctx, Executor, MacCounter, Slot};
@@ -37,6 +42,12 @@ pub fn build(backbone: Backbone, image_size: u32, classes: i64, b: &Builder) -> 
         // Windows cover a map of any size, so that the model does not depend on the input's.
         Backbone::TinyVit5m | Backbone::TinyVit11m | Backbone::TinyVit21m => {
             Box::new(TinyVit::new(b, &TinyVitConfig::preset(backbone, classes)))
+        }
+        Backbone::VimTiny | Backbone::VimSmall => {
+            Box::new(Vim::new(b, &VimConfig::preset(backbone, classes).with_image_size(image_size.into())))
+        }
+        Backbone::MambaVisionT => {
+            Box::new(MambaVision::new(b, &MambaVisionConfig::tiny(classes).with_image_size(image_size.into())))
         }
     }
 }

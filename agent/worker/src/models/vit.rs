@@ -6,7 +6,8 @@
 use tch::Tensor;
 
 use crate::nn::{
-    ActLinear, Activation, Block, Builder, Conv2d, ConvShape, Ctx, Executor, Init, LayerNorm, Linear, NormLinear, Slot,
+    ActLinear, Activation, Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, Executor, Init, LayerNorm, Linear,
+    NormLinear, Slot,
 };
 
 use super::Model;
@@ -81,7 +82,7 @@ impl Vit {
         Self {
             patch_embed: b.sub("patch_embed").conv2d("proj", 3, c.width, ConvShape::patches(c.patch_size)),
             cls_token: b.param("cls_token", &[1, 1, c.width], Init::Normal { std: 1e-6 }),
-            pos_embed: b.position_table("pos_embed", 1, c.image_size / c.patch_size, c.width),
+            pos_embed: b.position_table("pos_embed", ClassToken::First, c.image_size / c.patch_size, c.width),
             blocks: (0..c.depth).map(|i| blocks.block(&i.to_string(), |b| VitBlock::new(b, c))).collect(),
             norm: b.layer_norm("norm", c.width, c.norm_eps),
             head: b.head("head").linear("", c.width, c.classes),

@@ -7,8 +7,8 @@ use fleet_common::record::LoadSummary;
 use fleet_common::spec::is_target;
 use tch::{Device, Kind, Tensor};
 
-use super::layers::{ActLinear, Activation, BatchNorm2d, Conv2d, LayerNorm, Linear, NormLinear, Weight};
-use super::{Block, Init, Param, Params, Role, Seed, Slot, Weights, resample};
+use super::layers::{ActLinear, Activation, BatchNorm2d, Conv2d, LayerNorm, Linear, NormLinear, RmsNorm, Weight};
+use super::{Block, ClassToken, Init, Param, Params, Role, Seed, Slot, Weights, resample};
 use crate::peft::Method;
 use crate::quant::Nf4;
 use crate::torch::GradMode;
@@ -61,6 +61,25 @@ impl ConvShape {
     /// One of `kernel` pixels whose output is as large as its input (but for `stride`), without bias.
     pub const fn same(kernel: i64, stride: i64, groups: i64) -> Self {
         Self { kernel, stride, padding: kernel / 2, groups, bias: false }
+    }
+}
+
+/// How a linear layer is, where it is not as most are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinearShape {
+    /// Fresh weights.
+    pub weight: Init,
+    /// Fresh biases; `None` for a layer without.
+    pub bias: Option<Init>,
+}
+
+impl LinearShape {
+    /// As timm and others begin them: truncated normal with deviation 0.02, bias 0.
+    pub const USUAL: Self = Self { weight: Init::TruncatedNormal { std: 0.02 }, bias: Some(Init::Constant(0.0)) };
+
+    /// The same without a bias.
+    pub const fn without_bias(self) -> Self {
+        Self { bias: None, ..self }
     }
 }
 
@@ -146,12 +165,12 @@ impl Builder {
         self.param_or_adapted(name, shape, init, |_| None)
     }
 
-    /// A table of learned positions (1, `prefix` + `side`², `width`), the first `prefix` of which are of no place. From
-    /// weights for another input size it is resampled as timm does.
-    pub fn position_table(&self, name: &str, prefix: i64, side: i64, width: i64) -> Tensor {
+    /// A table of learned positions (1, 1 + `side`², `width`), one of which is the class token's. From weights for another
+    /// input size it is resampled as timm does.
+    pub fn position_table(&self, name: &str, class: ClassToken, side: i64, width: i64) -> Tensor {
         let init = Init::TruncatedNormal { std: 0.02 };
-        self.param_or_adapted(name, &[1, prefix + side * side, width], init, |theirs| {
-            resample::position_table(theirs, prefix, side)
+        self.param_or_adapted(name, &[1, 1 + side * side, width], init, |theirs| {
+            resample::position_table(theirs, class, side)
         })
     }
 
@@ -227,12 +246,16 @@ impl Builder {
         tensor
     }
 
-    /// A linear layer with bias, and with whatever adapter the method puts on it. Fresh weights are timm's: truncated
-    /// normal with deviation 0.02, bias 0.
+    /// A linear layer with bias, fresh as [`LinearShape::USUAL`] says, and with whatever adapter the method puts on it.
     pub fn linear(&self, name: &str, inputs: i64, outputs: i64) -> Linear {
+        self.linear_shaped(name, inputs, outputs, LinearShape::USUAL)
+    }
+
+    /// A linear layer with whatever adapter the method puts on it.
+    pub fn linear_shaped(&self, name: &str, inputs: i64, outputs: i64, shape: LinearShape) -> Linear {
         let b = self.sub(name);
-        let weight = b.linear_weight(inputs, outputs);
-        let bias = Some(b.param("bias", &[outputs], Init::Constant(0.0)));
+        let weight = b.linear_weight(inputs, outputs, shape.weight);
+        let bias = shape.bias.map(|init| b.param("bias", &[outputs], init));
         let adapter = match self.role {
             Role::Base => self.method.adapter(&b.adapter(), inputs, outputs),
             Role::Head | Role::Adapter | Role::Buffer => None,
@@ -241,14 +264,19 @@ impl Builder {
     }
 
     /// The weight of the linear layer here: packed where the method packs.
-    fn linear_weight(&self, inputs: i64, outputs: i64) -> Weight {
-        let (shape, init) = ([outputs, inputs], Init::TruncatedNormal { std: 0.02 });
+    fn linear_weight(&self, inputs: i64, outputs: i64, init: Init) -> Weight {
+        let shape = [outputs, inputs];
         let packing = if self.role == Role::Base { self.method.packing(&self.path) } else { None };
         let Some(packing) = packing else { return Weight::Dense(self.param("weight", &shape, init)) };
         let name = self.full("weight");
         let packed = Nf4::quantize(&self.values(&name, &shape, init, |_| None), packing);
         let _ = self.register(name, packed.codes().shallow_clone(), Some(packed.clone()), false);
         Weight::Packed(packed)
+    }
+
+    /// Root-mean-square normalisation over `width` values.
+    pub fn rms_norm(&self, name: &str, width: i64, eps: f64) -> RmsNorm {
+        RmsNorm { weight: self.sub(name).param("weight", &[width], Init::Constant(1.0)), eps }
     }
 
     /// Layer normalisation over `width` values.
@@ -263,12 +291,17 @@ impl Builder {
 
     /// A square convolution; fresh weights are PyTorch's default.
     pub fn conv2d(&self, name: &str, inputs: i64, outputs: i64, shape: ConvShape) -> Conv2d {
+        let init = Init::Uniform { fan_in: inputs / shape.groups * shape.kernel * shape.kernel };
+        self.conv2d_shaped(name, inputs, outputs, shape, LinearShape { weight: init, bias: Some(init) })
+    }
+
+    /// A square convolution with other fresh values.
+    pub fn conv2d_shaped(&self, name: &str, inputs: i64, outputs: i64, shape: ConvShape, fresh: LinearShape) -> Conv2d {
         let b = self.sub(name);
         let ConvShape { kernel, stride, padding, groups, bias } = shape;
-        let init = Init::Uniform { fan_in: inputs / groups * kernel * kernel };
         Conv2d {
-            weight: b.param("weight", &[outputs, inputs / groups, kernel, kernel], init),
-            bias: bias.then(|| b.param("bias", &[outputs], init)),
+            weight: b.param("weight", &[outputs, inputs / groups, kernel, kernel], fresh.weight),
+            bias: fresh.bias.filter(|_| bias).map(|init| b.param("bias", &[outputs], init)),
             stride,
             padding,
             groups,

@@ -30,6 +30,15 @@ pub enum Init {
         /// Inputs per output.
         fan_in: i64,
     },
+    /// N(0, 1/fan_in) truncated at two deviations and widened again to that variance, as timm's `lecun_normal_`.
+    LecunNormal {
+        /// Inputs per output.
+        fan_in: i64,
+    },
+    /// ln(1), ln(2), … along the last dimension: Mamba's decay rates.
+    Logarithms,
+    /// What softplus turns into a log-uniform number in [0.001, 0.1]: Mamba's step widths.
+    StepWidths,
 }
 
 impl Init {
@@ -55,6 +64,21 @@ impl Init {
             Self::Uniform { fan_in } => {
                 let bound = 1.0 / (fan_in as f64).sqrt();
                 Tensor::empty(shape, options).uniform_(-bound, bound)
+            }
+            Self::LecunNormal { fan_in } => {
+                // The deviation of N(0, 1) truncated at ±2.
+                const TRUNCATED: f64 = 0.879_625_661_034_239_8;
+                Self::TruncatedNormal { std: 1.0 }.draw(shape, seed) * ((1.0 / fan_in as f64).sqrt() / TRUNCATED)
+            }
+            Self::Logarithms => {
+                let last = shape.last().copied().unwrap_or(1);
+                Tensor::arange_start(1, last + 1, options).log().expand(shape, false).copy()
+            }
+            Self::StepWidths => {
+                let width = Tensor::empty(shape, options).uniform_(0.001f64.ln(), 0.1f64.ln()).exp();
+                // The inverse of softplus: y + ln(1 − e⁻ʸ).
+                let rest = (-&width).expm1().neg().log();
+                width + rest
             }
         }
     }

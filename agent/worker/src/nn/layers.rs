@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Ctx, tail};
+use super::{Ctx, rms_norm, tail};
 use crate::quant::Nf4;
 use crate::torch::GradMode;
 
@@ -38,6 +38,11 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// What is added to each output, if anything is.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// Applies the layer to the last dimension of `x`.
     pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
         if ctx.macs.is_some() {
@@ -86,6 +91,19 @@ impl LayerNorm {
             self.eps,
             true,
         )
+    }
+}
+
+/// x over its root mean square, times a weight (Zhang & Sennrich, arXiv 1910.07467), over the last dimension.
+pub struct RmsNorm {
+    pub(super) weight: Tensor,
+    pub(super) eps: f64,
+}
+
+impl RmsNorm {
+    /// Normalises the last dimension of `x`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        rms_norm::rms_norm(&x.to_kind(self.weight.kind()), &self.weight, self.eps)
     }
 }
 

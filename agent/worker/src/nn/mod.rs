@@ -12,14 +12,16 @@ mod init;
 mod layers;
 mod params;
 mod resample;
+mod rms_norm;
 mod tail;
 mod weights;
 
 pub use block::{Block, Executor, Slot};
-pub use builder::{BuildError, Builder, ConvShape};
+pub use builder::{BuildError, Builder, ConvShape, LinearShape};
 pub use ctx::{Ctx, MacCounter, Seed};
 pub use drop_path::DropPath;
 pub use init::Init;
-pub use layers::{ActLinear, Activation, Adapter, BatchNorm2d, Conv2d, LayerNorm, Linear, NormLinear};
+pub use layers::{ActLinear, Activation, Adapter, BatchNorm2d, Conv2d, LayerNorm, Linear, NormLinear, RmsNorm};
 pub use params::{Param, Params, Role};
+pub use resample::ClassToken;
 pub use weights::{Weights, WeightsError, kind_of, write_safetensors};

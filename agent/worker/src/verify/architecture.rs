@@ -4,12 +4,16 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow};
 use fleet_common::spec::Backbone;
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::VerifyError;
 use super::folder::Folder;
 use crate::models::Model;
+use crate::models::mamba::step_rank;
+use crate::models::mamba_vision::{MambaVision, MambaVisionConfig};
 use crate::models::tiny_vit::{TinyVit, TinyVitConfig};
+use crate::models::vim::{Vim, VimConfig};
 use crate::models::vit::{Vit, VitConfig};
 use crate::nn::{Builder, Params, Seed, Weights};
 use crate::peft::Method;
@@ -19,6 +23,8 @@ use crate::peft::Method;
 pub(super) enum Architecture {
     Vit(VitConfig),
     TinyVit(TinyVitConfig),
+    Vim(VimConfig),
+    MambaVision(MambaVisionConfig),
 }
 
 /// A reference's model, in our implementation.
@@ -32,6 +38,9 @@ impl Architecture {
     pub(super) fn of(folder: &Folder) -> Result<Self, VerifyError> {
         let classes = folder.int("num_classes")?;
         let preset = match folder.config["preset"].as_str() {
+            // The published classes' shorter names.
+            Some("vim_tiny") => Some(Backbone::VimTiny),
+            Some("vim_small") => Some(Backbone::VimSmall),
             Some(name) => Some(Backbone::try_from(name.to_owned()).map_err(VerifyError::Unsupported)?),
             None => None,
         };
@@ -66,8 +75,22 @@ impl Architecture {
                     local_kernel: folder.number_or("local_conv_size", 3.0)? as i64,
                 }))
             }
+            ("vim", Some(b @ (Backbone::VimTiny | Backbone::VimSmall))) => {
+                let preset = VimConfig::preset(b, classes);
+                let image_size = folder.number_or("size", preset.image_size as f64)? as i64;
+                let drop_path = folder.number_or("drop_path_rate", 0.0)?;
+                Ok(Self::Vim(VimConfig { drop_path, ..preset }.with_image_size(image_size)))
+            }
+            ("vim", None) => Self::vim(folder, classes),
+            ("mambavision", Some(Backbone::MambaVisionT)) => {
+                let preset = MambaVisionConfig::tiny(classes);
+                let image_size = folder.number_or("size", preset.image_size as f64)? as i64;
+                let drop_path = folder.number_or("drop_path_rate", 0.0)?;
+                Ok(Self::MambaVision(MambaVisionConfig { drop_path, ..preset }.with_image_size(image_size)))
+            }
+            ("mambavision", None) => Self::mamba_vision(folder, classes),
             (other, preset) => Err(VerifyError::Unsupported(format!(
-                "the architecture \"{other}\"{} cannot be verified; expected vit or tiny_vit",
+                "the architecture \"{other}\"{} cannot be verified; expected vit, tiny_vit, vim or mambavision",
                 preset.map(|p| format!(" with the preset {}", p.name())).unwrap_or_default()
             ))),
         }
@@ -78,10 +101,69 @@ impl Architecture {
         Ok(Self::Vit(config.with_image_size(size)))
     }
 
+    /// By its arguments; what our Vim cannot be is an error.
+    fn vim(folder: &Folder, classes: i64) -> Result<Self, VerifyError> {
+        let fixed = [
+            ("bimamba_type", json!("v2")),
+            ("if_abs_pos_embed", json!(true)),
+            ("if_cls_token", json!(true)),
+            ("if_divide_out", json!(true)),
+            ("if_rope", json!(false)),
+            ("rms_norm", json!(true)),
+            ("use_middle_cls_token", json!(true)),
+        ];
+        for (key, expected) in fixed {
+            folder.expect(key, &expected)?;
+        }
+        let width = folder.int("embed_dim")?;
+        let patch_size = folder.int("patch_size")?;
+        Ok(Self::Vim(VimConfig {
+            image_size: folder.int("img_size")?,
+            patch_size,
+            stride: folder.number_or("stride", patch_size as f64)? as i64,
+            width,
+            depth: folder.int("depth")?,
+            states: folder.number_or("d_state", 16.0)? as i64,
+            taps: folder.number_or("d_conv", 4.0)? as i64,
+            expand: folder.number_or("expand", 2.0)? as i64,
+            step_rank: folder.config["dt_rank"].as_i64().unwrap_or_else(|| step_rank(width)),
+            classes,
+            norm_eps: folder.number_or("norm_eps", 1e-5)?,
+            drop_path: folder.number_or("drop_path_rate", 0.0)?,
+        }))
+    }
+
+    /// By its arguments; what our MambaVision cannot be is an error.
+    fn mamba_vision(folder: &Folder, classes: i64) -> Result<Self, VerifyError> {
+        for (key, expected) in [("stem_bn_eps", 1e-4), ("block_bn_eps", 1e-5), ("layer_norm_eps", 1e-5)] {
+            folder.expect(key, &json!(expected))?;
+        }
+        let depths = folder.ints("depths")?.iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>();
+        let scale = |key: &str| folder.config[key].as_f64();
+        Ok(Self::MambaVision(MambaVisionConfig {
+            image_size: folder.int("input_size")?,
+            width: folder.int("dim")?,
+            stem_width: folder.int("in_dim")?,
+            depths: depths.context("depths in config.json").map_err(VerifyError::Broken)?,
+            heads: folder.ints("num_heads")?,
+            windows: folder.ints("window_size")?,
+            mlp_ratio: folder.number_or("mlp_ratio", 4.0)?,
+            layer_scale: scale("layer_scale"),
+            layer_scale_conv: scale("layer_scale_conv"),
+            states: folder.number_or("d_state", 8.0)? as i64,
+            taps: folder.number_or("d_conv", 3.0)? as i64,
+            expand: folder.number_or("expand", 1.0)? as i64,
+            classes,
+            drop_path: folder.number_or("drop_path_rate", 0.0)?,
+        }))
+    }
+
     fn model(&self, b: &Builder) -> Box<dyn Model> {
         match self {
             Self::Vit(config) => Box::new(Vit::new(b, config)),
             Self::TinyVit(config) => Box::new(TinyVit::new(b, config)),
+            Self::Vim(config) => Box::new(Vim::new(b, config)),
+            Self::MambaVision(config) => Box::new(MambaVision::new(b, config)),
         }
     }
 
@@ -120,6 +202,16 @@ impl Architecture {
         match self {
             Self::Vit(config) => config.image_size,
             Self::TinyVit(_) => 224,
+            Self::Vim(config) => config.image_size,
+            Self::MambaVision(config) => config.image_size,
+        }
+    }
+
+    /// The part of the model that the reference calls `stage`. What it calls hidden is what a Vim's block has made.
+    pub(super) fn stage<'a>(&self, stage: &'a str) -> &'a str {
+        match self {
+            Self::Vim(_) => stage.strip_suffix(".hidden").unwrap_or(stage),
+            _ => stage,
         }
     }
 
@@ -134,12 +226,13 @@ impl Architecture {
     /// Rows of an attention's qkv bias that belong to the keys: softmax makes their exact gradient zero, so that an
     /// optimiser moves them by noise. `None` where the layer is none.
     pub(super) fn key_rows(&self, name: &str, rows: i64) -> Option<Vec<i64>> {
-        if !name.ends_with("attn.qkv.bias") {
+        if !name.ends_with(".qkv.bias") {
             return None;
         }
         let third = rows / 3;
         match self {
-            Self::Vit(_) => Some((third..2 * third).collect()),
+            Self::Vit(_) | Self::MambaVision(_) => Some((third..2 * third).collect()),
+            Self::Vim(_) => None,
             Self::TinyVit(config) => {
                 let stage: usize = name.strip_prefix("stages.")?.split('.').next()?.parse().ok()?;
                 let head = third / config.heads.get(stage)?;

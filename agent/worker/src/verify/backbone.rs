@@ -99,7 +99,7 @@ fn evaluation(
         checks.tensors("eval.features", &features, &folder.io("eval.features")?, Tolerance::LOGITS);
     }
     for (stage, reference) in folder.io_under("eval.stage.") {
-        let ours = match observer.stage(stage) {
+        let ours = match observer.stage(architecture.stage(stage)) {
             Some(output) => architecture.reference_layout(stage, &output),
             None if stage == "patch_embed" => model.patches(images, &Ctx::eval()),
             None => return Err(VerifyError::Unsupported(format!("no part of the model is called {stage}"))),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 use tch::Tensor;
 
-use super::procedural;
+use super::{VerifyError, procedural};
 use crate::nn::Weights;
 
 /// A reference folder, read.
@@ -93,6 +93,18 @@ impl Folder {
 
     pub(super) fn number(&self, key: &str) -> anyhow::Result<f64> {
         self.config[key].as_f64().ok_or_else(|| self.wrong(key, "a number"))
+    }
+
+    /// Passes where the configuration says `expected` of `key`, or nothing.
+    pub(super) fn expect(&self, key: &str, expected: &Value) -> Result<(), VerifyError> {
+        match &self.config[key] {
+            Value::Null => Ok(()),
+            found if found == expected => Ok(()),
+            found => Err(VerifyError::Unsupported(format!(
+                "{}: only {key} = {expected} in config.json can be verified, found {found}",
+                self.dir.display()
+            ))),
+        }
     }
 
     /// A number, or `default` where the configuration does not say.

@@ -13,6 +13,7 @@ mod merge;
 mod preprocess;
 mod procedural;
 mod quantization;
+mod scan;
 mod trace;
 
 use std::path::Path;
@@ -65,8 +66,9 @@ fn report(dir: &Path) -> Result<Report, VerifyError> {
         "merge" => merge::run(&folder, &mut checks),
         "quantization" => quantization::run(&folder, &mut checks),
         "preprocess" => preprocess::run(&folder, &mut checks),
+        "scan" => scan::run(&folder, &mut checks),
         other => Err(VerifyError::Unsupported(format!(
-            "the kind \"{other}\" cannot be verified; expected backbone, training_trace, merge, quantization or preprocess"
+            "the kind \"{other}\" cannot be verified; expected backbone, training_trace, merge, quantization, preprocess or scan"
         ))),
     })??;
     let architecture = folder.config["architecture"].as_str().unwrap_or("none").to_owned();
