@@ -24,25 +24,28 @@ fn gomp_parallel() -> Option<GompParallel> {
 
 /// Tasks that a team's threads take one after the other.
 struct Team<'a> {
-    body: &'a (dyn Fn(usize) + Sync),
-    next: AtomicUsize,
-    tasks: usize,
+    /// A thread's part of the work: it asks for tasks until there are none.
+    body: &'a (dyn Fn(&Tasks) + Sync),
+    tasks: Tasks,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+struct Tasks {
+    next: AtomicUsize,
+    count: usize,
+}
+
+impl Tasks {
+    fn next(&self) -> Option<usize> {
+        Some(self.next.fetch_add(1, Ordering::Relaxed)).filter(|task| *task < self.count)
+    }
 }
 
 impl Team<'_> {
     fn work(&self) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let task = self.next.fetch_add(1, Ordering::Relaxed);
-                if task >= self.tasks {
-                    return;
-                }
-                (self.body)(task);
-            }
-        }));
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.body)(&self.tasks)));
         if let Err(panic) = outcome {
-            self.next.store(self.tasks, Ordering::Relaxed);
+            self.tasks.next.store(self.tasks.count, Ordering::Relaxed);
             *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
     }
@@ -54,13 +57,21 @@ extern "C" fn work(team: *mut c_void) {
 }
 
 /// Calls `body` with every number below `tasks`, each once, on as many threads as libtorch may use. Which thread gets
-/// which task is open, so a task must depend on its number alone.
+/// which task is open, so a task must depend on its number alone. A thread makes itself a place to work in with `scratch`,
+/// once; what is in there between two of its tasks must not matter.
 ///
 /// # Panics
 /// Where `body` does.
-pub fn for_each(tasks: usize, body: &(dyn Fn(usize) + Sync)) {
+pub fn for_each<S>(tasks: usize, scratch: impl Fn() -> S + Sync, body: impl Fn(&mut S, usize) + Sync) {
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).min(tasks);
-    let team = Team { body, next: AtomicUsize::new(0), tasks, panic: Mutex::new(None) };
+    let body = |tasks: &Tasks| {
+        let mut place = None;
+        while let Some(task) = tasks.next() {
+            body(place.get_or_insert_with(&scratch), task);
+        }
+    };
+    let tasks = Tasks { next: AtomicUsize::new(0), count: tasks };
+    let team = Team { body: &body, tasks, panic: Mutex::new(None) };
     match gomp_parallel() {
         _ if threads <= 1 => team.work(),
         Some(gomp_parallel) => {
@@ -87,21 +98,28 @@ mod tests {
     fn every_task_is_done_once_and_on_libtorchs_threads() {
         assert!(gomp_parallel().is_some(), "libtorch has loaded an OpenMP");
         let done: Vec<AtomicUsize> = (0..1000).map(|_| AtomicUsize::new(0)).collect();
-        for_each(done.len(), &|task| {
+        let places = AtomicUsize::new(0);
+        let place = || places.fetch_add(1, Ordering::Relaxed);
+        for_each(done.len(), place, |_, task| {
             done[task].fetch_add(1, Ordering::Relaxed);
         });
         assert!(done.iter().all(|n| n.load(Ordering::Relaxed) == 1));
-        for_each(0, &|_| unreachable!("there is no task"));
+        assert!(places.into_inner() <= tch::get_num_threads() as usize, "one place per thread");
+        for_each(0, || (), |(), _| unreachable!("there is no task"));
     }
 
     #[test]
     fn a_panic_arrives_where_the_work_was_asked_for() {
-        let outcome = catch_unwind(|| for_each(64, &|task| assert_ne!(task, 13, "unlucky")));
+        let outcome = catch_unwind(|| for_each(64, || (), |(), task| assert_ne!(task, 13, "unlucky")));
         assert!(outcome.is_err());
         let count = AtomicUsize::new(0);
-        for_each(5, &|_| {
-            count.fetch_add(1, Ordering::Relaxed);
-        });
+        for_each(
+            5,
+            || (),
+            |(), _| {
+                count.fetch_add(1, Ordering::Relaxed);
+            },
+        );
         assert_eq!(count.into_inner(), 5, "the team is as before");
     }
 }

@@ -106,10 +106,17 @@ struct Out<'a, T> {
 }
 
 #[inline(always)]
-fn backward<T: Real, const FMA: bool>(job: &Job<'_, T>, out: &Out<'_, T>, batch: usize, first: usize) {
+fn backward<T: Real, const FMA: bool>(
+    dx: &mut Vec<Group<T>>,
+    job: &Job<'_, T>,
+    out: &Out<'_, T>,
+    batch: usize,
+    first: usize,
+) {
     let length = job.x.length();
     let zero = [Lanes::ZERO; DEPTH];
-    let mut dx = vec![zero; length];
+    dx.clear();
+    dx.resize(length, zero);
     for (number, (filter, dy)) in job.filters.iter().zip(&job.y).enumerate() {
         let taps = Taps::of(filter, first);
         let mut dweight = vec![zero; taps.weight.len()];
@@ -141,7 +148,7 @@ fn backward<T: Real, const FMA: bool>(job: &Job<'_, T>, out: &Out<'_, T>, batch:
 }
 
 for_each_isa!(forward_on = forward, (job: &Job<'_, T>, batch: usize, first: usize));
-for_each_isa!(backward_on = backward, (job: &Job<'_, T>, out: &Out<'_, T>, batch: usize, first: usize));
+for_each_isa!(backward_on = backward, (dx: &mut Vec<Group<T>>, job: &Job<'_, T>, out: &Out<'_, T>, batch: usize, first: usize));
 
 /// SiLU of each convolution of `x`.
 pub(in crate::scan) fn conv_forward(x: &Tensor, convs: &[Conv<'_>]) -> Vec<Tensor> {
@@ -166,7 +173,12 @@ fn forward_in<T: Real>(x: &Tensor, convs: &[Conv<'_>]) -> Vec<Tensor> {
         filters: convs.iter().map(Filter::of).collect(),
         y: y.iter().map(Rows::new).collect(),
     };
-    for_each_group(job.x.batch(), job.x.width(), |batch, group| forward_on(Isa::best(), &job, batch, group * GROUP));
+    for_each_group(
+        job.x.batch(),
+        job.x.width(),
+        || (),
+        |(), batch, group| forward_on(Isa::best(), &job, batch, group * GROUP),
+    );
     drop(job);
     y
 }
@@ -189,8 +201,8 @@ fn backward_in<T: Real>(x: &Tensor, convs: &[Conv<'_>], dy: &[Tensor]) -> ConvGr
         weight: weights.iter().map(Rows::new).collect(),
         bias: biases.iter().map(Rows::new).collect(),
     };
-    for_each_group(batch as usize, channels as usize, |batch, group| {
-        backward_on(Isa::best(), &job, &out, batch, group * GROUP);
+    for_each_group(batch as usize, channels as usize, Vec::new, |dx, batch, group| {
+        backward_on(Isa::best(), dx, &job, &out, batch, group * GROUP);
     });
     drop((job, out));
     let sum = |part: &Tensor, dims: &[i64]| part.sum_dim_intlist(dims, false, None::<Kind>);

@@ -131,24 +131,28 @@ pub(super) struct Gradients<'a, T> {
     pub(super) gate: Option<Rows<'a, T>>,
 }
 
-/// What is kept of a segment, by step in it.
-struct Segment<T> {
+/// What is kept of a segment, by step in it and state.
+pub(super) struct Segment<T> {
     /// States after each step; the first entry is the state before the segment.
-    h: Vec<Vec<Group<T>>>,
-    decay: Vec<Vec<Group<T>>>,
+    h: Vec<Group<T>>,
+    decay: Vec<Group<T>>,
     /// What was read out of the states: Σ c·h.
     read: Vec<Group<T>>,
     dt: Vec<Group<T>>,
+    /// Gradients of b and c at one step, before the sum over channels.
+    sums: Vec<[Lanes<T>; 2]>,
 }
 
 impl<T: Real> Segment<T> {
-    fn new(states: usize, steps: usize) -> Self {
-        let zero = vec![[Lanes::ZERO; DEPTH]; states];
+    /// A place for segments of sequences of `length`.
+    pub(super) fn new(states: usize, length: usize) -> Self {
+        let (zero, steps) = ([Lanes::ZERO; DEPTH], SEGMENT.min(length));
         Self {
-            h: vec![zero.clone(); steps + 1],
-            decay: vec![zero; steps],
-            read: vec![[Lanes::ZERO; DEPTH]; steps],
-            dt: vec![[Lanes::ZERO; DEPTH]; steps],
+            h: vec![zero; (steps + 1) * states],
+            decay: vec![zero; steps * states],
+            read: vec![zero; steps],
+            dt: vec![zero; steps],
+            sums: vec![[Lanes::ZERO; 2]; states],
         }
     }
 }
@@ -156,6 +160,7 @@ impl<T: Real> Segment<T> {
 /// Writes all gradients for the channels from `first` on of batch entry `batch`, given those of y; `group` is their number.
 #[inline(always)]
 pub(super) fn backward<T: Real, const FMA: bool>(
+    segment: &mut Segment<T>,
     inputs: &Inputs<'_, T>,
     dy: &Rows<'_, T>,
     gradients: &Gradients<'_, T>,
@@ -167,7 +172,6 @@ pub(super) fn backward<T: Real, const FMA: bool>(
         let (length, states) = (pass.x.length(), pass.states());
         let zero = [Lanes::ZERO; DEPTH];
         let constants = Constants::of(pass, first);
-        let mut segment = Segment::new(states, SEGMENT.min(length));
         let mut carry = vec![zero; states]; // the gradient of the states, times their decay
         let mut da = vec![zero; states];
         let (mut dd, mut dbias) = (zero, zero);
@@ -175,9 +179,9 @@ pub(super) fn backward<T: Real, const FMA: bool>(
             segment_starts::<T, FMA>(pass, &constants, batch, first).into_iter().enumerate().rev()
         {
             let steps = number_of_segment * SEGMENT..length.min((number_of_segment + 1) * SEGMENT);
-            segment.h[0] = h;
+            segment.h[..states].copy_from_slice(&h);
             for (i, step) in steps.clone().enumerate() {
-                advance::<T, FMA>(pass, &constants, batch, first, step, &mut segment, i);
+                advance::<T, FMA>(pass, &constants, batch, first, step, segment, i);
             }
             for (i, step) in steps.enumerate().rev() {
                 let t = pass.time(step);
@@ -206,7 +210,8 @@ pub(super) fn backward<T: Real, const FMA: bool>(
                 for k in 0..DEPTH {
                     u[k] = dt[k] * x[k];
                 }
-                let (before, after, decay) = (&segment.h[i], &segment.h[i + 1], &segment.decay[i]);
+                let (before, after) = segment.h[i * states..][..2 * states].split_at(states);
+                let decay = &segment.decay[i * states..][..states];
                 for n in 0..states {
                     let (bn, cn) = (Lanes::splat(b[n]), Lanes::splat(c[n]));
                     let (mut dbn, mut dcn) = (Lanes::ZERO, Lanes::ZERO);
@@ -221,8 +226,11 @@ pub(super) fn backward<T: Real, const FMA: bool>(
                         ddt[k] = exponent.fma::<FMA>(constants.a[n][k], ddt[k]);
                         da[n][k] = exponent.fma::<FMA>(dt[k], da[n][k]);
                     }
-                    db[n] = dbn.sum();
-                    dc[n] = dcn.sum();
+                    segment.sums[n] = [dbn, dcn];
+                }
+                // Apart from the loop above, which the compiler would not vectorise with this in it.
+                for ((db, dc), [dbn, dcn]) in db.iter_mut().zip(dc).zip(&segment.sums) {
+                    (*db, *dc) = (dbn.sum(), dcn.sum());
                 }
                 let delta = pass.delta.load(batch, t, first);
                 let (mut dx, mut ddelta) = (zero, zero);
@@ -293,8 +301,9 @@ fn advance<T: Real, const FMA: bool>(
     let x = pass.x.load(batch, t, first);
     let dt = step_width::<T, FMA>(&pass.delta.load(batch, t, first), &constants.bias);
     let (b, c) = (pass.b.row(batch, t), pass.c.row(batch, t));
-    let (before, after) = segment.h.split_at_mut(i + 1);
-    let (before, after, decays) = (&before[i], &mut after[0], &mut segment.decay[i]);
+    let states = b.len();
+    let (before, after) = segment.h[i * states..][..2 * states].split_at_mut(states);
+    let decays = &mut segment.decay[i * states..][..states];
     let mut read = [Lanes::ZERO; DEPTH];
     let mut u = x;
     for k in 0..DEPTH {

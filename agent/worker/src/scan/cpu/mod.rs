@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 use super::{Gradients, Pass, PassGradients};
 use crate::torch::parallel;
 use isa::{Isa, for_each_isa};
-use kernel::{Inputs, PassInputs};
+use kernel::{Inputs, PassInputs, Segment};
 use lanes::Real;
 use rows::{GROUP, Rows};
 
@@ -22,6 +22,7 @@ pub(super) use conv::{conv_backward, conv_forward};
 
 for_each_isa!(forward_on = kernel::forward, (inputs: &Inputs<'_, T>, y: &Rows<'_, T>, batch: usize, first: usize));
 for_each_isa!(backward_on = kernel::backward, (
+    segment: &mut Segment<T>,
     inputs: &Inputs<'_, T>,
     dy: &Rows<'_, T>,
     gradients: &kernel::Gradients<'_, T>,
@@ -63,7 +64,12 @@ fn inputs<'a, T: Real>(passes: &'a [Pass<'_>], gate: Option<&'a Tensor>, scale: 
 fn forward_in<T: Real>(passes: &[Pass<'_>], gate: Option<&Tensor>, scale: f64, isa: Isa) -> Tensor {
     let y = Tensor::empty(passes[0].x.size(), (passes[0].x.kind(), tch::Device::Cpu));
     let (inputs, out) = (inputs::<T>(passes, gate, scale), Rows::new(&y));
-    for_each_group(out.batch(), out.width(), |batch, group| forward_on(isa, &inputs, &out, batch, group * GROUP));
+    for_each_group(
+        out.batch(),
+        out.width(),
+        || (),
+        |(), batch, group| forward_on(isa, &inputs, &out, batch, group * GROUP),
+    );
     y
 }
 
@@ -94,8 +100,10 @@ fn backward_in<T: Real>(passes: &[Pass<'_>], gate: Option<&Tensor>, scale: f64, 
         gate: dgate.as_ref().map(Rows::new),
     };
     let (inputs, dy) = (inputs::<T>(passes, gate, scale), Rows::new(dy));
-    for_each_group(batch as usize, channels as usize, |batch, group| {
-        backward_on(isa, &inputs, &dy, &out, batch, group * GROUP, group);
+    let states = passes.iter().map(|pass| pass.b.size()[2] as usize).max().unwrap_or(0);
+    let segment = || Segment::new(states, length as usize);
+    for_each_group(batch as usize, channels as usize, segment, |segment, batch, group| {
+        backward_on(isa, segment, &inputs, &dy, &out, batch, group * GROUP, group);
     });
     drop(out);
     let sum = |part: Tensor, dims: &[i64]| part.sum_dim_intlist(dims, false, None::<Kind>);
@@ -126,8 +134,13 @@ impl<'a, T: Real> kernel::PassGradients<'a, T> {
     }
 }
 
-/// Calls `task` with every batch entry and group of channels, on libtorch's threads.
-fn for_each_group(batch: usize, channels: usize, task: impl Fn(usize, usize) + Sync) {
+/// Calls `task` with every batch entry and group of channels, on libtorch's threads, each with a place to work in.
+fn for_each_group<S>(
+    batch: usize,
+    channels: usize,
+    scratch: impl Fn() -> S + Sync,
+    task: impl Fn(&mut S, usize, usize) + Sync,
+) {
     let groups = channels.div_ceil(GROUP);
-    parallel::for_each(batch * groups, &|i| task(i / groups, i % groups));
+    parallel::for_each(batch * groups, scratch, |place, i| task(place, i / groups, i % groups));
 }
