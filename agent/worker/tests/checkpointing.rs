@@ -3,10 +3,13 @@
 mod support;
 
 use fleet_common::plan::MethodSettings;
+use fleet_common::spec::Backbone::{TinyVit5m, VimTiny};
 use fleet_common::spec::{BatchNorm, Checkpointing, Precision};
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::models::Model;
+use fleet_worker::models::mamba_vision::{MambaVision, MambaVisionConfig};
 use fleet_worker::models::tiny_vit::{TinyVit, TinyVitConfig};
+use fleet_worker::models::vim::{Vim, VimConfig};
 use fleet_worker::models::vit::{Vit, VitConfig};
 use fleet_worker::nn::{Builder, Ctx, Params, Role, Seed};
 use fleet_worker::peft;
@@ -18,8 +21,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 const SIDE: i64 = 64;
 
 /// All five, with dropout, so that the random numbers of a block are part of what has to be the same.
-fn methods() -> Vec<MethodSettings> {
-    let targets = json!(["qkv", "proj", "fc1", "fc2"]);
+fn methods(targets: &[&str]) -> Vec<MethodSettings> {
     [
         json!({ "name": "full" }),
         json!({ "name": "bitfit" }),
@@ -46,12 +48,42 @@ fn tiny_vit(b: &Builder) -> Box<dyn Model> {
         heads: vec![1, 2, 4, 6],
         windows: vec![5, 5, 2, 2],
         drop_path: 0.3,
-        ..TinyVitConfig::preset(fleet_common::spec::Backbone::TinyVit5m, 5)
+        ..TinyVitConfig::preset(TinyVit5m, 5)
     };
     Box::new(TinyVit::new(b, &config))
 }
 
+/// With an odd number of patches on either side of the class token, and stochastic depth.
+fn vim(b: &Builder) -> Box<dyn Model> {
+    let config = VimConfig { image_size: SIDE, width: 32, depth: 3, drop_path: 0.3, ..VimConfig::preset(VimTiny, 5) };
+    Box::new(Vim::new(b, &config))
+}
+
+/// With padded, several and exact windows, layer scale, and stochastic depth.
+fn mamba_vision(b: &Builder) -> Box<dyn Model> {
+    let config = MambaVisionConfig {
+        image_size: SIDE,
+        width: 8,
+        stem_width: 8,
+        depths: vec![1, 1, 3, 2],
+        heads: vec![1, 1, 2, 4],
+        windows: vec![8, 8, 3, 2],
+        layer_scale: Some(0.5),
+        layer_scale_conv: Some(0.5),
+        drop_path: 0.3,
+        ..MambaVisionConfig::tiny(5)
+    };
+    Box::new(MambaVision::new(b, &config))
+}
+
 type Architecture = fn(&Builder) -> Box<dyn Model>;
+
+const ARCHITECTURES: [(&str, Architecture, &[&str]); 4] = [
+    ("vit", vit, &["qkv", "proj", "fc1", "fc2"]),
+    ("tiny_vit", tiny_vit, &["qkv", "proj", "fc1", "fc2"]),
+    ("vim", vim, &["in_proj", "x_proj", "dt_proj", "out_proj"]),
+    ("mamba_vision", mamba_vision, &["in_proj", "out_proj", "qkv", "fc1", "fc2"]),
+];
 
 fn build(architecture: Architecture, method: &MethodSettings, frozen: BatchNorm) -> (Box<dyn Model>, Params) {
     let mut b = Builder::new(peft::method(method), None, Seed::root(3), Device::Cpu, Kind::Float);
@@ -103,8 +135,8 @@ fn same(a: &Pass, b: &Pass, what: &str) {
 #[test]
 fn checkpointing_changes_no_bit() {
     let _alone = one_at_a_time();
-    for (name, architecture) in [("vit", vit as Architecture), ("tiny_vit", tiny_vit)] {
-        for method in methods() {
+    for (name, architecture, targets) in ARCHITECTURES {
+        for method in methods(targets) {
             for precision in [Precision::Fp32, Precision::Bf16] {
                 let run = |how| {
                     let (model, params) = build(architecture, &method, BatchNorm::Moving);
@@ -124,7 +156,7 @@ fn checkpointing_changes_no_bit() {
 #[test]
 fn statistics_move_once_per_step_or_not_at_all() {
     let _alone = one_at_a_time();
-    for method in methods() {
+    for method in methods(ARCHITECTURES[1].2) {
         for (how, norm) in [
             (Checkpointing::None, BatchNorm::Moving),
             (Checkpointing::Static, BatchNorm::Moving),

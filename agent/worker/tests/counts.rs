@@ -1,5 +1,6 @@
 //! Parameters, trainable parameters and multiply-accumulates of the full-size models, against counts made with timm and
-//! peft (models.md §2 of the design; `counts_pypi.json` of the reference fixtures).
+//! peft (models.md §2 of the design; `counts_pypi.json` and
+//! `counts_ext.json` of the reference fixtures).
 
 mod support;
 
@@ -39,8 +40,7 @@ fn qlora(targets: &[&str]) -> MethodSettings {
     serde_json::from_value(settings).expect("settings")
 }
 
-/// Counts of a reference: with 100 and 1000 classes, tensors of the state, multiply-accumulates, and what trains under
-/// BitFit, LoRA of rank 8 on qkv, on qkv and proj, on all four, of rank 16 on qkv, and AdaLoRA of rank 12 on all four.
+/// Counts of a reference: with 100 and 1000 classes, tensors of the state, multiply-accumulates, and what trains.
 struct Counts {
     backbone: Backbone,
     params: u64,
@@ -48,10 +48,22 @@ struct Counts {
     tensors: usize,
     macs: u64,
     head: u64,
-    trainable: [u64; 6],
+    bitfit: u64,
+    adapters: &'static [Adapted],
 }
 
-const REFERENCES: [Counts; 4] = [
+/// What trains under an adapter, the head included.
+enum Adapted {
+    Lora(u32, &'static [&'static str], u64),
+    AdaLora(&'static [&'static str], u64),
+}
+use Adapted::{AdaLora, Lora};
+
+const ALL: &[&str] = &["qkv", "attn.proj", "fc1", "fc2"];
+const VIM_ALL: &[&str] = &["in_proj", "x_proj", "dt_proj", "out_proj", "x_proj_b", "dt_proj_b"];
+const MAMBA_VISION_ALL: &[&str] = &["qkv", "mixer.proj", "in_proj", "x_proj", "dt_proj", "out_proj", "fc1", "fc2"];
+
+const REFERENCES: [Counts; 7] = [
     Counts {
         backbone: Backbone::VitSmallPatch16,
         params: 21_704_164,
@@ -59,7 +71,14 @@ const REFERENCES: [Counts; 4] = [
         tensors: 152,
         macs: 4_598_536_704,
         head: 38_500,
-        trainable: [89_956, 185_956, 259_684, 628_324, 333_412, 923_812],
+        bitfit: 89_956,
+        adapters: &[
+            Lora(8, &["qkv"], 185_956),
+            Lora(8, &["qkv", "proj"], 259_684),
+            Lora(8, ALL, 628_324),
+            Lora(16, &["qkv"], 333_412),
+            AdaLora(ALL, 923_812),
+        ],
     },
     Counts {
         backbone: Backbone::TinyVit5m,
@@ -68,7 +87,14 @@ const REFERENCES: [Counts; 4] = [
         tensors: 296,
         macs: 1_254_886_720,
         head: 32_100,
-        trainable: [57_764, 91_492, 121_188, 269_668, 150_884, 388_932],
+        bitfit: 57_764,
+        adapters: &[
+            Lora(8, &["qkv"], 91_492),
+            Lora(8, &["qkv", "proj"], 121_188),
+            Lora(8, ALL, 269_668),
+            Lora(16, &["qkv"], 150_884),
+            AdaLora(ALL, 388_932),
+        ],
     },
     Counts {
         backbone: Backbone::TinyVit11m,
@@ -77,7 +103,14 @@ const REFERENCES: [Counts; 4] = [
         tensors: 296,
         macs: 2_015_642_944,
         head: 44_900,
-        trainable: [81_348, 130_916, 173_924, 388_964, 216_932, 561_476],
+        bitfit: 81_348,
+        adapters: &[
+            Lora(8, &["qkv"], 130_916),
+            Lora(8, &["qkv", "proj"], 173_924),
+            Lora(8, ALL, 388_964),
+            Lora(16, &["qkv"], 216_932),
+            AdaLora(ALL, 561_476),
+        ],
     },
     Counts {
         backbone: Backbone::TinyVit21m,
@@ -86,7 +119,44 @@ const REFERENCES: [Counts; 4] = [
         tensors: 296,
         macs: 4_249_811_136,
         head: 57_700,
-        trainable: [109_684, 180_580, 242_020, 549_220, 303_460, 795_460],
+        bitfit: 109_684,
+        adapters: &[
+            Lora(8, &["qkv"], 180_580),
+            Lora(8, &["qkv", "proj"], 242_020),
+            Lora(8, ALL, 549_220),
+            Lora(16, &["qkv"], 303_460),
+            AdaLora(ALL, 795_460),
+        ],
+    },
+    Counts {
+        backbone: Backbone::VimTiny,
+        params: 6_974_308,
+        params_1000: 7_148_008,
+        tensors: 415,
+        macs: 1_292_544_768,
+        head: 19_300,
+        bitfit: 56_356,
+        adapters: &[Lora(8, &["in_proj", "out_proj"], 314_212), Lora(8, VIM_ALL, 630_628)],
+    },
+    Counts {
+        backbone: Backbone::VimSmall,
+        params: 25_450_084,
+        params_1000: 25_796_584,
+        tensors: 415,
+        macs: 4_850_898_432,
+        head: 38_500,
+        bitfit: 112_612,
+        adapters: &[Lora(8, &["in_proj", "out_proj"], 628_324), Lora(8, VIM_ALL, 1_248_868)],
+    },
+    Counts {
+        backbone: Backbone::MambaVisionT,
+        params: 31_217_348,
+        params_1000: 31_794_248,
+        tensors: 252,
+        macs: 4_563_934_976,
+        head: 64_100,
+        bitfit: 114_452,
+        adapters: &[Lora(8, &["qkv", "in_proj", "out_proj"], 227_940), Lora(8, MAMBA_VISION_ALL, 702_308)],
     },
 ];
 
@@ -101,29 +171,21 @@ fn counts_are_the_references() {
         let executor = CheckpointingExecutor::new(Checkpointing::None);
         assert_eq!(models::count_macs(model.as_ref(), &image, &executor), c.macs, "{name}");
         assert_eq!(build(c.backbone, 1000, &MethodSettings::Full).1.count(), c.params_1000, "{name}");
-        let all = ["qkv", "attn.proj", "fc1", "fc2"];
-        let methods = [
-            MethodSettings::BitFit,
-            lora(8, &["qkv"]),
-            lora(8, &["qkv", "proj"]),
-            lora(8, &all),
-            lora(16, &["qkv"]),
-            adalora(&all),
-        ];
-        for (method, trainable) in methods.iter().zip(c.trainable) {
-            let (_, params) = build(c.backbone, 100, method);
+        assert_eq!(build(c.backbone, 100, &MethodSettings::BitFit).1.count_trainable(), c.bitfit, "{name}");
+        for adapted in c.adapters {
+            let (method, trainable) = match adapted {
+                Lora(rank, targets, trainable) => (lora(*rank, targets), *trainable),
+                AdaLora(targets, trainable) => (adalora(targets), *trainable),
+            };
+            let (_, params) = build(c.backbone, 100, &method);
             assert_eq!(params.count_trainable(), trainable, "{name}, {method:?}");
-            if *method != MethodSettings::BitFit {
-                assert_eq!(
-                    params.count() - c.params,
-                    trainable - c.head,
-                    "{name}, {method:?}: head and adapters train"
-                );
-            }
+            assert_eq!(params.count() - c.params, trainable - c.head, "{name}, {method:?}: head and adapters train");
         }
         // Packed weights count as what they stand for, and take at most 0.6 bytes each.
-        let (_, params) = build(c.backbone, 100, &qlora(&all));
-        assert_eq!((params.count_trainable(), params.count()), (c.trainable[3], c.params + c.trainable[3] - c.head));
+        let every: Vec<&str> = c.backbone.linear_layers().to_vec();
+        let (_, dense) = build(c.backbone, 100, &lora(8, &every));
+        let (_, params) = build(c.backbone, 100, &qlora(&every));
+        assert_eq!((params.count_trainable(), params.count()), (dense.count_trainable(), dense.count()));
         let packed: Vec<_> = params.iter().filter_map(|p| p.packed.as_ref()).collect();
         let (bytes, values) = packed.iter().fold((0, 0), |(b, v), p| (b + p.bytes(), v + p.count()));
         assert!(bytes as f64 <= 0.6 * values as f64, "{name}: {bytes} bytes for {values} values");

@@ -26,6 +26,12 @@ enum Drawn {
     Normal(f64),
     /// U(-b, b).
     Uniform(f64),
+    /// A normal distribution cut off at two deviations, of deviation σ after that.
+    Truncated(f64),
+    /// ln 1, ln 2, … in each row.
+    Logarithms,
+    /// What softplus makes log-uniform in [0.001, 0.1].
+    StepWidths,
 }
 
 /// What the parameter of a name and shape is drawn from.
@@ -72,6 +78,47 @@ fn tiny_vit(name: &str, shape: &[i64]) -> Drawn {
     }
 }
 
+/// Where a Vim's parameters are drawn from: `VisionMamba` and its mixer. The patches' convolution is drawn with a variance of
+/// one over its inputs, the special step widths are tested apart.
+fn vim(name: &str, shape: &[i64]) -> Drawn {
+    match name {
+        "cls_token" | "pos_embed" | "head.weight" => return Drawn::Normal(0.02),
+        "patch_embed.proj.weight" => return Drawn::Truncated(1.0 / (3.0f64 * 16.0 * 16.0).sqrt()),
+        "patch_embed.proj.bias" | "head.bias" => return Drawn::All(0.0),
+        _ => {}
+    }
+    let (depth, taps, inner) = (24, 4, 768);
+    match name.split_once("mixer.").map(|(_, part)| part) {
+        None if name.contains("norm") => Drawn::All(1.0),
+        Some("A_log" | "A_b_log") => Drawn::Logarithms,
+        Some("D" | "D_b") => Drawn::All(1.0),
+        Some("dt_proj.bias") => Drawn::StepWidths,
+        Some("dt_proj_b.bias") => Drawn::All(0.0),
+        Some("conv1d.weight" | "conv1d.bias" | "conv1d_b.weight" | "conv1d_b.bias") => torch_default(taps),
+        Some("out_proj.weight") => torch_default(inner * depth),
+        Some("in_proj.weight" | "x_proj.weight" | "x_proj_b.weight" | "dt_proj.weight" | "dt_proj_b.weight") => {
+            torch_default(shape[1])
+        }
+        _ => panic!("no rule for {name}"),
+    }
+}
+
+/// `MambaVision`, which begins all linear layers alike.
+fn mamba_vision(name: &str, shape: &[i64]) -> Drawn {
+    match name.rsplit('.').next().expect("a name") {
+        "A_log" => Drawn::Logarithms,
+        "D" | "running_var" => Drawn::All(1.0),
+        "running_mean" | "num_batches_tracked" => Drawn::All(0.0),
+        "weight" if shape.len() == 2 => Drawn::Normal(0.02),
+        "weight" if shape.len() > 2 => torch_default(shape[1..].iter().product()),
+        "weight" => Drawn::All(1.0),
+        // The convolutions of the first levels keep PyTorch's biases.
+        "bias" if name.ends_with("conv1.bias") || name.ends_with("conv2.bias") => torch_default(9 * shape[0]),
+        "bias" => Drawn::All(0.0),
+        _ => panic!("no rule for {name}"),
+    }
+}
+
 /// Asserts that `p` looks drawn from there.
 fn looks(p: &Param, drawn: Drawn) {
     let name = &p.name;
@@ -80,6 +127,26 @@ fn looks(p: &Param, drawn: Drawn) {
     let (n, largest) = (x.numel() as f64, x.abs().max().double_value(&[]));
     // Deviation, fourth moment over the squared second, bound.
     let (sigma, kurtosis, bound) = match drawn {
+        Drawn::Logarithms => {
+            let row = Tensor::arange_start(1, x.size()[1] + 1, (Kind::Double, Device::Cpu)).log();
+            return assert!((&x - row).abs().max().double_value(&[]) < 1e-6, "{name} is not ln 1, ln 2, … in each row");
+        }
+        Drawn::StepWidths => {
+            let widths = x.softplus().log();
+            let (low, high) = (0.001f64.ln(), 0.1f64.ln());
+            let (least, most) = (widths.min().double_value(&[]), widths.max().double_value(&[]));
+            assert!(low - 1e-4 <= least && most <= high + 1e-4, "{name}: step widths from e^{least} to e^{most}");
+            // Uniform in the logarithm: mean in the middle, deviation of the width over √12.
+            let sigma = (high - low) / 12f64.sqrt();
+            let off = (mean(&widths) - (low + high) / 2.0).abs() / (sigma / n.sqrt());
+            let spread = widths.std(true).double_value(&[]) / sigma;
+            return assert!(
+                off < ERRORS && (0.9..1.1).contains(&spread),
+                "{name}: {off} errors off, {spread} of the spread"
+            );
+        }
+        // N(0, 1) cut off at ±2 has the variance 0.7737 and the kurtosis 2.3655 (its moments by parts).
+        Drawn::Truncated(sigma) => (sigma, 2.3655, 2.0 * sigma / 0.879_625_661),
         Drawn::All(value) => {
             return assert!(x.eq(value).all().int64_value(&[]) == 1, "{name} is not {value} throughout");
         }
@@ -114,12 +181,17 @@ fn differ<'a>(params: impl Iterator<Item = &'a Param>) {
 }
 
 #[test]
-fn backbones_start_as_timms_do() {
+fn backbones_start_as_their_references_do() {
     let _alone = one_at_a_time();
-    for (backbone, rule) in [(Backbone::VitSmallPatch16, vit as Rule), (Backbone::TinyVit5m, tiny_vit)] {
+    for (backbone, rule) in [
+        (Backbone::VitSmallPatch16, vit as Rule),
+        (Backbone::TinyVit5m, tiny_vit),
+        (Backbone::VimSmall, vim),
+        (Backbone::MambaVisionT, mamba_vision),
+    ] {
         let params = build(backbone, &MethodSettings::Full);
         params.iter().for_each(|p| looks(p, rule(&p.name, &p.shape())));
-        differ(params.iter().filter(|p| !matches!(rule(&p.name, &p.shape()), Drawn::All(_))));
+        differ(params.iter().filter(|p| !matches!(rule(&p.name, &p.shape()), Drawn::All(_) | Drawn::Logarithms)));
     }
 }
 
