@@ -104,7 +104,7 @@ fn paths() -> Vec<PathBuf> {
 /// Writes the weights `base` with the adapter in the folder `adapter` added to them.
 fn merge(adapter: &Path, base: &Path, out: &Path) -> anyhow::Result<Merged> {
     guard(|| {
-        let (weights, merged) = layout::merge(Weights::read(base)?, adapter)?;
+        let (weights, merged) = layout::merge(Weights::read(base)?.without_wrapper(), adapter)?;
         weights.write(out)?;
         Ok(merged)
     })?

@@ -104,17 +104,36 @@ pub fn weights(backbone: Backbone) -> Option<&'static Source> {
     WEIGHTS.iter().find(|(of, _)| *of == backbone).map(|(_, source)| source)
 }
 
-/// Where the public weights of a backbone are that nobody whom we know of has published a hash of: the page of the hub
-/// whose `model.safetensors` it is.
-pub const fn unchecked_weights(backbone: Backbone) -> Option<&'static str> {
-    match backbone {
-        Backbone::TinyVit11m => Some("https://huggingface.co/timm/tiny_vit_11m_224.dist_in22k_ft_in1k"),
-        Backbone::TinyVit21m => Some("https://huggingface.co/timm/tiny_vit_21m_224.in1k"),
-        Backbone::VimTiny => Some("https://huggingface.co/hustvl/Vim-tiny-midclstok"),
-        Backbone::VimSmall => Some("https://huggingface.co/hustvl/Vim-small-midclstok"),
-        Backbone::MambaVisionT => Some("https://huggingface.co/nvidia/MambaVision-T-1K"),
-        Backbone::VitMicro | Backbone::VitTinyPatch16 | Backbone::VitSmallPatch16 | Backbone::TinyVit5m => None,
-    }
+/// Public weights that nobody whom we know of has published a hash of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unchecked {
+    /// The page of the hub that has them.
+    pub page: &'static str,
+    /// Which file of it.
+    pub file: &'static str,
+    /// The end of the name that it goes by here.
+    pub extension: &'static str,
+}
+
+/// Where the public weights of a backbone are that can only be fetched by hand.
+pub const fn unchecked_weights(backbone: Backbone) -> Option<Unchecked> {
+    let (page, file, extension) = match backbone {
+        Backbone::TinyVit11m => {
+            ("https://huggingface.co/timm/tiny_vit_11m_224.dist_in22k_ft_in1k", "model.safetensors", "safetensors")
+        }
+        Backbone::TinyVit21m => {
+            ("https://huggingface.co/timm/tiny_vit_21m_224.in1k", "model.safetensors", "safetensors")
+        }
+        Backbone::VimTiny => ("https://huggingface.co/hustvl/Vim-tiny-midclstok", "its .pth", "pth"),
+        Backbone::VimSmall => {
+            ("https://huggingface.co/hustvl/Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth", "pth")
+        }
+        Backbone::MambaVisionT => {
+            ("https://huggingface.co/nvidia/MambaVision-T-1K", "model.safetensors", "safetensors")
+        }
+        Backbone::VitMicro | Backbone::VitTinyPatch16 | Backbone::VitSmallPatch16 | Backbone::TinyVit5m => return None,
+    };
+    Some(Unchecked { page, file, extension })
 }
 
 #[cfg(test)]

@@ -280,8 +280,8 @@ struct WindowBlock {
 }
 
 enum Mixer {
-    Scan(ScanMixer),
-    Attention(Attention),
+    Scan(Box<ScanMixer>),
+    Attention(Box<Attention>),
 }
 
 impl WindowBlock {
@@ -294,9 +294,9 @@ impl WindowBlock {
             windows,
             norm1: b.layer_norm("norm1", width, NORM_EPS),
             mixer: if scans {
-                Mixer::Scan(ScanMixer::new(&mixer, c, width))
+                Mixer::Scan(Box::new(ScanMixer::new(&mixer, c, width)))
             } else {
-                Mixer::Attention(Attention::new(&mixer, width, c.heads[level]))
+                Mixer::Attention(Box::new(Attention::new(&mixer, width, c.heads[level])))
             },
             norm2: b.layer_norm("norm2", width, NORM_EPS),
             fc1: mlp.linear("fc1", width, hidden),

@@ -133,6 +133,18 @@ impl Weights {
         self.tensors.get(name)
     }
 
+    /// The same without a prefix that all names share because the model was saved as a part of something: transformers puts
+    /// `model.` before the names of MambaVision.
+    pub fn without_wrapper(self) -> Self {
+        const WRAPPER: &str = "model.";
+        if self.tensors.keys().all(|name| name.starts_with(WRAPPER)) {
+            let tensors = self.tensors.into_iter().map(|(name, t)| (name[WRAPPER.len()..].to_owned(), t));
+            Self { tensors: tensors.collect(), about: self.about }
+        } else {
+            self
+        }
+    }
+
     /// All names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -256,6 +268,16 @@ mod tests {
             let name = format!("kind.{}", format!("{dtype:?}").to_uppercase());
             assert_eq!(sample("kinds.pth").get(&name).expect("there").kind(), kind, "{name}");
         }
+    }
+
+    #[test]
+    fn a_wrapper_around_the_whole_model_is_taken_off_and_no_other() {
+        let names = |names: &[&str]| {
+            let weights = Weights::from_tensors(names.iter().map(|n| ((*n).to_owned(), Tensor::from(1i64))));
+            weights.without_wrapper().names().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["model.head.bias", "model.norm.weight"]), ["head.bias", "norm.weight"]);
+        assert_eq!(names(&["model.head.bias", "norm.weight"]), ["model.head.bias", "norm.weight"]);
     }
 
     #[test]

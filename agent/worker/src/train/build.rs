@@ -28,7 +28,7 @@ pub(super) struct Built {
 /// Builds the model that a job names, with a head for `classes`.
 pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -> anyhow::Result<Built> {
     let settings = &job.settings;
-    let weights = job.weights.as_deref().map(Weights::read).transpose()?;
+    let weights = job.weights.as_deref().map(Weights::read).transpose()?.map(Weights::without_wrapper);
     if let Some(name) = weights.iter().flat_map(Weights::names).find(|n| n.contains(".lora_")) {
         return Err(BuildError {
             problems: vec![format!(

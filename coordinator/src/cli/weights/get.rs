@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use fleet_common::spec::Backbone;
 use fleet_download::fetch::{Patience, fetch};
-use fleet_download::source::{self, Source};
+use fleet_download::source::{self, Source, Unchecked};
 
 use super::check::check;
 use super::{Folder, backbone, place, there};
@@ -45,11 +45,11 @@ fn source_of(backbone: Backbone, dir: &Path) -> Result<&'static Source, Failure>
     source::weights(backbone).ok_or_else(|| {
         let public: Vec<_> = source::WEIGHTS.iter().map(|(_, source)| source.name).collect();
         let why = match source::unchecked_weights(backbone) {
-            Some(page) => format!(
-                "no hash to check {} against is known here, so it is not fetched. Its public weights are model.safetensors of \
-                 {page}; put that file at {} and have a look at it with `fleet weights check {0}`",
+            Some(Unchecked { page, file, extension }) => format!(
+                "no hash to check {} against is known here, so it is not fetched. Its public weights are {file} of {page}; \
+                 put that file at {} and have a look at it with `fleet weights check {0}`",
                 backbone.name(),
-                place(backbone, dir).display()
+                dir.join(format!("{}.{extension}", backbone.name())).display()
             ),
             None => format!(
                 "{} has no public weights. `fleet local … --keep-weights DIR` keeps those that it trained",

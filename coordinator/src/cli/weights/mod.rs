@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use fleet_common::spec::Backbone;
-use fleet_download::source;
+use fleet_download::source::{self, Unchecked};
 
 use super::Failure;
 
@@ -57,10 +57,8 @@ fn list(dir: &Path) -> Result<(), Failure> {
                 say!("  SHA-256  {}", source.content.sha256);
                 say!("  terms    {}", source.terms);
             }
-            (None, Some(page)) => {
-                say!(
-                    "  from     {page} (model.safetensors); fetch it by hand, no hash to check it against is known here"
-                );
+            (None, Some(Unchecked { page, file, .. })) => {
+                say!("  from     {page} ({file}); fetch it by hand, no hash to check it against is known here");
             }
             (None, None) => {
                 say!("  no public weights exist: `fleet local … --keep-weights DIR` keeps those that it trained")

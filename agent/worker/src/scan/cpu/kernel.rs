@@ -157,7 +157,7 @@ impl<T: Real> Segment<T> {
     }
 }
 
-/// Writes all gradients for the channels from `first` on of batch entry `batch`, given those of y; `group` is their number.
+/// Writes all gradients for the channels from `first` on of batch entry `batch`, given those of y.
 #[inline(always)]
 pub(super) fn backward<T: Real, const FMA: bool>(
     segment: &mut Segment<T>,
@@ -166,7 +166,6 @@ pub(super) fn backward<T: Real, const FMA: bool>(
     gradients: &Gradients<'_, T>,
     batch: usize,
     first: usize,
-    group: usize,
 ) {
     for (number, (pass, out)) in inputs.passes.iter().zip(&gradients.passes).enumerate() {
         let (length, states) = (pass.x.length(), pass.states());
@@ -203,7 +202,7 @@ pub(super) fn backward<T: Real, const FMA: bool>(
                     }
                     out.store(batch, t, first, &dz);
                 }
-                let place = group * pass.x.batch() + batch;
+                let place = first / GROUP * pass.x.batch() + batch;
                 let (b, c) = (pass.b.row(batch, t), pass.c.row(batch, t));
                 let (db, dc) = (out.b.row_mut(place, t), out.c.row_mut(place, t));
                 let (mut du, mut ddt, mut u) = (zero, zero, zero);

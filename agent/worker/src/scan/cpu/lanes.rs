@@ -43,12 +43,13 @@ impl Real for f32 {
     fn exp2<const FMA: bool>(x: [Self; WIDTH]) -> [Self; WIDTH] {
         // Added to a small number, it leaves the nearest whole number in the low bits.
         const ROUND: f32 = 12_582_912.0; // 1.5·2²³
-        const POLYNOMIAL: [f32; 5] = [
+        const POLYNOMIAL: [f64; 6] = [
+            1.535_336_188_319_5e-4,
             1.339_887_440_266_574e-3,
             9.618_437_357_674_64e-3,
             5.550_332_471_162_809e-2,
             2.402_264_791_363_012e-1,
-            6.931_472_028_550_421e-1,
+            0.693_147_202_855_042,
         ];
         let mut y = [0.0; WIDTH];
         for l in 0..WIDTH {
@@ -57,9 +58,9 @@ impl Real for f32 {
             let x = if x > 126.0 { 126.0 } else { x };
             let shifted = x + ROUND;
             let f = x - (shifted - ROUND);
-            let mut p = 1.535_336_188_319_5e-4;
-            for coefficient in POLYNOMIAL {
-                p = fused::<_, FMA>(p, f, coefficient);
+            let mut p = POLYNOMIAL[0] as f32;
+            for coefficient in &POLYNOMIAL[1..] {
+                p = fused::<_, FMA>(p, f, *coefficient as f32);
             }
             let p = fused::<_, FMA>(p, f, 1.0);
             y[l] = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
@@ -174,8 +175,8 @@ impl<T: Real> Lanes<T> {
     #[inline(always)]
     pub(super) fn fma<const FMA: bool>(self, b: Self, c: Self) -> Self {
         let mut y = c.0;
-        for l in 0..WIDTH {
-            y[l] = fused::<T, FMA>(self.0[l], b.0[l], y[l]);
+        for ((y, a), b) in y.iter_mut().zip(self.0).zip(b.0) {
+            *y = fused::<T, FMA>(a, b, *y);
         }
         Self(y)
     }

@@ -27,8 +27,7 @@ for_each_isa!(backward_on = kernel::backward, (
     dy: &Rows<'_, T>,
     gradients: &kernel::Gradients<'_, T>,
     batch: usize,
-    first: usize,
-    group: usize
+    first: usize
 ));
 
 /// y, for f32 or f64 tensors on the CPU.
@@ -103,7 +102,7 @@ fn backward_in<T: Real>(passes: &[Pass<'_>], gate: Option<&Tensor>, scale: f64, 
     let states = passes.iter().map(|pass| pass.b.size()[2] as usize).max().unwrap_or(0);
     let segment = || Segment::new(states, length as usize);
     for_each_group(batch as usize, channels as usize, segment, |segment, batch, group| {
-        backward_on(isa, segment, &inputs, &dy, &out, batch, group * GROUP, group);
+        backward_on(isa, segment, &inputs, &dy, &out, batch, group * GROUP);
     });
     drop(out);
     let sum = |part: Tensor, dims: &[i64]| part.sum_dim_intlist(dims, false, None::<Kind>);
