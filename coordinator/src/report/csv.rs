@@ -132,11 +132,27 @@ static MACHINE: [Column; 18] = [
 ];
 
 /// What came after the first version of this table.
-static LATER: [Column; 3] = [
+static LATER: [Column; 5] = [
     ("preprocessing", |r| r.record.settings.train.preprocessing.name().to_owned()),
     ("precision", |r| r.record.settings.train.precision.name().to_owned()),
     ("batch_norm", |r| r.record.settings.train.batch_norm.name().to_owned()),
+    ("first_losses", |r| optional(mean(first_tenth(&r.record.training.losses)).as_ref())),
+    ("last_losses", |r| optional(mean(last_tenth(&r.record.training.losses)).as_ref())),
 ];
+
+/// The first tenth of the steps, rounded up.
+fn first_tenth(losses: &[f32]) -> &[f32] {
+    &losses[..losses.len().div_ceil(10)]
+}
+
+/// The last tenth of the steps, rounded up.
+fn last_tenth(losses: &[f32]) -> &[f32] {
+    &losses[losses.len() - losses.len().div_ceil(10)..]
+}
+
+fn mean(losses: &[f32]) -> Option<f64> {
+    (!losses.is_empty()).then(|| losses.iter().copied().map(f64::from).sum::<f64>() / losses.len() as f64)
+}
 
 fn optional(value: Option<&impl ToString>) -> String {
     value.map(ToString::to_string).unwrap_or_default()

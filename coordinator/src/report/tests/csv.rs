@@ -24,7 +24,8 @@ fn the_columns_are_those_of_the_readme() {
     assert_eq!(rows.len(), 0);
     assert_eq!((head[0].as_str(), head[38].as_str(), head[39].as_str()), ("trial", "macs", "top1_percent"));
     assert_eq!((head[49].as_str(), head[78].as_str(), head[79].as_str()), ("load_seconds", "save_images", "hardware"));
-    assert_eq!((head.len(), head[96].as_str(), head[99].as_str()), (100, "flags", "batch_norm"));
+    assert_eq!((head[96].as_str(), head[99].as_str()), ("flags", "batch_norm"));
+    assert_eq!((head.len(), head[101].as_str()), (102, "last_losses"));
     let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
     let phases = ["load_", "warm_up_", "train_", "evaluate_", "save_"];
     for (i, name) in head.iter().enumerate() {
@@ -55,6 +56,10 @@ fn values_are_those_of_the_record_and_what_is_missing_is_empty_with_its_reason()
     assert!(of(0, "training_ns_sharp").parse::<f64>().is_ok_and(|s| s > 0.0));
     assert_eq!((of(1, "train_joules"), of(1, "train_energy_unavailable"), of(1, "training_ns_e")), ("", NO_METER, ""));
     assert!(!of(1, "training_ns_m").is_empty());
+    let mean = |losses: &[f32]| losses.iter().copied().map(f64::from).sum::<f64>() / losses.len() as f64;
+    let (losses, tenth) = (&record.training.losses, record.training.losses.len().div_ceil(10));
+    assert_eq!(of(0, "first_losses").parse(), Ok(mean(&losses[..tenth])));
+    assert_eq!(of(0, "last_losses").parse(), Ok(mean(&losses[losses.len() - tenth..])));
     // Quotes, commas and line breaks survive; a trial that ended early has no scores.
     assert_eq!((of(2, "outcome"), of(2, "reason"), of(2, "ns")), ("crashed", "said \"no\",\nand left", ""));
 }
