@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use fleet_worker::scan::{Pass, plain, selective_scan};
 use fleet_worker::torch::grad;
+use fleet_worker::torch::memory::Memory;
 use tch::{Device, Kind, Tensor};
 
 struct Case {
@@ -29,6 +30,8 @@ const CASES: [Case; 4] = [
 ];
 
 fn main() {
+    // The worker's own allocator, as in a trial: freed memory is at hand for the next step.
+    let _memory = Memory::of(Device::Cpu);
     println!("threads: {}", tch::get_num_threads());
     let bandwidth = bandwidth();
     let flops = flops();
