@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::canonical;
-use crate::plan::{CellSettings, WeightsRef};
+use crate::plan::{CellSettings, LoraSettings, MethodSettings, QLoraSettings, WeightsRef};
 use crate::record::Record;
 use crate::spec::{Backbone, Checkpointing, Method};
 
@@ -53,8 +53,9 @@ pub(super) struct Level {
     pub name: String,
 }
 
-/// Stands for the LoRA targets that the campaign did not choose: each backbone has its own, and they go with it.
-const USUAL_TARGETS: &str = "those of the backbone";
+/// Stands for what the campaign did not choose of an adapter, its targets or its dropout: each backbone has its own, and they
+/// go with it.
+const USUAL: &str = "that of the backbone";
 
 /// The settings as one object, without the seed, with where it ran and how much was evaluated.
 pub(super) fn document(settings: &CellSettings, hardware: &str, evaluated: u64) -> Value {
@@ -68,8 +69,14 @@ pub(super) fn document(settings: &CellSettings, hardware: &str, evaluated: u64) 
         let mut usual: Vec<&str> = settings.backbone.lora_targets().to_vec();
         usual.sort_unstable();
         if *targets == *usual {
-            document["method"]["targets"] = USUAL_TARGETS.into();
+            document["method"]["targets"] = USUAL.into();
         }
+    }
+    if let MethodSettings::Lora(LoraSettings { dropout, .. }) | MethodSettings::QLora(QLoraSettings { dropout, .. }) =
+        &settings.method
+        && *dropout == settings.backbone.lora_dropout()
+    {
+        document["method"]["dropout"] = USUAL.into();
     }
     document
 }

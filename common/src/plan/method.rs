@@ -129,7 +129,7 @@ impl MethodSettings {
                 MethodSettings::Lora(LoraSettings {
                     rank: lora.rank,
                     alpha: lora.alpha,
-                    dropout: lora.dropout,
+                    dropout: lora.dropout.unwrap_or(backbone.lora_dropout()),
                     targets: targets(method, backbone, lora.targets.as_deref())?,
                     rslora: lora.rslora,
                 })
@@ -155,7 +155,7 @@ impl MethodSettings {
                 MethodSettings::QLora(QLoraSettings {
                     rank: qlora.rank,
                     alpha: qlora.alpha,
-                    dropout: qlora.dropout,
+                    dropout: qlora.dropout.unwrap_or(backbone.lora_dropout()),
                     targets: targets(method, backbone, qlora.targets.as_deref())?,
                     rslora: qlora.rslora,
                     block: qlora.block,
@@ -187,4 +187,27 @@ fn targets(method: Method, backbone: Backbone, wanted: Option<&[String]>) -> Res
     targets.sort();
     targets.dedup();
     Ok(targets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropout_is_the_campaigns_or_the_backbones() {
+        let of = |method, backbone, text: &str| {
+            let specs: MethodSpecs = toml::from_str(text).expect("specs");
+            match MethodSettings::resolve(method, backbone, &specs).expect("settings") {
+                MethodSettings::Lora(LoraSettings { dropout, .. })
+                | MethodSettings::QLora(QLoraSettings { dropout, .. }) => dropout,
+                other => panic!("{other:?}"),
+            }
+        };
+        for method in [Method::Lora, Method::QLora] {
+            assert_eq!(of(method, Backbone::VimSmall, ""), 0.1);
+            assert_eq!(of(method, Backbone::MambaVisionT, ""), 0.0);
+            let text = format!("[{}]\ndropout = 0.0", method.name());
+            assert_eq!(of(method, Backbone::VimSmall, &text), 0.0);
+        }
+    }
 }

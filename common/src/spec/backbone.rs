@@ -137,6 +137,14 @@ impl Backbone {
         }
     }
 
+    /// Dropout on the input of LoRA's and QLoRA's adapters unless the campaign says otherwise, as in the protocol.
+    pub const fn lora_dropout(self) -> f64 {
+        match self {
+            Self::VimTiny | Self::VimSmall => 0.1,
+            _ => 0.0,
+        }
+    }
+
     /// The preprocessing that belongs to the public weights, from timm's configurations of them or their authors' scripts.
     pub const fn recipe(self) -> Recipe {
         match self {

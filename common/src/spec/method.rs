@@ -96,9 +96,10 @@ pub struct LoraSpec {
     /// The update is scaled by alpha / rank.
     #[serde(deserialize_with = "positive_number")]
     pub alpha: f64,
-    /// Dropout on the adapter's input, in [0, 1).
-    #[serde(deserialize_with = "probability")]
-    pub dropout: f64,
+    /// Dropout on the adapter's input, in [0, 1); none given means the backbone's own choice
+    /// ([`super::Backbone::lora_dropout`]).
+    #[serde(deserialize_with = "some_probability")]
+    pub dropout: Option<f64>,
     /// Ends of the names of the linear layers that get an adapter, such as `qkv` or `attn.proj`; none named means the
     /// backbone's own choice ([`super::Backbone::lora_targets`]).
     pub targets: Option<Vec<String>>,
@@ -108,7 +109,7 @@ pub struct LoraSpec {
 
 impl Default for LoraSpec {
     fn default() -> Self {
-        Self { rank: 8, alpha: 16.0, dropout: 0.0, targets: None, rslora: false }
+        Self { rank: 8, alpha: 16.0, dropout: None, targets: None, rslora: false }
     }
 }
 
@@ -178,8 +179,8 @@ pub struct QLoraSpec {
     #[serde(deserialize_with = "positive_number")]
     pub alpha: f64,
     /// As in [`LoraSpec`].
-    #[serde(deserialize_with = "probability")]
-    pub dropout: f64,
+    #[serde(deserialize_with = "some_probability")]
+    pub dropout: Option<f64>,
     /// As in [`LoraSpec::targets`]. All linear layers but the head are quantised, also those without an adapter.
     pub targets: Option<Vec<String>>,
     /// As in [`LoraSpec`].
@@ -208,6 +209,10 @@ fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D:
 
 fn probability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     checked(deserializer, "a number from 0 to below 1", |p| (0.0..1.0).contains(&p))
+}
+
+fn some_probability<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    probability(deserializer).map(Some)
 }
 
 fn positive_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
