@@ -1,4 +1,5 @@
-//! Models, methods, quantisation and preprocessing against timm, HF PEFT, bitsandbytes and Pillow: every folder of
+//! Models, methods, quantisation and preprocessing against timm, the authors' Vim and MambaVision, transformers' Mamba,
+//! HF PEFT, bitsandbytes and Pillow: every folder of
 //! `tests/fixtures`, as `fleet-agent verify` runs it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
@@ -34,7 +35,7 @@ fn beyond(dir: &Path) -> Vec<Check> {
 #[test]
 fn every_reference_of_the_repository_is_met() {
     let folders: Vec<PathBuf> = std::fs::read_dir(fixtures()).unwrap().map(|e| e.unwrap().path()).collect();
-    assert!(folders.len() >= 17);
+    assert!(folders.len() >= 22);
     for dir in folders {
         let beyond = beyond(&dir);
         assert!(beyond.is_empty(), "{}: {beyond:#?}", dir.display());
@@ -97,6 +98,9 @@ fn other_settings_than_the_references_do_not_pass() {
         ("peft_adalora", "orth_reg_weight", Value::from(0.4)),
         ("peft_qlora", "double_quant", Value::from(false)),
         ("tiny_vit_tiny", "window_sizes", Value::from(vec![5, 4, 5, 3])),
+        ("vim_tiny", "norm_eps", Value::from(1e-3)),
+        ("mambavision_tiny_layerscale", "window_size", Value::from(vec![8, 8, 4, 4])),
+        ("mamba_hf_tiny", "layer_norm_epsilon", Value::from(1e-3)),
         ("train_full_sgd", "optimizer_args", serde_json::json!({ "lr": 0.02, "momentum": 0.8, "weight_decay": 1e-4 })),
     ] {
         let (_kept, dir) = spoiled(name, |_, config| config[key] = value);
@@ -118,7 +122,14 @@ fn what_cannot_be_run_says_what_would_be_right() {
         }
     };
     let set = |key: &'static str, value: &'static str| move |_: &Path, config: &mut Value| config[key] = value.into();
-    let cases: [(&str, Change<'_>, &str); 9] = [
+    let cases: [(&str, Change<'_>, &str); 12] = [
+        (
+            "vim_tiny",
+            &set("bimamba_type", "v1"),
+            "only bimamba_type = \"v2\" in config.json can be verified, found \"v1\"",
+        ),
+        ("mamba_hf_tiny", &set("architecture", "mamba2"), "only architecture = \"mamba\""),
+        ("mambavision_tiny_layerscale", &set("dim", "wide"), "expected dim in config.json to be a whole number"),
         ("vit_tiny_timm", &set("kind", "weather"), "\"weather\" cannot be verified; expected backbone"),
         ("vit_tiny_timm", &set("architecture", "swin"), "\"swin\" cannot be verified; expected vit"),
         ("peft_lora_qkv", &set("method", "dora"), "\"dora\" is not there; expected full, lora"),

@@ -78,7 +78,7 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
         if folder.has(&name) {
             checks.tensors(&name, &mixed, &folder.io(&name)?, Tolerance::LOGITS);
         }
-        x += mixed;
+        x = &x + mixed; // not in place: the norm keeps its input for backward
     }
     let last = norm.forward(&x);
     checks.tensors("last_hidden", &last, &folder.io("last_hidden")?, Tolerance::LOGITS);
