@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 
 logging.disable(logging.WARNING)  # imports warn of kernels and tools that are not needed here
 
@@ -18,7 +19,8 @@ import peft  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
 
-WARM_UP_STEPS = 2
+sys.path.insert(0, str(Path(__file__).parent.parent / "references"))
+import mamba  # noqa: E402
 
 
 def resident(field: str) -> int:
@@ -115,12 +117,20 @@ def bitfit(model, _method):
 METHODS = {"full": full, "lora": lora, "adalora": adalora, "qlora": qlora, "bitfit": bitfit}
 
 
-def prepare(row):
-    """A function that takes one step and returns its loss; and the number of parameters that it trains."""
+def create(row):
+    static = row["checkpointing"] == "static"
+    if row["backbone"].startswith(("vim", "mamba")):
+        return mamba.create(row["backbone"], row["classes"], row["image_size"], scan=row["scan"], checkpointing=static)
     size = {"img_size": row["image_size"]} if row["backbone"].startswith("vit") else {}
     model = timm.create_model(row["backbone"], pretrained=False, num_classes=row["classes"], **size)
-    if row["checkpointing"] == "static":
+    if static:
         model.set_grad_checkpointing()
+    return model
+
+
+def prepare(row):
+    """A function that takes one step and returns its loss; and the number of parameters that it trains."""
+    model = create(row)
     model = METHODS[row["method"]["name"]](model, row["method"]).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=row["learning_rate"], weight_decay=row["weight_decay"])
@@ -164,7 +174,7 @@ def main():
         peak.write("5")
     baseline = resident("VmRSS")
     step, trainable = prepare(row)
-    for _ in range(WARM_UP_STEPS):
+    for _ in range(row["warm_up_steps"]):
         step()
     versions = {module.__name__: module.__version__ for module in (torch, timm, peft)}
     say(baseline=baseline, trainable=trainable, python=sys.version.split()[0], versions=versions)

@@ -81,7 +81,7 @@ pub fn compare(
     versions.insert("Python".to_owned(), python.ready.python.clone());
     drop(python);
     let mut frugal = Python::start(row, setting, Freed::Returned)?;
-    let python_returned = frugal.steps(2)?.peak.saturating_sub(frugal.ready.baseline);
+    let python_returned = frugal.steps(row.steps().min(2))?.peak.saturating_sub(frugal.ready.baseline);
     Ok(Compared { row: row.clone(), seconds, live_peak, resident_peak, python_returned, python_kept, versions })
 }
 

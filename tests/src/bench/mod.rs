@@ -25,7 +25,7 @@ pub use data::Images;
 pub use machine::Machine;
 pub use ours::baseline;
 pub use python::is_set_up;
-pub use row::{Row, matrix};
+pub use row::{Row, Scan, matrix};
 pub use table::{line, page};
 
 /// Where the parts of a comparison are, and how much of it is wanted.

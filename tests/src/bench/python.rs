@@ -60,7 +60,7 @@ impl Python {
             "backbone": row.backbone, "image_size": row.backbone.image_size(), "batch": row.batch,
             "method": row.method_settings()?, "checkpointing": row.checkpointing, "classes": CLASSES,
             "learning_rate": row.method.default_learning_rate(), "weight_decay": WEIGHT_DECAY,
-            "threads": setting.threads,
+            "threads": setting.threads, "scan": row.scan.name(), "warm_up_steps": row.python_warm_up(),
         });
         let interpreter = interpreter(&setting.root);
         let mut command = Command::new(&interpreter);

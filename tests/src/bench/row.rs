@@ -16,6 +16,27 @@ pub struct Row {
     pub method: Method,
     /// Checkpointing.
     pub checkpointing: Checkpointing,
+    /// How Python scans, where the backbone does.
+    pub scan: Scan,
+}
+
+/// The two forms of the selective scan in Python; see tests/references/mamba.py.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scan {
+    /// A loop over tensors that were taken apart before it.
+    Unbound,
+    /// The loop of the published reference, which indexes whole tensors at each step. One step takes most of a minute.
+    Published,
+}
+
+impl Scan {
+    /// The name in rows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unbound => "unbound",
+            Self::Published => "published",
+        }
+    }
 }
 
 /// The rows of `make bench`: each backbone with these batches and methods, with and without checkpointing.
@@ -23,6 +44,8 @@ const MATRIX: &[(Backbone, &[u32], &[Method])] = &[
     (Backbone::VitSmallPatch16, &[8], &Method::ALL),
     (Backbone::VitSmallPatch16, &[16], &[Method::Full, Method::Lora, Method::BitFit]),
     (Backbone::TinyVit5m, &[8], &[Method::Full, Method::Lora]),
+    (Backbone::VimSmall, &[2], &[Method::Full, Method::Lora]),
+    (Backbone::MambaVisionT, &[4], &[Method::Full, Method::Lora]),
 ];
 
 /// All rows of the matrix.
@@ -31,20 +54,38 @@ pub fn matrix() -> Vec<Row> {
     for &(backbone, batches, methods) in MATRIX {
         for &batch in batches {
             for &method in methods {
-                rows.extend(Checkpointing::ALL.map(|checkpointing| Row { backbone, batch, method, checkpointing }));
+                let row = |checkpointing| Row { backbone, batch, method, checkpointing, scan: Scan::Unbound };
+                rows.extend(Checkpointing::ALL.map(row));
             }
         }
     }
+    rows.push(Row {
+        backbone: Backbone::VimSmall,
+        batch: 2,
+        method: Method::Full,
+        checkpointing: Checkpointing::None,
+        scan: Scan::Published,
+    });
     rows
 }
 
 impl Row {
-    /// A row from `BACKBONE:BATCH:METHOD:CHECKPOINTING`; of the backbone, as much as tells it from others.
+    /// A row from `BACKBONE:BATCH:METHOD:CHECKPOINTING`, and `:published` or `:unbound` for how Python scans; of the
+    /// backbone, as much as tells it from others.
     ///
     /// # Errors
     /// In words: which part is not as expected.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let parts: Vec<&str> = text.split(':').collect();
+        let mut parts: Vec<&str> = text.split(':').collect();
+        let scan = match parts.get(4) {
+            None => Scan::Unbound,
+            Some(name) => {
+                [Scan::Unbound, Scan::Published].into_iter().find(|s| s.name() == *name).ok_or_else(|| {
+                    format!("\"{name}\" in \"{text}\" is no form of a scan: expected unbound or published")
+                })?
+            }
+        };
+        parts.truncate(4);
         let [backbone, batch, method, checkpointing] = parts[..] else {
             return Err(format!(
                 "\"{text}\" is not a row: expected BACKBONE:BATCH:METHOD:CHECKPOINTING, such as vit_small:8:lora:none"
@@ -59,6 +100,7 @@ impl Row {
                 .ok_or_else(|| format!("\"{batch}\" in \"{text}\" is not a batch: expected a positive whole number"))?,
             method: method.to_owned().try_into()?,
             checkpointing: checkpointing.to_owned().try_into()?,
+            scan,
         })
     }
 
@@ -74,7 +116,23 @@ impl Row {
 
     /// Timed steps per turn: about as many seconds whatever the batch.
     pub fn steps(&self) -> u32 {
-        (48 / self.batch).clamp(2, 6)
+        match self.scan {
+            Scan::Unbound => (48 / self.batch).clamp(2, 6),
+            Scan::Published => 1,
+        }
+    }
+
+    /// Steps of Python that are not timed, at first.
+    pub fn python_warm_up(&self) -> u32 {
+        match self.scan {
+            Scan::Unbound => 2,
+            Scan::Published => 0,
+        }
+    }
+
+    /// Whether Python scans at all.
+    pub fn scans(&self) -> bool {
+        matches!(self.backbone, Backbone::VimTiny | Backbone::VimSmall | Backbone::MambaVisionT)
     }
 }
 
@@ -93,7 +151,9 @@ fn backbone_starting(text: &str) -> Result<Backbone, String> {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}:{}", self.backbone.name(), self.batch, self.method.name(), self.checkpointing.name())
+        let Self { backbone, batch, method, checkpointing, scan } = self;
+        write!(f, "{}:{batch}:{}:{}", backbone.name(), method.name(), checkpointing.name())?;
+        if self.scans() { write!(f, ":{}", scan.name()) } else { Ok(()) }
     }
 }
 
@@ -104,7 +164,7 @@ mod tests {
     #[test]
     fn every_row_of_the_matrix_is_found_by_its_own_name() {
         let rows = matrix();
-        assert_eq!(rows.len(), 20);
+        assert_eq!(rows.len(), 29);
         for row in rows {
             assert_eq!(Row::parse(&row.to_string()).as_ref(), Ok(&row));
         }
@@ -125,6 +185,7 @@ mod tests {
             ("vit_small:0:lora:none", "positive whole number"),
             ("vit_small:8:lro:none", "lora"),
             ("vit_small:8:lora:sttic", "static"),
+            ("vim_small:8:lora:none:fast", "unbound or published"),
         ] {
             let error = Row::parse(text).expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");

@@ -18,8 +18,9 @@ pub fn line(compared: &Compared) -> String {
     let of = |side: fn(&(f64, f64)) -> f64| median(&seconds.iter().map(side).collect::<Vec<_>>());
     let mib = |bytes: u64| (bytes as f64 / f64::from(1 << 20)).round();
     let missed = compared.missed();
+    let scan = if row.scans() { format!("; {} scan", row.scan.name()) } else { String::new() };
     format!(
-        "| {} | {} | {} | {} | {:.2} | {:.2} | **{:.2}** ({least:.2}–{most:.2}) | **{}** ({}) | **{}** ({}) | {} |",
+        "| {} | {} | {} | {}{scan} | {:.2} | {:.2} | **{:.2}** ({least:.2}–{most:.2}) | **{}** ({}) | **{}** ({}) | {} |",
         row.backbone.name(),
         row.batch,
         row.method.name(),
