@@ -1,10 +1,19 @@
 //! The scan and its convolution as nodes of libtorch's graph.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use tch::Tensor;
 
-use super::{Conv, Pass, cpu, plain};
+use super::{Conv, Gradients, Pass, cpu, cuda, plain};
 use crate::torch::{Function, GradMode, attach};
+
+/// Who runs the kernels.
+#[derive(Clone)]
+pub(super) enum Kernels {
+    Cpu,
+    Gpu(Arc<cuda::nvrtc::Module>),
+}
 
 /// A scan with its tensors: those of each pass, then the gate.
 pub(super) struct SavedScan {
@@ -28,24 +37,45 @@ impl SavedScan {
     }
 
     /// By the kernels, recorded as one node.
-    pub(super) fn run(self) -> Tensor {
+    pub(super) fn run(self, kernels: Kernels) -> Tensor {
         let y = {
             let _off = GradMode::off();
-            cpu::forward(&self.passes(), self.gate(), self.scale)
+            match &kernels {
+                Kernels::Cpu => cpu::forward(&self.passes(), self.gate(), self.scale),
+                Kernels::Gpu(gpu) => match cuda::forward(gpu.as_ref(), &self.passes(), self.gate(), self.scale) {
+                    Ok(y) => y,
+                    Err(error) => panic!("{error:#}"),
+                },
+            }
         };
         let inputs: Vec<Tensor> = self.tensors.iter().map(Tensor::shallow_clone).collect();
-        let saved = Self { tensors: self.tensors.iter().map(Tensor::detach).collect(), ..self };
-        match attach(vec![y], &inputs.iter().collect::<Vec<_>>(), saved) {
+        let scan = Self { tensors: self.tensors.iter().map(Tensor::detach).collect(), ..self };
+        match attach(vec![y], &inputs.iter().collect::<Vec<_>>(), Recorded { scan, kernels }) {
             Ok(mut outputs) => outputs.swap_remove(0),
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-impl Function for SavedScan {
+struct Recorded {
+    scan: SavedScan,
+    kernels: Kernels,
+}
+
+impl Recorded {
+    fn gradients(&self, dy: &Tensor) -> anyhow::Result<Gradients> {
+        let (passes, gate, scale) = (self.scan.passes(), self.scan.gate(), self.scan.scale);
+        match &self.kernels {
+            Kernels::Cpu => Ok(cpu::backward(&passes, gate, scale, dy)),
+            Kernels::Gpu(gpu) => cuda::backward(gpu.as_ref(), &passes, gate, scale, dy),
+        }
+    }
+}
+
+impl Function for Recorded {
     fn backward(&mut self, grads: Vec<Option<Tensor>>, _needed: &[bool]) -> anyhow::Result<Vec<Option<Tensor>>> {
         let dy = grads.into_iter().next().flatten().context("a scan's output influences the loss")?;
-        let found = cpu::backward(&self.passes(), self.gate(), self.scale, &dy.contiguous());
+        let found = self.gradients(&dy.contiguous())?;
         let of_passes = found.passes.into_iter().flat_map(|g| [g.x, g.delta, g.a, g.b, g.c, g.d, g.bias]);
         Ok(of_passes.chain(found.gate).map(Some).collect())
     }

@@ -11,15 +11,18 @@
 //! that. What is kept for backward are the inputs: with L times and D channels O(L·D) numbers per image, and none of the L·D·N
 //! states, which are computed again. Layout is (batch, time, channels) throughout, as linear layers read and write.
 //!
-//! `cpu` has the kernels, `plain` the same in libtorch's operators.
+//! `cpu` and `cuda` have the kernels, `plain` the same in libtorch's operators.
 
 mod cpu;
+pub mod cuda;
 mod function;
 pub mod plain;
 
-use tch::{Device, Tensor};
+use std::sync::Arc;
 
-use function::{SavedConvs, SavedScan};
+use tch::{Device, Kind, Tensor};
+
+use function::{Kernels, SavedConvs, SavedScan};
 
 /// One pass of a scan.
 #[derive(Debug, Clone, Copy)]
@@ -103,9 +106,20 @@ pub fn selective_scan(passes: &[Pass<'_>], gate: Option<&Tensor>, scale: f64) ->
     let reverse: Vec<bool> = passes.iter().map(|p| p.reverse).collect();
     let scan = SavedScan { tensors, reverse, scale };
     match passes[0].x.device() {
-        Device::Cpu => scan.run(),
+        Device::Cpu => scan.run(Kernels::Cpu),
+        Device::Cuda(ordinal) => match gpu_kernels(passes, ordinal, scan.tensors[0].kind()) {
+            Some(gpu) => scan.run(Kernels::Gpu(gpu)),
+            None => scan.plain(),
+        },
         _ => scan.plain(),
     }
+}
+
+/// The kernels for these passes on a GPU, if they can be used there.
+fn gpu_kernels(passes: &[Pass<'_>], ordinal: usize, kind: Kind) -> Option<Arc<cuda::nvrtc::Module>> {
+    let states = passes[0].b.size()[2];
+    let alike = passes.iter().all(|pass| pass.b.size()[2] == states);
+    if alike && states <= cuda::MOST_STATES && kind == Kind::Float { cuda::module(ordinal, states) } else { None }
 }
 
 /// A depthwise convolution in time.
@@ -150,8 +164,8 @@ pub fn conv_silu(x: &Tensor, convs: &[Conv<'_>]) -> Vec<Tensor> {
 /// As the kernels take tensors: in f32 or f64, with the numbers of a row side by side.
 fn wide(tensor: &Tensor) -> Tensor {
     let tensor = match tensor.kind() {
-        tch::Kind::Double => tensor.shallow_clone(),
-        _ => tensor.to_kind(tch::Kind::Float),
+        Kind::Double => tensor.shallow_clone(),
+        _ => tensor.to_kind(Kind::Float),
     };
     let rows = tensor.dim() == 3 && tensor.stride()[2] == 1;
     if rows { tensor } else { tensor.contiguous() }
