@@ -16,9 +16,10 @@ test: build             ## All tests
 soak: build            ## 200 kills at random moments; prints what was lost, doubled, orphaned: about 10 minutes
 	cargo run --release --locked --quiet -p fleet-tests --bin soak
 
-bench: build            ## Time and memory of a training step beside Python's: 2.3 GB of downloads at first, then 20 minutes
+bench: build            ## Time and memory of a training step beside Python's: 2.3 GB of downloads at first, then an hour
 	@tests/bench/set-up.sh
 	target/release/bench --write=$(or $(WRITE),tests/bench/RESULTS.md) $(OPTIONS)
+	cargo bench --locked -p fleet-worker --bench scan
 
 references: build       ## 5 random configurations of each kind, made by timm, PEFT, bitsandbytes and Pillow, through fleet-agent verify
 	@tests/references/run.sh $(SEED) $(COUNT)

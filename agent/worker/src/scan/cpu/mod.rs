@@ -143,3 +143,41 @@ fn for_each_group<S>(
     let groups = channels.div_ceil(GROUP);
     parallel::for_each(batch * groups, scratch, |place, i| task(place, i / groups, i % groups));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every set of instructions that the processor has gives the same, but for roundings.
+    #[test]
+    fn instructions_do_not_matter() {
+        let (batch, length, channels, states) = (2, 40, 70, 5);
+        // A wave instead of libtorch's generator, which other tests share.
+        let wave = |shape: &[i64], phase: f64| {
+            let n = shape.iter().product::<i64>();
+            (Tensor::arange(n, (Kind::Float, tch::Device::Cpu)) * 0.7371 + phase).sin().view(shape)
+        };
+        let (x, delta) = (wave(&[batch, length, channels], 0.0), wave(&[batch, length, channels], 1.0));
+        let (b, c) = (wave(&[batch, length, states], 2.0), wave(&[batch, length, states], 3.0));
+        let a = -wave(&[channels, states], 4.0).exp();
+        let (d, bias) = (wave(&[channels], 5.0), wave(&[channels], 6.0));
+        let (gate, dy) = (wave(&[batch, length, channels], 7.0), wave(&[batch, length, channels], 8.0));
+        let pass = Pass { x: &x, delta: &delta, a: &a, b: &b, c: &c, d: &d, bias: &bias, reverse: true };
+        let run = |isa| {
+            let y = forward_in::<f32>(&[pass], Some(&gate), 0.5, isa);
+            let found = backward_in::<f32>(&[pass], Some(&gate), 0.5, &dy, isa);
+            let of_pass = found.passes.into_iter().flat_map(|g| [g.x, g.delta, g.a, g.b, g.c, g.d, g.bias]);
+            std::iter::once(y).chain(of_pass).chain(found.gate).collect::<Vec<_>>()
+        };
+        let plain = run(Isa::Baseline);
+        let there =
+            [(Isa::Avx512, is_x86_feature_detected!("avx512dq")), (Isa::Avx2, is_x86_feature_detected!("avx2"))];
+        for (isa, _) in there.into_iter().filter(|(_, there)| *there) {
+            for (which, (ours, plain)) in run(isa).iter().zip(&plain).enumerate() {
+                let largest = |t: Tensor| t.abs().max().double_value(&[]);
+                let off = largest(ours - plain) / largest(plain.shallow_clone());
+                assert!(off < 5e-6, "{isa:?}, result {which}: {off:e}");
+            }
+        }
+    }
+}
