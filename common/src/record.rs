@@ -208,8 +208,8 @@ pub struct Training {
     /// What they went through when the initial weights were trained, where those came from a file.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub weights_recipe: Option<Recipe>,
-    /// Cross-entropy per step, without what a method adds to the loss; finite numbers only, which is all that JSON can hold. A step whose loss is not a number
-    /// ends the trial as diverged and is not in here.
+    /// Cross-entropy per step, without what a method adds to the loss; finite numbers only, which is all that JSON can
+    /// hold. A step whose loss is not a number ends the trial as diverged and is not in here.
     pub losses: Vec<f32>,
     /// Share of the evaluated images whose most likely class is right, percent.
     pub top1_percent: Option<f64>,
@@ -221,6 +221,9 @@ pub struct Training {
     pub phases: Vec<WorkerPhase>,
     /// Blocks whose forward was run again in backward.
     pub recomputed_blocks: Vec<u32>,
+    /// Bytes in use from which on blocks were run again, under the adaptive strategy.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub recompute_threshold_bytes: Option<u64>,
     /// Ranks that AdaLoRA has left each layer's adapter.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ranks: Option<BTreeMap<String, u32>>,

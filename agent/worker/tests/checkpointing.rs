@@ -2,10 +2,13 @@
 
 mod support;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use fleet_common::plan::MethodSettings;
 use fleet_common::spec::Backbone::{TinyVit5m, VimTiny};
 use fleet_common::spec::{BatchNorm, Checkpointing, Precision};
-use fleet_worker::checkpointing::CheckpointingExecutor;
+use fleet_worker::checkpointing::{CheckpointingExecutor, Decision, Policy, policy};
 use fleet_worker::models::Model;
 use fleet_worker::models::mamba_vision::{MambaVision, MambaVisionConfig};
 use fleet_worker::models::tiny_vit::{TinyVit, TinyVitConfig};
@@ -13,6 +16,7 @@ use fleet_worker::models::vim::{Vim, VimConfig};
 use fleet_worker::models::vit::{Vit, VitConfig};
 use fleet_worker::nn::{Builder, Ctx, Params, Role, Seed};
 use fleet_worker::peft;
+use fleet_worker::torch::memory::Memory;
 use fleet_worker::torch::{GradMode, grad};
 use serde_json::json;
 use support::{max_diff, one_at_a_time, same_bits};
@@ -109,10 +113,13 @@ struct Pass {
 }
 
 fn pass(model: &dyn Model, params: &Params, how: Checkpointing, precision: Precision) -> Pass {
-    let executor = CheckpointingExecutor::new(how);
+    pass_under(model, params, &CheckpointingExecutor::new(how), precision)
+}
+
+fn pass_under(model: &dyn Model, params: &Params, executor: &CheckpointingExecutor, precision: Precision) -> Pass {
     let images = support::uniform(7, &[3, 3, SIDE, SIDE]).to_kind(Kind::Float);
     let labels = Tensor::from_slice(&[0i64, 4, 2]);
-    let logits = model.forward(&images, &Ctx::train(Seed::root(5)).with_precision(precision), &executor);
+    let logits = model.forward(&images, &Ctx::train(Seed::root(5)).with_precision(precision), executor);
     let loss = logits.to_kind(Kind::Float).cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Mean, -100, 0.0);
     let targets: Vec<&Tensor> = params.trainable().map(|p| &p.tensor).collect();
     let grads = grad(&[&loss], &[None], &targets).expect("gradients");
@@ -151,6 +158,59 @@ fn checkpointing_changes_no_bit() {
             }
         }
     }
+}
+
+/// Keeps everything, and notes what is in use in front of each block.
+struct Probe(Rc<RefCell<Vec<u64>>>);
+
+impl Policy for Probe {
+    fn decide(&mut self, _index: usize, _count: usize) -> Decision {
+        self.0.borrow_mut().push(Memory::of(Device::Cpu).stats().expect("counted").live);
+        Decision::Keep
+    }
+}
+
+/// The adaptive strategy with what is in use in front of the middle block as its threshold: that one and all later ones run
+/// again, and nothing else changes.
+#[test]
+fn adaptive_checkpointing_recomputes_from_the_threshold_on_and_changes_no_bit() {
+    let _alone = one_at_a_time();
+    for (name, architecture, targets) in ARCHITECTURES {
+        for method in methods(targets) {
+            let what = format!("{name}, {}", method.method().name());
+            let (model, params) = build(architecture, &method, BatchNorm::Moving);
+            let plain = pass(model.as_ref(), &params, Checkpointing::None, Precision::Fp32);
+            let in_use = Rc::new(RefCell::new(Vec::new()));
+            let probe = CheckpointingExecutor::with(Box::new(Probe(in_use.clone())));
+            let _ = pass_under(model.as_ref(), &params, &probe, Precision::Fp32);
+            drop((model, params));
+
+            let (model, params) = build(architecture, &method, BatchNorm::Moving);
+            let (in_use, blocks) = (in_use.borrow(), model.blocks().len());
+            let middle = blocks / 2;
+            assert!(in_use[middle - 1] < in_use[middle], "{what}: a block keeps nothing");
+            let threshold = Some(in_use[middle]);
+            let executor = CheckpointingExecutor::with(policy(Checkpointing::Adaptive, Device::Cpu, threshold));
+            let adaptive = pass_under(model.as_ref(), &params, &executor, Precision::Fp32);
+            same(&plain, &adaptive, &what);
+            assert_eq!(executor.recomputed_blocks(), (middle as u32..blocks as u32).collect::<Vec<_>>(), "{what}");
+        }
+    }
+}
+
+#[test]
+fn adaptive_checkpointing_decides_anew_in_each_step() {
+    let _alone = one_at_a_time();
+    let memory = Memory::of(Device::Cpu);
+    let (model, params) = build(vit, &MethodSettings::Full, BatchNorm::Moving);
+    let threshold = memory.stats().expect("counted").live + (64 << 20);
+    let executor = CheckpointingExecutor::with(policy(Checkpointing::Adaptive, Device::Cpu, Some(threshold)));
+    let ballast = Tensor::zeros([64 << 20], (Kind::Uint8, Device::Cpu));
+    let _ = pass_under(model.as_ref(), &params, &executor, Precision::Fp32);
+    assert_eq!(executor.recomputed_blocks(), [0, 1, 2], "the memory in use is above the threshold from the start");
+    drop(ballast);
+    let _ = pass_under(model.as_ref(), &params, &executor, Precision::Fp32);
+    assert!(executor.recomputed_blocks().is_empty(), "and never reaches it in the next step");
 }
 
 #[test]

@@ -28,6 +28,9 @@ pub struct CellSettings {
     pub image_size: u32,
     /// Checkpointing strategy.
     pub checkpointing: Checkpointing,
+    /// Share of the budget from which on the adaptive strategy runs blocks again; `None` under any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_ratio: Option<f64>,
     /// Data.
     pub dataset: DatasetRef,
     /// Initial weights.
@@ -123,6 +126,11 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl CellSettings {
+    /// Bytes in use from which on the adaptive strategy runs blocks again; `None` under any other.
+    pub fn adaptive_threshold(&self) -> Option<u64> {
+        Some((self.budget_bytes? as f64 * self.adaptive_ratio?) as u64)
+    }
+
     /// The cell's identity: the first half of the SHA-256 of the canonical JSON. 128 bits are plenty against chance,
     /// and nobody gains by forging one.
     pub fn id(&self) -> CellId {
@@ -154,12 +162,21 @@ pub(super) fn resolve(
         Some(sha256) => WeightsRef::File { sha256: sha256.clone() },
         None => WeightsRef::Scratch,
     };
+    let adaptive = checkpointing == Checkpointing::Adaptive;
+    if adaptive && campaign.budget.bytes().is_none() {
+        return Err(
+            "adaptive checkpointing keeps activations until a share of the budget is in use, and the budget is unlimited; \
+             expected a budget such as \"2GiB\""
+                .to_owned(),
+        );
+    }
     Ok(CellSettings {
         definition: DEFINITION,
         method: MethodSettings::resolve(method, backbone, &campaign.method)?,
         backbone,
         image_size: campaign.image_size(backbone),
         checkpointing,
+        adaptive_ratio: adaptive.then_some(campaign.checkpointing.adaptive.ratio),
         dataset: DatasetRef {
             name: dataset.label().to_owned(),
             fingerprint: identity.fingerprint.clone(),
@@ -207,6 +224,7 @@ mod tests {
             backbone: Backbone::VitMicro,
             image_size: 64,
             checkpointing: Checkpointing::Static,
+            adaptive_ratio: None,
             dataset: DatasetRef { name: "textures".into(), fingerprint: "0".repeat(64), classes: 8 },
             weights: WeightsRef::Scratch,
             seed: 7,

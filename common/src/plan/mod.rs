@@ -213,6 +213,42 @@ steps = 100
     }
 
     #[test]
+    fn adaptive_checkpointing_needs_a_budget_and_a_share_of_it() {
+        let text = FILE.replace("[\"none\", \"static\"]", "[\"none\", \"adaptive\"]");
+        let of = |text: &str| plan(&Campaign::parse("t.toml", text).expect("valid"), &resolution());
+        let adaptive = |p: &Plan| -> Vec<CellSettings> {
+            p.cells
+                .iter()
+                .filter(|c| c.settings.checkpointing == Checkpointing::Adaptive)
+                .map(|c| c.settings.clone())
+                .collect()
+        };
+        let usual = adaptive(&of(&text));
+        assert_eq!(usual.len(), 8);
+        assert!(usual.iter().all(|s| s.adaptive_ratio == Some(0.5) && s.adaptive_threshold() == Some(1 << 30)));
+        let other = adaptive(&of(&format!("{text}[checkpointing.adaptive]\nratio = 0.7\n")));
+        assert!(usual.iter().zip(&other).all(|(a, b)| a.id() != b.id()), "another share is another cell");
+        // Other strategies do not know of it.
+        let plain = |p: &Plan| {
+            plan_ids(p)
+                .into_iter()
+                .zip(&p.cells)
+                .filter(|(_, c)| c.settings.adaptive_ratio.is_none())
+                .map(|(id, _)| id)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(plain(&of(&text)), plain(&of(&format!("{text}[checkpointing.adaptive]\nratio = 0.7\n"))));
+        let unlimited = of(&text.replace("repeats = 2", "repeats = 2\nbudget = \"unlimited\""));
+        assert!(adaptive(&unlimited).is_empty());
+        assert!(unlimited.excluded.iter().any(|e| e.reason.contains("the budget is unlimited; expected a budget")));
+        for ratio in ["0", "-0.5", "1.5", "nan", "inf"] {
+            let error = Campaign::parse("t.toml", &format!("{text}[checkpointing.adaptive]\nratio = {ratio}\n"));
+            let error = error.expect_err("no share").to_string();
+            assert!(error.contains("above 0 and at most 1") || error.contains("expected"), "{error}");
+        }
+    }
+
+    #[test]
     fn two_paths_to_the_same_data_are_one_data_set() {
         let text = FILE.replace("[\"dtd\", \"textures\"]", "[\"./flowers\", \"./flowers/\"]");
         let campaign = Campaign::parse("t.toml", &text).expect("valid");

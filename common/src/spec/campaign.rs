@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Axis, Backbone, Checkpointing, DatasetName, Evaluate, Method, MethodSpecs, SpecError, Train};
+use super::{
+    Axis, Backbone, Checkpointing, CheckpointingSpecs, DatasetName, Evaluate, Method, MethodSpecs, SpecError, Train,
+};
 use crate::id::{CampaignName, HardwareClass};
 use crate::units::Bytes;
 
@@ -35,6 +37,8 @@ pub struct Campaign {
     pub evaluate: Evaluate,
     /// `[method.NAME]`.
     pub method: MethodSpecs,
+    /// `[checkpointing.NAME]`.
+    pub checkpointing: CheckpointingSpecs,
     /// `[output]`.
     pub output: Output,
 }
@@ -126,6 +130,8 @@ struct File {
     #[serde(default)]
     method: MethodSpecs,
     #[serde(default)]
+    checkpointing: CheckpointingSpecs,
+    #[serde(default)]
     output: Output,
 }
 
@@ -159,6 +165,7 @@ impl Campaign {
             train: raw.train,
             evaluate: raw.evaluate,
             method: raw.method,
+            checkpointing: raw.checkpointing,
             output: raw.output,
         };
         campaign.check().map_err(|message| SpecError {

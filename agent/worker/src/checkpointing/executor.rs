@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use fleet_common::spec::Checkpointing;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::{Decision, Policy, policy, recomputed};
 use crate::nn::{Ctx, Executor, Slot};
@@ -16,9 +16,14 @@ pub struct CheckpointingExecutor {
 }
 
 impl CheckpointingExecutor {
-    /// An executor for a strategy.
+    /// An executor for a strategy that needs to know nothing else.
     pub fn new(checkpointing: Checkpointing) -> Self {
-        Self { policy: RefCell::new(policy(checkpointing)), recomputed: RefCell::default() }
+        Self::with(policy(checkpointing, Device::Cpu, None))
+    }
+
+    /// An executor for a policy.
+    pub fn with(policy: Box<dyn Policy>) -> Self {
+        Self { policy: RefCell::new(policy), recomputed: RefCell::default() }
     }
 
     /// Which blocks the latest training pass recomputes.

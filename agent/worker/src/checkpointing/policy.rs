@@ -1,6 +1,9 @@
 //! Policies: which blocks keep their activations.
 
 use fleet_common::spec::Checkpointing;
+use tch::Device;
+
+use crate::torch::memory::Memory;
 
 /// What to do with a block's activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +38,33 @@ impl Policy for RecomputeAll {
     }
 }
 
-/// The policy that settings name.
-pub fn policy(checkpointing: Checkpointing) -> Box<dyn Policy> {
+/// Activations are kept until so many bytes are in use; that block and all later ones of the pass are recomputed. The rule of
+/// the study (arXiv 2607.02158): nothing is profiled, and nothing is learned from one step for the next.
+struct Adaptive {
+    memory: Memory,
+    threshold: u64,
+    reached: bool,
+}
+
+impl Policy for Adaptive {
+    fn decide(&mut self, index: usize, _count: usize) -> Decision {
+        if index == 0 {
+            self.reached = false;
+        }
+        // A figure that cannot be had is no reason to run out of memory.
+        self.reached = self.reached || self.memory.stats().map_or(u64::MAX, |s| s.live) >= self.threshold;
+        if self.reached { Decision::Recompute } else { Decision::Keep }
+    }
+}
+
+/// The policy that settings name. The adaptive one looks at `device`, and never recomputes without a `threshold`.
+pub fn policy(checkpointing: Checkpointing, device: Device, threshold: Option<u64>) -> Box<dyn Policy> {
     match checkpointing {
         Checkpointing::None => Box::new(KeepAll),
         Checkpointing::Static => Box::new(RecomputeAll),
+        Checkpointing::Adaptive => {
+            let threshold = threshold.unwrap_or(u64::MAX);
+            Box::new(Adaptive { memory: Memory::of(device), threshold, reached: false })
+        }
     }
 }

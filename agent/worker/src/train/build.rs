@@ -7,7 +7,7 @@ use fleet_common::spec::{BatchNorm, Preprocessing, Recipe};
 use fleet_common::worker::Job;
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpointing::CheckpointingExecutor;
+use crate::checkpointing::{CheckpointingExecutor, policy};
 use crate::models::{self, Model};
 use crate::nn::{BuildError, Builder, Params, Seed, Weights};
 use crate::peft::{self, Method};
@@ -54,7 +54,7 @@ pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -
     }
     let model = models::build(settings.backbone, settings.image_size, classes.len() as i64, &b);
     let (params, loaded) = b.finish()?;
-    let executor = CheckpointingExecutor::new(settings.checkpointing);
+    let executor = CheckpointingExecutor::with(policy(settings.checkpointing, device, settings.adaptive_threshold()));
     Ok(Built { model, params, executor, method, loaded, recipe, weights_recipe })
 }
 

@@ -156,6 +156,7 @@ fn trial(
     };
     if !trained {
         training.recomputed_blocks = built.executor.recomputed_blocks();
+        training.recompute_threshold_bytes = settings.adaptive_threshold();
     }
     if outcome.is_ok() {
         meter.next(Phase::Evaluate, training)?;
