@@ -7,6 +7,7 @@
 //! | [`models`] | architectures, one file each |
 //! | [`peft`] | fine-tuning methods, one folder each |
 //! | [`quant`] | frozen weights in 4 bits |
+//! | [`scan`] | the selective scan of state-space models |
 //! | [`checkpointing`] | recompute policies and the executor |
 //! | [`data`] | data sets → batches |
 //! | [`train`] | a trial from its job to its end |
@@ -18,6 +19,7 @@ pub mod models;
 pub mod nn;
 pub mod peft;
 pub mod quant;
+pub mod scan;
 pub mod torch;
 pub mod train;
 pub mod verify;
