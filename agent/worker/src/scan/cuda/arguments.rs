@@ -4,8 +4,8 @@ use tch::Tensor;
 
 /// Threads of a block; each owns a channel. Small, so that few channels leave few threads idle.
 pub(super) const THREADS: i64 = 64;
-/// Steps that backward has the states of in registers. With 8 states each, and what else there is, that is 128 of a
-/// thread's 255 registers, so that half as many threads as there can be run at a time.
+/// Steps that backward has the states of in registers. With 8 states each, and what else there is, a thread takes
+/// 127 to 167 of its 255, depending on the board; with 8 steps it would take up to 235.
 pub(super) const SEGMENT: i64 = 4;
 /// After how many steps backward writes the states down: with 8 states, as many numbers as the input has.
 pub(super) const MARK: i64 = 8;
