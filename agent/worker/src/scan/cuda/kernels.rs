@@ -1,8 +1,14 @@
 //! The launches of a scan: which kernels, over which grids, with which scratch memory.
 //!
-//! Scratch is given back before the next pass, and is at most, in numbers of f32, with B, L, D for batch, length and
-//! channels: in forward nothing, or, where sequences are cut, up to B·D·17·L/32; in backward B·L·D for the states between
-//! marks, B·L·D/2 for the sums over warps, and where sequences are cut the like of forward twice, with 9 for 17.
+//! Scratch memory serves all groups of a pass and is given back before the next. In f32, with B, L, D for batch, length
+//! and channels, and C for the chunks (1, or up to L/32):
+//!
+//! - forward: nothing, or where sequences are cut 17·B·C·D for the states between chunks;
+//! - backward: B·L·D for the states at the marks, B·L·D/2 for the sums over warps, 10·B·C·D for those over chunks, and where
+//!   sequences are cut 17·B·C·D between chunks.
+//!
+//! Fewer states than these widths' 16 and 8 take less; others than 1, 2, 4, 8 or multiples of 16 have A, B and
+//! C copied, with zeros behind.
 
 use std::ffi::c_void;
 
@@ -106,7 +112,7 @@ impl Kernels {
         let gate = gate.map(columns);
         for (i, pass) in passes.iter().enumerate() {
             let inputs = Inputs::of(pass, self.widths.forward);
-            let across = Across::new(&run, self.widths.forward);
+            let across = Across::new(&run, self.widths.forward, false);
             for first in (0..inputs.states).step_by(self.widths.forward as usize) {
                 let last = i + 1 == passes.len() && first + self.widths.forward == inputs.states;
                 let mut scan = inputs.scan(first, &sizes, run.chunk, gate.as_ref(), scale);
@@ -158,7 +164,7 @@ impl Kernels {
         let (width, sizes) = (self.widths.backward, &run.sizes);
         let Sizes { batch, length, channels, states } = *sizes;
         let inputs = Inputs::of(pass, width);
-        let across = Across::new(run, width);
+        let across = Across::new(run, width, true);
         let marks = run.scratch(&[batch, parts(length, MARK), width, channels]);
         let sums = run.scratch(&[batch, length, parts(channels, WARP), 2 * width]);
         let totals = run.scratch(&[batch * run.chunks, width + 2, channels]);
@@ -259,17 +265,17 @@ impl Run {
 struct Across {
     width: i64,
     carry: Tensor,
-    carry_back: Tensor,
+    carry_back: Option<Tensor>,
     spans: Tensor,
 }
 
 impl Across {
-    /// `None` where there is one chunk only.
-    fn new(run: &Run, width: i64) -> Option<Self> {
+    /// `None` where there is one chunk only. `back` is whether there is a way against time, too.
+    fn new(run: &Run, width: i64, back: bool) -> Option<Self> {
         let Sizes { batch, channels, .. } = run.sizes;
         let carry = || run.scratch(&[batch, run.chunks, width, channels]);
         let spans = || run.scratch(&[batch, run.chunks, channels]);
-        (run.chunks > 1).then(|| Self { width, carry: carry(), carry_back: carry(), spans: spans() })
+        (run.chunks > 1).then(|| Self { width, carry: carry(), carry_back: back.then(carry), spans: spans() })
     }
 
     /// The state that each chunk starts with.
@@ -281,7 +287,7 @@ impl Across {
 
     /// The derivative by the state that each chunk ends with. [`Self::states`] has left the spans.
     fn grads(&self, run: &Run, kernel: &Kernel, scan: &mut Scan) -> anyhow::Result<()> {
-        scan.carry_back = at(&self.carry_back, 0);
+        scan.carry_back = self.carry_back.as_ref().map_or(std::ptr::null_mut(), |carry| at(carry, 0));
         run.launch(kernel, run.chunks, scan)?;
         run.launch(&run.combine, self.width, &Scan { back: 1, ..*scan })
     }
