@@ -15,6 +15,8 @@ use fleet_worker::scan::Pass;
 use fleet_worker::scan::cuda::nvrtc::Nvrtc;
 use fleet_worker::scan::cuda::{self, Kernels, Widths, check};
 use fleet_worker::torch::grad;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use support::{gradcheck, one_at_a_time, same_bits, uniform};
 use tch::{Device, Kind, Tensor};
 
@@ -176,6 +178,13 @@ fn the_kernels_compute_the_definition_and_its_gradients() {
         ([1, 23, 32, 64], both, false, None),
         ([1, 33, 3, 64], &[false, true, true], true, Some(16)),
     ];
+    let mut dice = ChaCha8Rng::seed_from_u64(4);
+    let mut roll = |below: i64| dice.random_range(0..below);
+    let random = (0..16).map(|_| {
+        let sizes = [1 + roll(3), 1 + roll(60), 1 + roll(140), 1 + roll(24)];
+        (sizes, [both, ahead, back][roll(3) as usize], roll(2) == 0, [None, Some(8 + roll(40))][roll(2) as usize])
+    });
+    let cases: Vec<_> = cases.into_iter().chain(random).collect();
     let names = ["x", "delta", "A", "B", "C", "D", "bias"];
     let mut worst: f64 = 0.0;
     for (seed, (sizes, reverse, gated, chunk)) in (10..).zip(cases) {

@@ -190,6 +190,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) backward_grads(const Scan 
   if (!me.active) return;
   float a[BACKWARD], k[BACKWARD] = {};
   me.rates(a);
+#pragma unroll SEGMENT
   for (int step = me.last - 1; step >= me.first; --step) {
     const float g = me.grad(step), dt = softplus(me.raw(step));
     const float* c = me.row(s.c, step);
@@ -227,17 +228,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) outputs(const Scan s) {
   const float d = s.d ? __ldg(s.d + me.channel) : 0.0f;
   for (int start = me.first; start < me.last; start += SEGMENT) {
     const Segment in(me, start);
+    float earlier[SEGMENT];  // fetched together, too
+#pragma unroll
+    for (int j = 0; j < SEGMENT; ++j)
+      earlier[j] = s.add && start + j < me.last ? s.y[me.element(start + j)] : 0.0f;
 #pragma unroll
     for (int j = 0; j < SEGMENT; ++j) {
       const int step = start + j;
       if (step >= me.last) break;
       me.advance(h, a, step, in.dt[j], in.x[j]);
       const float* c = me.row(s.c, step);
-      float y = d * in.x[j];
+      float y = earlier[j] + d * in.x[j];
 #pragma unroll
       for (int n = 0; n < FORWARD; ++n) y += __ldg(c + n) * h[n];
-      float& place = s.y[me.element(step)];
-      if (s.add) y += place;
       if (s.finish) {
         y *= s.scale;
         if (s.gate.data) {
@@ -245,7 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) outputs(const Scan s) {
           y *= v * sigmoid(v);
         }
       }
-      place = y;
+      s.y[me.element(step)] = y;
     }
   }
 }
