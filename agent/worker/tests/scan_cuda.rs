@@ -38,7 +38,7 @@ fn kernels(states: i64) -> Kernels {
     static LOADED: LazyLock<Mutex<HashMap<i64, Kernels>>> = LazyLock::new(Mutex::default);
     load_stand_ins();
     let mut loaded = LOADED.lock().unwrap();
-    *loaded.entry(Widths::of(states).forward).or_insert_with(|| Kernels::load(0, states).unwrap())
+    *loaded.entry(Widths::of(states).forward).or_insert_with(|| Kernels::load(Device::Cpu, states).unwrap())
 }
 
 fn load_stand_ins() {
@@ -275,7 +275,7 @@ fn the_check_passes_what_is_right_and_tells_what_is_not() {
 fn what_does_not_fit_together_is_said_in_words() {
     let _alone = one_at_a_time();
     load_stand_ins();
-    let error = |ordinal| Kernels::load(ordinal, 1).unwrap_err();
+    let error = |ordinal| Kernels::load(Device::Cuda(ordinal), 1).unwrap_err();
     assert!(error(1).contains("unsupported toolchain. (CUDA_ERROR_UNSUPPORTED_PTX_VERSION)"), "{}", error(1));
     assert_eq!(error(2), "NVRTC 13.0 has no code for compute capability 30");
     assert!(error(4).starts_with("cuDeviceGet: "), "{}", error(4));
@@ -285,7 +285,10 @@ fn what_does_not_fit_together_is_said_in_words() {
     let nvrtc = Nvrtc::open().unwrap();
     assert_eq!(nvrtc.target(90).unwrap(), "sm_90");
     assert_eq!(nvrtc.target(89).unwrap(), "compute_75", "the newest before it");
-    Kernels::load(3, 1).expect("a board newer than the compiler takes PTX");
+    let other = Kernels::load(Device::Cuda(3), 1).expect("a board newer than the compiler takes PTX");
+    let case = Case::new(6, [1, 2, 3, 1], &[false], false).map(|t| t.to_kind(Kind::Float));
+    let error = other.forward(&case.passes(), None, 1.0).unwrap_err().to_string();
+    assert_eq!(error, "a scan on Cpu with the kernels of Cuda(3)");
     // A source that does not compile: a warp has no lane for each of so many values.
     let error = nvrtc.compile("sm_90", Widths { forward: 16, backward: 32 }).unwrap_err();
     assert!(error.contains("nvrtcCompileProgram answers with error 6"), "{error}");

@@ -13,7 +13,7 @@
 use std::ffi::c_void;
 
 use anyhow::{anyhow, ensure};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::arguments::{MARK, Rows, Scan, THREADS, Widths, at, parts, whole};
 use super::driver::{Driver, Kernel};
@@ -28,6 +28,7 @@ const WARP: i64 = 32;
 /// The kernels for one device and one pair of widths, ready to be launched.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernels {
+    device: Device,
     widths: Widths,
     processors: i64,
     chunk: Option<i64>,
@@ -67,7 +68,9 @@ impl Kernels {
     ///
     /// # Errors
     /// No compiler, no driver, or one of them refuses; in words.
-    pub fn load(ordinal: usize, states: i64) -> Result<Self, String> {
+    pub fn load(device: Device, states: i64) -> Result<Self, String> {
+        // The CPU is for stand-ins, whose first board has the host's memory.
+        let ordinal = if let Device::Cuda(ordinal) = device { ordinal } else { 0 };
         let widths = Widths::of(states);
         let driver = Driver::open(ordinal)?;
         let nvrtc = Nvrtc::open()?;
@@ -76,6 +79,7 @@ impl Kernels {
         tracing::debug!("the scan's kernels for {target}, {} states at a time:\n{}", widths.forward, compiled.log);
         let module = driver.load(&compiled.image)?;
         Ok(Self {
+            device,
             widths,
             processors: driver.processors.into(),
             chunk: None,
@@ -235,7 +239,7 @@ struct Run {
     chunks: i64,
     combine: Kernel,
     stream: *mut c_void,
-    device: tch::Device,
+    device: Device,
 }
 
 impl Run {
@@ -243,7 +247,8 @@ impl Run {
         let chunk = kernels.chunk.unwrap_or_else(|| sizes.chunk(kernels.processors));
         let chunks = parts(sizes.length, chunk);
         ensure!(chunks <= i64::from(u16::MAX), "a scan in {chunks} chunks");
-        let (device, combine) = (like.device(), kernels.combine);
+        let Kernels { device, combine, .. } = *kernels;
+        ensure!(like.device() == device, "a scan on {:?} with the kernels of {device:?}", like.device());
         Ok(Self { sizes, chunk, chunks, combine, stream: cuda::stream(device)?, device })
     }
 

@@ -41,7 +41,7 @@ pub fn kernels(device: Device, states: i64, plain: Plain) -> Option<Kernels> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     *loaded.entry((ordinal, Widths::of(states).forward)).or_insert_with(|| {
         let started = std::time::Instant::now();
-        match Kernels::load(ordinal, states).and_then(|k| check(&k, device, states, plain).map(|()| k)) {
+        match Kernels::load(device, states).and_then(|k| check(&k, device, states, plain).map(|()| k)) {
             Ok(kernels) => {
                 tracing::info!("the scan's kernels for {device:?} are ready after {:.1?}", started.elapsed());
                 Some(kernels)
