@@ -1,7 +1,5 @@
 //! The scan and its convolution as nodes of libtorch's graph.
 
-use std::sync::Arc;
-
 use anyhow::Context as _;
 use tch::Tensor;
 
@@ -9,10 +7,10 @@ use super::{Conv, Gradients, Pass, cpu, cuda, plain};
 use crate::torch::{Function, GradMode, attach};
 
 /// Who runs the kernels.
-#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one per scan, and it lives as long as the scan")]
 pub(super) enum Kernels {
     Cpu,
-    Gpu(Arc<cuda::nvrtc::Module>),
+    Gpu(cuda::Kernels),
 }
 
 /// A scan with its tensors: those of each pass, then the gate.
@@ -42,7 +40,7 @@ impl SavedScan {
             let _off = GradMode::off();
             match &kernels {
                 Kernels::Cpu => cpu::forward(&self.passes(), self.gate(), self.scale),
-                Kernels::Gpu(gpu) => match cuda::forward(gpu.as_ref(), &self.passes(), self.gate(), self.scale) {
+                Kernels::Gpu(gpu) => match gpu.forward(&self.passes(), self.gate(), self.scale) {
                     Ok(y) => y,
                     Err(error) => panic!("{error:#}"),
                 },
@@ -67,7 +65,7 @@ impl Recorded {
         let (passes, gate, scale) = (self.scan.passes(), self.scan.gate(), self.scan.scale);
         match &self.kernels {
             Kernels::Cpu => Ok(cpu::backward(&passes, gate, scale, dy)),
-            Kernels::Gpu(gpu) => cuda::backward(gpu.as_ref(), &passes, gate, scale, dy),
+            Kernels::Gpu(gpu) => gpu.backward(&passes, gate, scale, dy),
         }
     }
 }

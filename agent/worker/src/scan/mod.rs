@@ -18,8 +18,6 @@ pub mod cuda;
 mod function;
 pub mod plain;
 
-use std::sync::Arc;
-
 use tch::{Device, Kind, Tensor};
 
 use function::{Kernels, SavedConvs, SavedScan};
@@ -76,21 +74,26 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// The gradients of a pass, each of its tensor's shape.
-struct PassGradients {
-    x: Tensor,
-    delta: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor,
-    bias: Tensor,
+/// The gradients of a pass, each of its tensor's shape and by its name.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "they are named as in the pass")]
+pub struct PassGradients {
+    pub x: Tensor,
+    pub delta: Tensor,
+    pub a: Tensor,
+    pub b: Tensor,
+    pub c: Tensor,
+    pub d: Tensor,
+    pub bias: Tensor,
 }
 
 /// The gradients of a scan.
-struct Gradients {
-    passes: Vec<PassGradients>,
-    gate: Option<Tensor>,
+#[derive(Debug)]
+pub struct Gradients {
+    /// One for each pass.
+    pub passes: Vec<PassGradients>,
+    /// Where there is a gate.
+    pub gate: Option<Tensor>,
 }
 
 /// y (batch, length, channels): the sum over the passes, times `scale`, times silu(`gate`) where there is one.
@@ -107,19 +110,17 @@ pub fn selective_scan(passes: &[Pass<'_>], gate: Option<&Tensor>, scale: f64) ->
     let scan = SavedScan { tensors, reverse, scale };
     match passes[0].x.device() {
         Device::Cpu => scan.run(Kernels::Cpu),
-        Device::Cuda(ordinal) => match gpu_kernels(passes, ordinal, scan.tensors[0].kind()) {
+        device => match gpu_kernels(passes, device, scan.tensors[0].kind()) {
             Some(gpu) => scan.run(Kernels::Gpu(gpu)),
             None => scan.plain(),
         },
-        _ => scan.plain(),
     }
 }
 
 /// The kernels for these passes on a GPU, if they can be used there.
-fn gpu_kernels(passes: &[Pass<'_>], ordinal: usize, kind: Kind) -> Option<Arc<cuda::nvrtc::Module>> {
-    let states = passes[0].b.size()[2];
-    let alike = passes.iter().all(|pass| pass.b.size()[2] == states);
-    if alike && states <= cuda::MOST_STATES && kind == Kind::Float { cuda::module(ordinal, states) } else { None }
+fn gpu_kernels(passes: &[Pass<'_>], device: Device, kind: Kind) -> Option<cuda::Kernels> {
+    let states = passes.iter().map(|pass| pass.b.size()[2]).max()?;
+    if kind == Kind::Float { cuda::kernels(device, states, plain::selective_scan) } else { None }
 }
 
 /// A depthwise convolution in time.

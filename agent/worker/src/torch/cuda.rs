@@ -6,6 +6,8 @@
 
 use std::ffi::{CStr, CString, c_int, c_uint, c_void};
 
+use super::{TorchError, check, ffi};
+
 /// libtorch's allocator settings; the first that is set counts.
 const SETTINGS: [&str; 2] = ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"];
 
@@ -96,6 +98,20 @@ pub fn load() -> CudaHalf {
         n if n > 0 => CudaHalf::Devices(n),
         _ => CudaHalf::NoDevice,
     }
+}
+
+/// The stream (a `CUstream`) that libtorch's work for the calling thread goes to; null, which is the default stream, for
+/// a device that has none.
+///
+/// # Errors
+/// libtorch's CUDA half is not loaded, or has no such device.
+pub fn stream(device: tch::Device) -> Result<*mut c_void, TorchError> {
+    let mut stream = std::ptr::null_mut();
+    if let tch::Device::Cuda(index) = device {
+        // SAFETY: the shim writes one pointer.
+        check(unsafe { ffi::fleet_cuda_stream(index as i64, &raw mut stream) })?;
+    }
+    Ok(stream)
 }
 
 /// Why the latest dlopen failed.

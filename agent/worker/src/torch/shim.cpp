@@ -8,6 +8,7 @@
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -217,6 +218,14 @@ char* fleet_cuda_memory_info(int64_t device, uint64_t* free_bytes, uint64_t* tot
 char* fleet_cuda_reset_peak(int64_t device) {
   return guarded(
       [&] { c10::getDeviceAllocator(c10::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
+}
+
+// The CUstream that this thread's work on the device goes to; null is the default one.
+char* fleet_cuda_stream(int64_t device, void** out) {
+  return guarded([&] {
+    const c10::Device where(c10::kCUDA, static_cast<c10::DeviceIndex>(device));
+    *out = c10::impl::VirtualGuardImpl(c10::kCUDA).getStream(where).native_handle();
+  });
 }
 
 // Makes `outputs`, computed without a graph, differentiable with respect to `inputs` through the callback. Each

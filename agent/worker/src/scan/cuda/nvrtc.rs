@@ -1,239 +1,187 @@
-//! Compiling the kernels for the GPU that is there, with NVIDIA's run-time compiler (NVRTC), which libtorch's CUDA half brings,
-//! and starting them through the driver. Neither is linked: both are opened when a scan first meets a GPU.
-//!
-//! Kernels go to the default stream. It is the one that libtorch works on in this process, which never chooses another, so that
-//! they run in turn with libtorch's own, and memory that libtorch has freed is not used again before they are done.
+//! NVIDIA's compiler as a library (NVRTC), which libtorch's CUDA half brings: from `kernel.cu` to a module for one kind of
+//! device. It needs no GPU, no driver and no toolkit.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::ptr;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::null_mut;
 
-use anyhow::{Context as _, anyhow, bail};
+use super::library::{self, library};
+use super::{MARK, SEGMENT, Scan, THREADS, Widths};
 
-use super::{Job, Launch, SOURCE, backward_chunk};
+const SOURCE: &str = include_str!("kernel.cu");
 
-/// Names of NVRTC's library, newest first.
-const LIBRARIES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
-/// Names a library instead.
-const VARIABLE: &str = "FLEET_NVRTC";
-
-/// The kernels' names.
-const KERNELS: [&CStr; 6] = [c"ends", c"join", c"forward", c"carries", c"join_back", c"backward"];
-
-/// A library that was opened, and stays so.
-struct Library {
-    handle: *mut c_void,
-    name: String,
-}
-
-impl Library {
-    fn open(name: &str) -> Option<Self> {
-        let c_name = CString::new(name).ok()?;
-        // SAFETY: opening a library runs its initialisers; these are NVIDIA's, or what the user has named.
-        let handle = unsafe { libc::dlopen(c_name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        (!handle.is_null()).then(|| Self { handle, name: name.to_owned() })
-    }
-
-    /// The function called `name`.
-    ///
-    /// # Safety
-    /// `F` must be its type.
-    unsafe fn function<F: Copy>(&self, name: &CStr) -> anyhow::Result<F> {
-        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
-        // SAFETY: `handle` is an open library.
-        let address = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
-        if address.is_null() {
-            bail!("{} has no {}", self.name, name.to_string_lossy());
-        }
-        // SAFETY: a function's address, of the type that the caller promises.
-        Ok(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&address) })
+library! {
+    /// The functions of nvrtc.h that we call.
+    Functions {
+        version = c"nvrtcVersion" (*mut c_int, *mut c_int);
+        n_architectures = c"nvrtcGetNumSupportedArchs" (*mut c_int);
+        architectures = c"nvrtcGetSupportedArchs" (*mut c_int);
+        create = c"nvrtcCreateProgram"
+            (*mut *mut c_void, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char);
+        destroy = c"nvrtcDestroyProgram" (*mut *mut c_void);
+        compile = c"nvrtcCompileProgram" (*mut c_void, c_int, *const *const c_char);
+        log_size = c"nvrtcGetProgramLogSize" (*mut c_void, *mut usize);
+        log = c"nvrtcGetProgramLog" (*mut c_void, *mut c_char);
+        cubin_size = c"nvrtcGetCUBINSize" (*mut c_void, *mut usize);
+        cubin = c"nvrtcGetCUBIN" (*mut c_void, *mut c_char);
+        ptx_size = c"nvrtcGetPTXSize" (*mut c_void, *mut usize);
+        ptx = c"nvrtcGetPTX" (*mut c_void, *mut c_char);
     }
 }
 
-type Program = *mut c_void;
-
-/// Compiles the kernels for `states` states and a GPU of this compute capability, such as (8, 9). Returns the binary, and what
-/// the compiler said.
-///
-/// # Errors
-/// No NVRTC is here, or it refuses, in its words.
-pub fn compile(states: i64, capability: (i32, i32)) -> anyhow::Result<(Vec<u8>, String)> {
-    let named = std::env::var(VARIABLE).ok();
-    let library = match &named {
-        Some(name) => {
-            Library::open(name).with_context(|| format!("{VARIABLE} names {name}, which cannot be opened"))?
-        }
-        None => LIBRARIES.iter().find_map(|name| Library::open(name)).ok_or_else(|| {
-            anyhow!(
-                "none of {} can be opened; libtorch's CUDA half brings one, {VARIABLE} can name another",
-                LIBRARIES.join(", ")
-            )
-        })?,
-    };
-    type Create = unsafe extern "C" fn(
-        *mut Program,
-        *const c_char,
-        *const c_char,
-        c_int,
-        *const *const c_char,
-        *const *const c_char,
-    ) -> c_int;
-    type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
-    type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
-    type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
-    type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
-    // SAFETY: these are the functions' types in nvrtc.h, unchanged since CUDA 11.1.
-    let (create, compile, log_size, log, cubin_size, cubin, destroy) = unsafe {
-        (
-            library.function::<Create>(c"nvrtcCreateProgram")?,
-            library.function::<Compile>(c"nvrtcCompileProgram")?,
-            library.function::<Size>(c"nvrtcGetProgramLogSize")?,
-            library.function::<Get>(c"nvrtcGetProgramLog")?,
-            library.function::<Size>(c"nvrtcGetCUBINSize")?,
-            library.function::<Get>(c"nvrtcGetCUBIN")?,
-            library.function::<Destroy>(c"nvrtcDestroyProgram")?,
-        )
-    };
-    let source = CString::new(SOURCE).context("the kernels' source")?;
-    let options = [
-        format!("--gpu-architecture=sm_{}{}", capability.0, capability.1),
-        format!("-DN={states}"),
-        format!("-DCHUNK={}", backward_chunk(states)),
-        "--ptxas-options=-v".to_owned(),
-    ];
-    let options: Vec<CString> = options.into_iter().map(CString::new).collect::<Result<_, _>>()?;
-    let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
-    let mut program: Program = ptr::null_mut();
-    // SAFETY: called as nvrtc.h says, with strings that outlive the calls and places to write to.
-    let made = unsafe { create(&raw mut program, source.as_ptr(), c"scan.cu".as_ptr(), 0, ptr::null(), ptr::null()) };
-    if made != 0 {
-        bail!("{} makes no program (error {made})", library.name);
-    }
-    /// What the compiler gives of a program.
-    fn take(program: Program, size: Size, get: Get) -> Vec<u8> {
-        let mut bytes = 0;
-        // SAFETY: a live program, and a place for its answer.
-        if unsafe { size(program, &raw mut bytes) } != 0 {
-            return Vec::new();
-        }
-        let mut text = vec![0u8; bytes];
-        // SAFETY: room for as many bytes as it said.
-        let got = unsafe { get(program, text.as_mut_ptr().cast()) };
-        if got == 0 { text } else { Vec::new() }
-    }
-    // SAFETY: as above.
-    let compiled = unsafe { compile(program, pointers.len() as c_int, pointers.as_ptr()) };
-    let said = String::from_utf8_lossy(&take(program, log_size, log)).trim_end_matches('\0').trim().to_owned();
-    let binary = take(program, cubin_size, cubin);
-    // SAFETY: nothing uses the program after this.
-    unsafe { destroy(&raw mut program) };
-    if compiled != 0 || binary.is_empty() {
-        bail!(
-            "{} does not compile the scan for compute capability {capability:?} (error {compiled}): {said}",
-            library.name
-        );
-    }
-    Ok((binary, said))
+/// What NVRTC made.
+#[derive(Debug)]
+pub struct Compiled {
+    /// A cubin, or PTX that ends with a NUL: what `cuModuleLoadData` takes.
+    pub image: Vec<u8>,
+    /// What the compiler says; of a cubin, each kernel's registers and spills.
+    pub log: String,
 }
 
-type Handle = *mut c_void;
-type LaunchKernel = unsafe extern "C" fn(
-    Handle,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    Handle,
-    *mut *mut c_void,
-    *mut *mut c_void,
-) -> c_int;
-type SetCurrent = unsafe extern "C" fn(Handle) -> c_int;
-
-/// The kernels on a GPU. They stay for the life of the process.
-pub struct Module {
-    context: Handle,
-    kernels: [Handle; KERNELS.len()],
-    set_current: SetCurrent,
-    launch: LaunchKernel,
+/// The opened compiler.
+#[derive(Debug)]
+pub struct Nvrtc {
+    functions: Functions,
+    version: (c_int, c_int),
 }
 
-// SAFETY: the driver's handles may be used from any thread.
-unsafe impl Send for Module {}
-// SAFETY: as above.
-unsafe impl Sync for Module {}
-
-impl Module {
-    /// Compiles and loads the kernels for `states` states on the `ordinal`th visible GPU.
+impl Nvrtc {
+    /// Opens the library that `$FLEET_NVRTC` names, else libtorch's, else one that the loader knows.
     ///
     /// # Errors
-    /// In words: what is missing, or refused.
-    pub fn load(ordinal: usize, states: i64) -> anyhow::Result<Self> {
-        let driver = Library::open("libcuda.so.1").context("NVIDIA's driver cannot be opened")?;
-        type Init = unsafe extern "C" fn(c_uint) -> c_int;
-        type DeviceGet = unsafe extern "C" fn(*mut c_int, c_int) -> c_int;
-        type Attribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
-        type Retain = unsafe extern "C" fn(*mut Handle, c_int) -> c_int;
-        type LoadData = unsafe extern "C" fn(*mut Handle, *const c_void) -> c_int;
-        type GetFunction = unsafe extern "C" fn(*mut Handle, Handle, *const c_char) -> c_int;
-        // SAFETY: these are the functions' types in cuda.h, unchanged since CUDA 7.
-        let (init, device_get, attribute, retain, set_current, load_data, get_function, launch) = unsafe {
-            (
-                driver.function::<Init>(c"cuInit")?,
-                driver.function::<DeviceGet>(c"cuDeviceGet")?,
-                driver.function::<Attribute>(c"cuDeviceGetAttribute")?,
-                driver.function::<Retain>(c"cuDevicePrimaryCtxRetain")?,
-                driver.function::<SetCurrent>(c"cuCtxSetCurrent")?,
-                driver.function::<LoadData>(c"cuModuleLoadData")?,
-                driver.function::<GetFunction>(c"cuModuleGetFunction")?,
-                driver.function::<LaunchKernel>(c"cuLaunchKernel")?,
-            )
+    /// There is none; in words.
+    pub fn open() -> Result<Self, String> {
+        let mut names: Vec<_> = std::env::var("FLEET_NVRTC").into_iter().filter(|name| !name.is_empty()).collect();
+        if names.is_empty() {
+            // The first is libtorch's own link to NVRTC, whatever that is called in its package.
+            names = ["libcaffe2_nvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"].map(str::to_owned).to_vec();
+        }
+        let functions = Functions::open(&names).map_err(|why| format!("NVRTC cannot be opened ({why})"))?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: writes two integers.
+        ok("nvrtcVersion", unsafe { (functions.version)(&raw mut major, &raw mut minor) })?;
+        // NVRTC opens its other half by name only, which the loader does not look for beside it; but it is content with one
+        // that is open. If this one is not there, NVRTC says so when it compiles.
+        if let Some(folder) = library::folder(functions.version as *const c_void) {
+            let _ = library::open(&[format!("{folder}/libnvrtc-builtins.so.{major}.{minor}")]);
+        }
+        Ok(Self { functions, version: (major, minor) })
+    }
+
+    /// The target for a device of this compute capability (such as 86 for 8.6): its own, else the newest before it, as PTX
+    /// that the driver translates.
+    ///
+    /// # Errors
+    /// NVRTC knows only newer ones; in words.
+    pub fn target(&self, capability: c_int) -> Result<String, String> {
+        let mut n = 0;
+        // SAFETY: writes one integer, and then as many as that says.
+        let known = unsafe {
+            ok("nvrtcGetNumSupportedArchs", (self.functions.n_architectures)(&raw mut n))?;
+            let mut known = vec![0; usize::try_from(n).unwrap_or(0)];
+            ok("nvrtcGetSupportedArchs", (self.functions.architectures)(known.as_mut_ptr()))?;
+            known
         };
-        let did =
-            |code: c_int, what: &str| if code == 0 { Ok(()) } else { Err(anyhow!("{what}: driver error {code}")) };
-        const MAJOR: c_int = 75;
-        const MINOR: c_int = 76;
-        let (mut device, mut major, mut minor) = (0, 0, 0);
-        let (mut context, mut module) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: called as cuda.h says, with places to write to.
-        unsafe {
-            did(init(0), "cuInit")?;
-            did(device_get(&raw mut device, ordinal as c_int), "cuDeviceGet")?;
-            did(attribute(&raw mut major, MAJOR, device), "cuDeviceGetAttribute")?;
-            did(attribute(&raw mut minor, MINOR, device), "cuDeviceGetAttribute")?;
+        if known.contains(&capability) {
+            return Ok(format!("sm_{capability}"));
         }
-        let (binary, _) = compile(states, (major, minor))?;
-        let mut kernels = [ptr::null_mut(); KERNELS.len()];
-        // SAFETY: as above; the binary outlives the call that copies it. libtorch works in the primary context, too.
-        unsafe {
-            did(retain(&raw mut context, device), "cuDevicePrimaryCtxRetain")?;
-            did(set_current(context), "cuCtxSetCurrent")?;
-            did(load_data(&raw mut module, binary.as_ptr().cast()), "cuModuleLoadData")?;
-            for (kernel, name) in kernels.iter_mut().zip(KERNELS) {
-                did(get_function(kernel, module, name.as_ptr()), "cuModuleGetFunction")?;
-            }
+        let (major, minor) = self.version;
+        match known.into_iter().filter(|c| *c < capability).max() {
+            Some(older) => Ok(format!("compute_{older}")),
+            None => Err(format!("NVRTC {major}.{minor} has no code for compute capability {capability}")),
         }
-        Ok(Self { context, kernels, set_current, launch })
+    }
+
+    /// Compiles the kernels for a target of [`Self::target`].
+    ///
+    /// # Errors
+    /// NVRTC's log.
+    pub fn compile(&self, target: &str, widths: Widths) -> Result<Compiled, String> {
+        let binary = target.starts_with("sm_");
+        let mut options = vec![
+            format!("--gpu-architecture={target}"),
+            "--std=c++17".to_owned(),
+            // The hardware's own 2^x and 1/x: 2 units in the last place, and denormals are zero.
+            "--ftz=true".to_owned(),
+            "--prec-div=false".to_owned(),
+            format!("-DFORWARD={}", widths.forward),
+            format!("-DBACKWARD={}", widths.backward),
+            format!("-DSEGMENT={SEGMENT}"),
+            format!("-DMARK={MARK}"),
+            format!("-DTHREADS={THREADS}"),
+            format!("-DSCAN_BYTES={}", size_of::<Scan>()),
+        ];
+        if binary {
+            options.push("--ptxas-options=-v".to_owned());
+        }
+        let program = Program::new(&self.functions, SOURCE)?;
+        let compiled = program.compile(&options);
+        let log = program.log();
+        compiled.map_err(|why| format!("{why}: {}", log.trim()))?;
+        Ok(Compiled { image: program.image(binary)?, log })
     }
 }
 
-impl Launch for Module {
-    fn launch(&self, kernel: &str, [x, y, z]: [u32; 3], threads: u32, job: &Job) -> anyhow::Result<()> {
-        let place = KERNELS.iter().position(|name| name.to_bytes() == kernel.as_bytes());
-        let kernel_handle = self.kernels[place.with_context(|| format!("there is no kernel {kernel}"))?];
-        let mut arguments = [ptr::from_ref(job).cast_mut().cast::<c_void>()];
-        // SAFETY: the kernel takes one `Job` by value, whose pointers are to tensors that the caller keeps until it has asked for
-        // whatever uses them.
-        let code = unsafe {
-            (self.set_current)(self.context);
-            let stream = ptr::null_mut();
-            (self.launch)(kernel_handle, x, y, z, threads, 1, 1, 0, stream, arguments.as_mut_ptr(), ptr::null_mut())
-        };
-        if code == 0 { Ok(()) } else { Err(anyhow!("the kernel {kernel} cannot be started: driver error {code}")) }
+/// A program of NVRTC's, destroyed when it is dropped.
+struct Program<'a> {
+    functions: &'a Functions,
+    handle: *mut c_void,
+}
+
+impl<'a> Program<'a> {
+    fn new(functions: &'a Functions, source: &str) -> Result<Self, String> {
+        let source = CString::new(source).map_err(|_| "the source has a NUL inside".to_owned())?;
+        let (mut handle, name, none) = (null_mut(), c"kernel.cu", std::ptr::null());
+        // SAFETY: NVRTC copies both strings; there are no headers.
+        let status = unsafe { (functions.create)(&raw mut handle, source.as_ptr(), name.as_ptr(), 0, none, none) };
+        ok("nvrtcCreateProgram", status)?;
+        Ok(Self { functions, handle })
     }
 
-    fn lanes(&self) -> i64 {
-        32
+    fn compile(&self, options: &[String]) -> Result<(), String> {
+        let options: Vec<_> = options.iter().filter_map(|o| CString::new(o.as_str()).ok()).collect();
+        let options: Vec<_> = options.iter().map(|o| o.as_ptr()).collect();
+        // SAFETY: the strings live through the call.
+        let status = unsafe { (self.functions.compile)(self.handle, options.len() as c_int, options.as_ptr()) };
+        ok("nvrtcCompileProgram", status)
     }
+
+    fn log(&self) -> String {
+        let log = self.bytes("nvrtcGetProgramLog", self.functions.log_size, self.functions.log).unwrap_or_default();
+        CStr::from_bytes_until_nul(&log).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    fn image(&self, binary: bool) -> Result<Vec<u8>, String> {
+        match binary {
+            true => self.bytes("nvrtcGetCUBIN", self.functions.cubin_size, self.functions.cubin),
+            false => self.bytes("nvrtcGetPTX", self.functions.ptx_size, self.functions.ptx),
+        }
+    }
+
+    fn bytes(
+        &self,
+        what: &str,
+        size: unsafe extern "C" fn(*mut c_void, *mut usize) -> c_int,
+        get: unsafe extern "C" fn(*mut c_void, *mut c_char) -> c_int,
+    ) -> Result<Vec<u8>, String> {
+        let mut n = 0;
+        // SAFETY: the second call writes as many bytes as the first one says.
+        unsafe {
+            ok(what, size(self.handle, &raw mut n))?;
+            let mut bytes = vec![0u8; n];
+            ok(what, get(self.handle, bytes.as_mut_ptr().cast()))?;
+            Ok(bytes)
+        }
+    }
+}
+
+impl Drop for Program<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the handle is NVRTC's, and this is its last use.
+        unsafe { (self.functions.destroy)(&raw mut self.handle) };
+    }
+}
+
+/// An NVRTC status as a result.
+fn ok(call: &str, status: c_int) -> Result<(), String> {
+    if status == 0 { Ok(()) } else { Err(format!("{call} answers with error {status}")) }
 }
