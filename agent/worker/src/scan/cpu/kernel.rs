@@ -6,8 +6,14 @@
 use super::lanes::{Lanes, Real};
 use super::rows::{DEPTH, GROUP, Group, Rows, load, load_columns, store};
 
-/// Times of a segment. Its states and decays (4 KiB each per time with 16 states) stay in the second-level cache.
-const SEGMENT: usize = 32;
+/// Bytes of a segment's states. They are written once and read once, from the second-level cache or the third. The first
+/// pass over a sequence of several segments only finds the states between them; Vim's 197 tokens are one segment.
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// Steps of a segment.
+fn segment_steps(states: usize) -> usize {
+    (SEGMENT_BYTES / (states.max(1) * size_of::<Group<f32>>())).max(1)
+}
 
 /// A pass of the scan; what is not (batch, length, …) is contiguous.
 pub(super) struct PassInputs<'a, T> {
@@ -135,7 +141,6 @@ pub(super) struct Gradients<'a, T> {
 pub(super) struct Segment<T> {
     /// States after each step; the first entry is the state before the segment.
     h: Vec<Group<T>>,
-    decay: Vec<Group<T>>,
     /// What was read out of the states: Σ c·h.
     read: Vec<Group<T>>,
     dt: Vec<Group<T>>,
@@ -146,10 +151,9 @@ pub(super) struct Segment<T> {
 impl<T: Real> Segment<T> {
     /// A place for segments of sequences of `length`.
     pub(super) fn new(states: usize, length: usize) -> Self {
-        let (zero, steps) = ([Lanes::ZERO; DEPTH], SEGMENT.min(length));
+        let (zero, steps) = ([Lanes::ZERO; DEPTH], segment_steps(states).min(length));
         Self {
             h: vec![zero; (steps + 1) * states],
-            decay: vec![zero; steps * states],
             read: vec![zero; steps],
             dt: vec![zero; steps],
             sums: vec![[Lanes::ZERO; 2]; states],
@@ -169,6 +173,7 @@ pub(super) fn backward<T: Real, const FMA: bool>(
 ) {
     for (number, (pass, out)) in inputs.passes.iter().zip(&gradients.passes).enumerate() {
         let (length, states) = (pass.x.length(), pass.states());
+        let per_segment = segment_steps(states);
         let zero = [Lanes::ZERO; DEPTH];
         let constants = Constants::of(pass, first);
         let mut carry = vec![zero; states]; // the gradient of the states, times their decay
@@ -177,7 +182,7 @@ pub(super) fn backward<T: Real, const FMA: bool>(
         for (number_of_segment, h) in
             segment_starts::<T, FMA>(pass, &constants, batch, first).into_iter().enumerate().rev()
         {
-            let steps = number_of_segment * SEGMENT..length.min((number_of_segment + 1) * SEGMENT);
+            let steps = number_of_segment * per_segment..length.min((number_of_segment + 1) * per_segment);
             segment.h[..states].copy_from_slice(&h);
             for (i, step) in steps.clone().enumerate() {
                 advance::<T, FMA>(pass, &constants, batch, first, step, segment, i);
@@ -210,7 +215,6 @@ pub(super) fn backward<T: Real, const FMA: bool>(
                     u[k] = dt[k] * x[k];
                 }
                 let (before, after) = segment.h[i * states..][..2 * states].split_at(states);
-                let decay = &segment.decay[i * states..][..states];
                 for n in 0..states {
                     let (bn, cn) = (Lanes::splat(b[n]), Lanes::splat(c[n]));
                     let (mut dbn, mut dcn) = (Lanes::ZERO, Lanes::ZERO);
@@ -219,7 +223,7 @@ pub(super) fn backward<T: Real, const FMA: bool>(
                         dcn = ds[k].fma::<FMA>(after[n][k], dcn);
                         dbn = dh.fma::<FMA>(u[k], dbn);
                         du[k] = dh.fma::<FMA>(bn, du[k]);
-                        let decayed = dh * decay[n][k];
+                        let decayed = dh * (dt[k] * constants.a[n][k]).exp2::<FMA>();
                         carry[n][k] = decayed;
                         let exponent = decayed * before[n][k];
                         ddt[k] = exponent.fma::<FMA>(constants.a[n][k], ddt[k]);
@@ -266,10 +270,11 @@ fn segment_starts<T: Real, const FMA: bool>(
     first: usize,
 ) -> Vec<Vec<Group<T>>> {
     let mut starts = vec![vec![[Lanes::ZERO; DEPTH]; pass.states()]];
-    let whole = (pass.x.length() - 1) / SEGMENT; // those that another one follows
+    let steps = segment_steps(pass.states());
+    let whole = (pass.x.length() - 1) / steps; // those that another one follows
     for number in 0..whole {
         let mut h = starts[number].clone();
-        for step in number * SEGMENT..(number + 1) * SEGMENT {
+        for step in number * steps..(number + 1) * steps {
             let t = pass.time(step);
             let x = pass.x.load(batch, t, first);
             let dt = step_width::<T, FMA>(&pass.delta.load(batch, t, first), &constants.bias);
@@ -302,7 +307,6 @@ fn advance<T: Real, const FMA: bool>(
     let (b, c) = (pass.b.row(batch, t), pass.c.row(batch, t));
     let states = b.len();
     let (before, after) = segment.h[i * states..][..2 * states].split_at_mut(states);
-    let decays = &mut segment.decay[i * states..][..states];
     let mut read = [Lanes::ZERO; DEPTH];
     let mut u = x;
     for k in 0..DEPTH {
@@ -314,7 +318,7 @@ fn advance<T: Real, const FMA: bool>(
             let decay = (dt[k] * constants.a[n][k]).exp2::<FMA>();
             let h = decay.fma::<FMA>(before[n][k], u[k] * b);
             read[k] = c.fma::<FMA>(h, read[k]);
-            (decays[n][k], after[n][k]) = (decay, h);
+            after[n][k] = h;
         }
     }
     (segment.read[i], segment.dt[i]) = (read, dt);
