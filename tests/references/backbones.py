@@ -1,4 +1,4 @@
-"""Kind `backbone`: timm's VisionTransformer and TinyVit, at any size, and full-size presets with weights from a formula."""
+"""Kind `backbone`: timm's VisionTransformer and TinyVit, Vim and MambaVision, at any size, and full-size presets with weights from a formula."""
 import copy
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 import formula
+import mamba
 from folder import Tensors, double, labels, noise, randomise, steady, write
 
 Spec = dict[str, Any]
@@ -36,13 +37,15 @@ def arguments(spec: Spec) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 def build(spec: Spec) -> nn.Module:
+    if spec["architecture"] in ("vim", "mambavision"):
+        return mamba.from_config(spec)
     cls, args = arguments(spec)
     return cls(**args)
 
 
 def side(spec: Spec) -> int:
     """Side of the model's images, pixels."""
-    return spec["img_size"] if spec["architecture"] == "vit" else spec["input_size"]
+    return spec["img_size"] if "img_size" in spec else spec["input_size"]
 
 
 def macs(model: nn.Module, image: Tensor) -> int:
@@ -57,9 +60,11 @@ def macs(model: nn.Module, image: Tensor) -> int:
 
 
 def parts(model: nn.Module) -> dict[str, nn.Module]:
-    """What is compared on the way: the patches, and every block of a ViT or stage of a TinyViT."""
-    sequence = "blocks" if hasattr(model, "blocks") else "stages"
-    numbered = {f"{sequence}.{i}": part for i, part in enumerate(getattr(model, sequence))}
+    """What is compared on the way: the patches, and every block of a ViT or Vim, stage of a TinyViT or level of a
+    MambaVision."""
+    sequence = next(name for name in ("blocks", "stages", "layers", "levels") if hasattr(model, name))
+    end = ".hidden" if sequence == "layers" else ""
+    numbered = {f"{sequence}.{i}{end}": part for i, part in enumerate(getattr(model, sequence))}
     return {"patch_embed": model.patch_embed, **numbered}
 
 
@@ -68,7 +73,9 @@ def evaluate(model: nn.Module, x: Tensor) -> Tensors:
     model.eval()
     out: Tensors = {}
     for name, part in parts(model).items():
-        part.register_forward_hook(lambda _m, _i, o, name=name: out.__setitem__(f"eval.stage.{name}", o))
+        # A Vim's block gives what its mixer made, and the sum before that.
+        first = lambda o: o[0] if isinstance(o, tuple) else o  # noqa: E731
+        part.register_forward_hook(lambda _m, _i, o, name=name: out.__setitem__(f"eval.stage.{name}", first(o)))
     out["eval.logits"] = model(x)
     stages = dict(out)
     return {**stages, "eval.features": model.forward_features(x)}
@@ -81,7 +88,9 @@ def train(model: nn.Module, x: Tensor, y: Tensor) -> Tensors:
     loss = cross_entropy(logits, y)
     loss.backward()
     out = {"train.logits": logits.detach(), "train.loss": loss.detach().reshape(1)}
-    out |= {f"grad.{n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    # A batch norm takes away what a bias right before it adds: the exact gradient is zero, and what is computed is rounding.
+    undone = {f"{n}.bias" for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and n.endswith((".conv1", ".conv2"))}
+    out |= {f"grad.{n}": p.grad for n, p in model.named_parameters() if p.grad is not None and n not in undone}
     return out | {f"post.{n}": b for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var"))}
 
 

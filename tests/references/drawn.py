@@ -43,6 +43,30 @@ def tiny_vit(r: Random) -> Spec:
     return spec | ({"local_conv_size": r.choice([3, 5])} if r.random() < 0.3 else {})
 
 
+def vim(r: Random) -> Spec:
+    """Strides other than the patch, too: patches that overlap, or leave gaps."""
+    patch = r.choice([2, 4, 5, 8])
+    stride = r.choice([patch, patch, max(1, patch // 2), patch + 1])
+    spec = {"architecture": "vim", "img_size": patch + stride * r.randint(0, 5), "patch_size": patch, "stride": stride,
+            "embed_dim": r.choice([8, 17, 32, 40]), "depth": r.randint(1, 3), "d_state": r.choice([1, 2, 5, 16, 32]),
+            "d_conv": r.choice([1, 2, 3, 4]), "expand": r.choice([1, 2, 3]), "num_classes": r.choice([1, 2, 10]),
+            "batch": r.choice([1, 2, 3]), "seed": any_seed(r)}
+    return spec | ({"norm_eps": r.choice([1e-6, 1e-3])} if r.random() < 0.5 else {})
+
+
+def mambavision(r: Random) -> Spec:
+    """Maps of two by two pixels at least at the end, because batch norm needs several values."""
+    dim, first = 4 * r.randint(1, 3), r.choice([1, 2])
+    spec = {"architecture": "mambavision", "dim": dim, "in_dim": r.randint(3, 9),
+            "depths": [r.randint(1, 2), r.randint(1, 2), r.randint(1, 4), r.randint(1, 3)],
+            "num_heads": [1, 1, first, 2 * first], "window_size": [8, 8, r.choice([1, 2, 3, 4, 5, 7]), r.choice([2, 3, 4, 7])],
+            "mlp_ratio": r.choice([1.0, 2.5, 4]), "input_size": r.randint(33, 90), "num_classes": r.choice([2, 10, 23]),
+            "d_state": r.choice([1, 3, 8, 16]), "d_conv": r.choice([2, 3, 4]), "batch": r.choice([2, 3]),
+            "seed": any_seed(r)}
+    spec |= {"layer_scale": decade(r, -2, 0)} if r.random() < 0.5 else {}
+    return spec | ({"layer_scale_conv": decade(r, -2, 0)} if r.random() < 0.5 else {})
+
+
 def full_size(r: Random) -> Spec:
     preset = r.choice(["vit_tiny_patch16_224", "vit_small_patch16_224", "tiny_vit_5m_224", "tiny_vit_11m_224",
                        "tiny_vit_21m_224"])

@@ -29,7 +29,8 @@ Spec = dict[str, Any]
 Writer = Callable[[Path, Spec], None]
 METHODS = ("full", "bitfit", "lora", "qlora", "adalora")
 ALONE: dict[str, tuple[Writer, Callable[[Random], Spec]]] = {
-    "vit": (backbone, drawn.vit), "tiny_vit": (backbone, drawn.tiny_vit), "full_size": (full_size, drawn.full_size),
+    "vit": (backbone, drawn.vit), "tiny_vit": (backbone, drawn.tiny_vit), "vim": (backbone, drawn.vim),
+    "mambavision": (backbone, drawn.mambavision), "full_size": (full_size, drawn.full_size),
     "quantization": (quantization, drawn.quantization), "preprocess": (preprocess, drawn.preprocess)}
 """Kinds that need no other folder: what writes one, what draws one."""
 BASED: dict[str, tuple[Writer, Callable[[Random], tuple[Spec, Spec]]]] = {

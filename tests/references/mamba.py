@@ -55,15 +55,15 @@ class VimMixer(nn.Module):
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.out_proj = nn.Linear(inner, width, bias=False)
         for way in ("", "_b"):
-            setattr(self, f"conv1d{way}", nn.Conv1d(inner, inner, taps, groups=inner, padding=taps - 1))
+            setattr(self, f"conv1d{way}", nn.Conv1d(inner, inner, taps, groups=inner))
             setattr(self, f"x_proj{way}", nn.Linear(inner, sum(self.sizes), bias=False))
             setattr(self, f"dt_proj{way}", nn.Linear(rank, inner))
             setattr(self, f"A{way}_log", nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1)))
             setattr(self, f"D{way}", nn.Parameter(torch.ones(inner)))
 
     def one_way(self, x, way):
-        length = x.shape[2]
-        x = F.silu(getattr(self, f"conv1d{way}")(x)[:, :, :length])
+        conv = getattr(self, f"conv1d{way}")
+        x = F.silu(conv(F.pad(x, (conv.kernel_size[0] - 1, 0))))
         steps, b, c = getattr(self, f"x_proj{way}")(x.transpose(1, 2)).split(self.sizes, -1)
         projection = getattr(self, f"dt_proj{way}")
         # Called as a layer, so that adapters act; the bias, which the layer adds, is taken off again for the scan.
@@ -113,7 +113,7 @@ class Vim(nn.Module):
         self.norm_f = RmsNorm(embed_dim, norm_eps)
         self.head = nn.Linear(embed_dim, num_classes)
 
-    def forward(self, x):
+    def forward_features(self, x):
         x = self.patch_embed(x)
         token = self.cls_token.expand(len(x), -1, -1)
         hidden, residual = torch.cat([x[:, :self.middle], token, x[:, self.middle:]], 1) + self.pos_embed, None
@@ -122,7 +122,10 @@ class Vim(nn.Module):
                 hidden, residual = checkpoint(layer, hidden, residual, use_reentrant=False)
             else:
                 hidden, residual = layer(hidden, residual)
-        return self.head(self.norm_f(residual + hidden)[:, self.middle])
+        return self.norm_f(residual + hidden)[:, self.middle]
+
+    def forward(self, x):
+        return self.head(self.forward_features(x))
 
 
 class ScanMixer(nn.Module):
@@ -153,13 +156,17 @@ class ScanMixer(nn.Module):
 class Attention(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused_attn = heads, True
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x):
         windows, tokens, width = x.shape
         q, k, v = self.qkv(x).view(windows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(windows, tokens, width))
+        if self.fused_attn:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(windows, tokens, width))
 
 
 class Mlp(nn.Module):
@@ -262,11 +269,14 @@ class MambaVision(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.head = nn.Linear(width, num_classes)
 
-    def forward(self, x):
+    def forward_features(self, x):
         x = self.patch_embed(x)
         for level in self.levels:
             x = level(x)
-        return self.head(self.norm(x).mean((2, 3)))
+        return self.norm(x).mean((2, 3))
+
+    def forward(self, x):
+        return self.head(self.forward_features(x))
 
 
 VIM = {"vim_tiny": {"embed_dim": 192, "depth": 24}, "vim_small": {"embed_dim": 384, "depth": 24}}
