@@ -224,11 +224,90 @@ pub struct Training {
     /// Bytes in use from which on blocks were run again, under the adaptive strategy.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recompute_threshold_bytes: Option<u64>,
+    /// What the planned strategy chose, and what it expected of it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_plan: Option<MemoryPlan>,
+    /// Memory over one of the first training steps.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_trace: Option<MemoryTrace>,
     /// Ranks that AdaLoRA has left each layer's adapter.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ranks: Option<BTreeMap<String, u32>>,
     /// The libraries at work.
     pub software: Software,
+}
+
+/// What happens to a block's activations between forward and backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockChoice {
+    /// All that backward needs is kept.
+    Keep,
+    /// What is cheap to compute again (norms, activations, expansions) is; the large products are not.
+    Cheap,
+    /// The inputs alone are kept, and the whole block runs again.
+    Whole,
+    /// The same, and while it runs again it keeps no more than under [`BlockChoice::Cheap`].
+    WholeCheap,
+}
+
+impl BlockChoice {
+    /// Every choice, from the fastest to the one that needs the least memory.
+    pub const ALL: [Self; 4] = [Self::Keep, Self::Cheap, Self::Whole, Self::WholeCheap];
+
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Cheap => "cheap",
+            Self::Whole => "whole",
+            Self::WholeCheap => "whole, cheaply",
+        }
+    }
+}
+
+/// What the planned strategy chose for a trial, and what it expected of that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// Per block.
+    pub blocks: Vec<BlockChoice>,
+    /// The peak that the plan was to stay below, bytes: the budget less its margin.
+    pub limit_bytes: u64,
+    /// The peak of a training step that it expects, bytes.
+    pub predicted_peak_bytes: u64,
+    /// What was measured of it in a step of trial, bytes.
+    pub measured_peak_bytes: u64,
+    /// Seconds per step that it expects running blocks again to cost.
+    pub recompute_seconds: f64,
+    /// Seconds of forward and backward of all blocks when everything is kept.
+    pub blocks_seconds: f64,
+    /// Whether a first plan missed its prediction and this is the second one.
+    pub replanned: bool,
+}
+
+/// Memory over one training step, in order of time. A window ends where the next begins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemoryTrace {
+    /// Which step, from 0.
+    pub step: u32,
+    /// How long the step was, milliseconds.
+    pub milliseconds: f32,
+    /// From one change of place to the next.
+    pub windows: Vec<MemoryWindow>,
+}
+
+/// A part of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemoryWindow {
+    /// What was at work.
+    #[serde(flatten)]
+    pub place: PeakPlace,
+    /// When it began, milliseconds from the step's begin.
+    pub at: f32,
+    /// Bytes that tensors held at its begin.
+    pub live: u64,
+    /// Most bytes that they held in it.
+    pub peak: u64,
 }
 
 /// A phase as the worker saw it.

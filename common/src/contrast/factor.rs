@@ -89,7 +89,7 @@ pub(super) fn split(factor: Factor, record: &Record) -> Point {
         Factor::Method => &[&["method"], &["train", "learning_rate"]],
         // From a file or from scratch must be shared; which file cannot be.
         Factor::Backbone => &[&["backbone"], &["image_size"], &["weights", "sha256"]],
-        Factor::Checkpointing => &[&["checkpointing"], &["adaptive_ratio"]],
+        Factor::Checkpointing => &[&["checkpointing"], &["adaptive_ratio"], &["planned_margin"]],
     };
     let level: Map<String, Value> =
         taken.iter().filter_map(|path| Some((path.join("."), take(&mut rest, path)?))).collect();

@@ -31,6 +31,9 @@ pub struct CellSettings {
     /// Share of the budget from which on the adaptive strategy runs blocks again; `None` under any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adaptive_ratio: Option<f64>,
+    /// Share of the budget that the planned strategy leaves free; `None` under any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned_margin: Option<f64>,
     /// Data.
     pub dataset: DatasetRef,
     /// Initial weights.
@@ -131,6 +134,11 @@ impl CellSettings {
         Some((self.budget_bytes? as f64 * self.adaptive_ratio?) as u64)
     }
 
+    /// The peak that the planned strategy aims for, bytes; `None` under any other.
+    pub fn planned_limit(&self) -> Option<u64> {
+        Some((self.budget_bytes? as f64 * (1.0 - self.planned_margin?)) as u64)
+    }
+
     /// The cell's identity: the first half of the SHA-256 of the canonical JSON. 128 bits are plenty against chance,
     /// and nobody gains by forging one.
     pub fn id(&self) -> CellId {
@@ -162,13 +170,13 @@ pub(super) fn resolve(
         Some(sha256) => WeightsRef::File { sha256: sha256.clone() },
         None => WeightsRef::Scratch,
     };
-    let adaptive = checkpointing == Checkpointing::Adaptive;
-    if adaptive && campaign.budget.bytes().is_none() {
-        return Err(
-            "adaptive checkpointing keeps activations until a share of the budget is in use, and the budget is unlimited; \
-             expected a budget such as \"2GiB\""
-                .to_owned(),
-        );
+    let (adaptive, planned) = (checkpointing == Checkpointing::Adaptive, checkpointing == Checkpointing::Planned);
+    if checkpointing.needs_budget() && campaign.budget.bytes().is_none() {
+        return Err(format!(
+            "{} checkpointing keeps as many activations as the budget allows, and the budget is unlimited; expected a \
+             budget such as \"2GiB\"",
+            checkpointing.name()
+        ));
     }
     Ok(CellSettings {
         definition: DEFINITION,
@@ -177,6 +185,7 @@ pub(super) fn resolve(
         image_size: campaign.image_size(backbone),
         checkpointing,
         adaptive_ratio: adaptive.then_some(campaign.checkpointing.adaptive.ratio),
+        planned_margin: planned.then_some(campaign.checkpointing.planned.margin),
         dataset: DatasetRef {
             name: dataset.label().to_owned(),
             fingerprint: identity.fingerprint.clone(),
@@ -225,6 +234,7 @@ mod tests {
             image_size: 64,
             checkpointing: Checkpointing::Static,
             adaptive_ratio: None,
+            planned_margin: None,
             dataset: DatasetRef { name: "textures".into(), fingerprint: "0".repeat(64), classes: 8 },
             weights: WeightsRef::Scratch,
             seed: 7,

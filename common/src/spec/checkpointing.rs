@@ -15,11 +15,14 @@ pub enum Checkpointing {
     /// The study's: activations are kept until the memory in use reaches a share of the budget; the blocks from there on run
     /// again. Decided anew in each step.
     Adaptive,
+    /// One step is profiled; then the blocks keep all, run their cheap parts again, or run again as a whole, so that the
+    /// peak stays below the budget and the least time is lost.
+    Planned,
 }
 
 impl Checkpointing {
     /// Every strategy, in the order of tables.
-    pub const ALL: [Self; 3] = [Self::None, Self::Static, Self::Adaptive];
+    pub const ALL: [Self; 4] = [Self::None, Self::Static, Self::Adaptive, Self::Planned];
 
     /// The name in files and tables.
     pub const fn name(self) -> &'static str {
@@ -27,7 +30,13 @@ impl Checkpointing {
             Self::None => "none",
             Self::Static => "static",
             Self::Adaptive => "adaptive",
+            Self::Planned => "planned",
         }
+    }
+
+    /// Whether the strategy cannot do without a budget.
+    pub const fn needs_budget(self) -> bool {
+        matches!(self, Self::Adaptive | Self::Planned)
     }
 }
 
@@ -53,6 +62,8 @@ impl From<Checkpointing> for &'static str {
 pub struct CheckpointingSpecs {
     /// `[checkpointing.adaptive]`.
     pub adaptive: AdaptiveSpec,
+    /// `[checkpointing.planned]`.
+    pub planned: PlannedSpec,
 }
 
 /// `[checkpointing.adaptive]`. The default is the protocol's.
@@ -67,6 +78,31 @@ pub struct AdaptiveSpec {
 impl Default for AdaptiveSpec {
     fn default() -> Self {
         Self { ratio: 0.5 }
+    }
+}
+
+/// `[checkpointing.planned]`.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlannedSpec {
+    /// Share of the budget that the plan leaves free, in [0, 0.5]: for what an allocator loses between blocks, which a plan
+    /// cannot know.
+    #[serde(deserialize_with = "margin")]
+    pub margin: f64,
+}
+
+impl Default for PlannedSpec {
+    fn default() -> Self {
+        Self { margin: 0.02 }
+    }
+}
+
+fn margin<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let margin = f64::deserialize(deserializer)?;
+    if (0.0..=0.5).contains(&margin) {
+        Ok(margin)
+    } else {
+        Err(serde::de::Error::custom(format!("expected a number from 0 to 0.5, found {margin}")))
     }
 }
 

@@ -17,7 +17,7 @@ mod training;
 pub use axis::{Axis, PerName};
 pub use backbone::{Backbone, is_target};
 pub use campaign::{Budget, Campaign, Hardware, Matrix, Output};
-pub use checkpointing::{AdaptiveSpec, Checkpointing, CheckpointingSpecs};
+pub use checkpointing::{AdaptiveSpec, Checkpointing, CheckpointingSpecs, PlannedSpec};
 pub use dataset::DatasetName;
 pub use error::{SpecError, nearest};
 pub use method::{AdaLoraSpec, LoraSpec, Method, MethodSpecs, QLoraSpec};
