@@ -16,6 +16,7 @@
 //! | [`contrast`] | records → one factor's levels side by side: ratios, rank agreement, and what is not comparable |
 //! | [`energy`] | counters and power readings → joules |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
+//! | [`profile`] | memory and time of one training step, block by block |
 //! | [`worker`] | the conversation between the agent's daemon and a worker process |
 //! | [`wire`] | the gRPC messages, and the one place that parses them |
 //! | [`id`], [`units`], [`canonical`] | names, quantities, hashing |
@@ -27,6 +28,7 @@ pub mod energy;
 pub mod id;
 pub mod lease;
 pub mod plan;
+pub mod profile;
 pub mod record;
 pub mod record_set;
 pub mod score;
