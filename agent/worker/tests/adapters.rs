@@ -7,8 +7,9 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use fleet_common::plan::{CellSettings, MethodSettings};
+use fleet_common::record::BlockChoice;
 use fleet_common::record::Outcome;
-use fleet_common::spec::{Backbone, Checkpointing};
+use fleet_common::spec::Backbone;
 use fleet_common::worker::Job;
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::models;
@@ -49,7 +50,7 @@ fn trained(settings: &CellSettings) -> (Params, Tensor, Weights) {
         let noise = support::uniform(i as i64, &p.tensor.size()).to_kind(Kind::Float) * 0.05;
         let _ = p.tensor.shallow_clone().g_add_(&noise);
     }
-    let logits = model.forward(&images(settings), &Ctx::eval(), &CheckpointingExecutor::new(Checkpointing::None));
+    let logits = model.forward(&images(settings), &Ctx::eval(), &CheckpointingExecutor::uniform(BlockChoice::Keep));
     (params, logits, base)
 }
 
@@ -65,7 +66,7 @@ fn plain_logits(settings: &CellSettings, weights: Weights) -> Tensor {
     let load = load.unwrap();
     assert!(load.unexpected.is_empty() && load.missing.is_empty() && load.replaced.is_empty(), "{load:?}");
     let _off = GradMode::off();
-    model.forward(&images(settings), &Ctx::eval(), &CheckpointingExecutor::new(Checkpointing::None))
+    model.forward(&images(settings), &Ctx::eval(), &CheckpointingExecutor::uniform(BlockChoice::Keep))
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use fleet_common::plan::MethodSettings;
+use fleet_common::record::BlockChoice;
 use fleet_common::spec::Backbone::{TinyVit5m, VimTiny};
-use fleet_common::spec::{BatchNorm, Checkpointing, Precision};
-use fleet_worker::checkpointing::{CheckpointingExecutor, Decision, Policy, policy};
+use fleet_common::spec::{BatchNorm, Precision};
+use fleet_worker::checkpointing::{Adaptive, CheckpointingExecutor, Policy};
 use fleet_worker::models::Model;
 use fleet_worker::models::mamba_vision::{MambaVision, MambaVisionConfig};
 use fleet_worker::models::tiny_vit::{TinyVit, TinyVitConfig};
@@ -112,8 +113,8 @@ struct Pass {
     buffers: Vec<(String, Tensor)>,
 }
 
-fn pass(model: &dyn Model, params: &Params, how: Checkpointing, precision: Precision) -> Pass {
-    pass_under(model, params, &CheckpointingExecutor::new(how), precision)
+fn pass(model: &dyn Model, params: &Params, how: BlockChoice, precision: Precision) -> Pass {
+    pass_under(model, params, &CheckpointingExecutor::uniform(how), precision)
 }
 
 fn pass_under(model: &dyn Model, params: &Params, executor: &CheckpointingExecutor, precision: Precision) -> Pass {
@@ -149,9 +150,11 @@ fn checkpointing_changes_no_bit() {
                     let (model, params) = build(architecture, &method, BatchNorm::Moving);
                     pass(model.as_ref(), &params, how, precision)
                 };
-                let (plain, checkpointed) = (run(Checkpointing::None), run(Checkpointing::Static));
+                let plain = run(BlockChoice::Keep);
                 let what = format!("{name}, {}, {}", method.method().name(), precision.name());
-                same(&plain, &checkpointed, &what);
+                for how in [BlockChoice::Cheap, BlockChoice::Whole, BlockChoice::WholeCheap] {
+                    same(&plain, &run(how), &format!("{what}, {}", how.name()));
+                }
                 for (name, gradient) in &plain.grads {
                     assert!(gradient.abs().max().double_value(&[]) > 0.0, "{what}: the gradient of {name} is zero");
                 }
@@ -164,9 +167,9 @@ fn checkpointing_changes_no_bit() {
 struct Probe(Rc<RefCell<Vec<u64>>>);
 
 impl Policy for Probe {
-    fn decide(&mut self, _index: usize, _count: usize) -> Decision {
+    fn choose(&mut self, _index: usize) -> BlockChoice {
         self.0.borrow_mut().push(Memory::of(Device::Cpu).stats().expect("counted").live);
-        Decision::Keep
+        BlockChoice::Keep
     }
 }
 
@@ -180,7 +183,7 @@ fn adaptive_checkpointing_recomputes_from_the_threshold_on_and_changes_no_bit() 
         for method in methods(targets) {
             let what = format!("{name}, {}", method.method().name());
             let (model, params) = build(architecture, &method, BatchNorm::Moving);
-            let plain = pass(model.as_ref(), &params, Checkpointing::None, Precision::Fp32);
+            let plain = pass(model.as_ref(), &params, BlockChoice::Keep, Precision::Fp32);
             let in_use = Rc::new(RefCell::new(Vec::new()));
             let probe = CheckpointingExecutor::with(Box::new(Probe(in_use.clone())));
             let _ = pass_under(model.as_ref(), &params, &probe, Precision::Fp32);
@@ -190,8 +193,8 @@ fn adaptive_checkpointing_recomputes_from_the_threshold_on_and_changes_no_bit() 
             let (in_use, blocks) = (in_use.borrow(), model.blocks().len());
             let middle = blocks / 2;
             assert!(in_use[middle - 1] < in_use[middle], "{what}: a block keeps nothing");
-            let threshold = Some(in_use[middle]);
-            let executor = CheckpointingExecutor::with(policy(Checkpointing::Adaptive, Device::Cpu, threshold));
+            let threshold = in_use[middle];
+            let executor = CheckpointingExecutor::with(Box::new(Adaptive::new(Device::Cpu, threshold)));
             let adaptive = pass_under(model.as_ref(), &params, &executor, Precision::Fp32);
             same(&plain, &adaptive, &what);
             assert_eq!(executor.recomputed_blocks(), (middle as u32..blocks as u32).collect::<Vec<_>>(), "{what}");
@@ -205,7 +208,7 @@ fn adaptive_checkpointing_decides_anew_in_each_step() {
     let memory = Memory::of(Device::Cpu);
     let (model, params) = build(vit, &MethodSettings::Full, BatchNorm::Moving);
     let threshold = memory.stats().expect("counted").live + (64 << 20);
-    let executor = CheckpointingExecutor::with(policy(Checkpointing::Adaptive, Device::Cpu, Some(threshold)));
+    let executor = CheckpointingExecutor::with(Box::new(Adaptive::new(Device::Cpu, threshold)));
     let ballast = Tensor::zeros([64 << 20], (Kind::Uint8, Device::Cpu));
     let _ = pass_under(model.as_ref(), &params, &executor, Precision::Fp32);
     assert_eq!(executor.recomputed_blocks(), [0, 1, 2], "the memory in use is above the threshold from the start");
@@ -219,9 +222,9 @@ fn statistics_move_once_per_step_or_not_at_all() {
     let _alone = one_at_a_time();
     for method in methods(ARCHITECTURES[1].2) {
         for (how, norm) in [
-            (Checkpointing::None, BatchNorm::Moving),
-            (Checkpointing::Static, BatchNorm::Moving),
-            (Checkpointing::Static, BatchNorm::Frozen),
+            (BlockChoice::Keep, BatchNorm::Moving),
+            (BlockChoice::Whole, BatchNorm::Moving),
+            (BlockChoice::Whole, BatchNorm::Frozen),
         ] {
             let (model, params) = build(tiny_vit, &method, norm);
             let before: Vec<Tensor> = params.iter().map(|p| p.tensor.detach().copy()).collect();
@@ -238,7 +241,7 @@ fn statistics_move_once_per_step_or_not_at_all() {
             // Evaluation moves nothing.
             let _off = GradMode::off();
             let images = support::uniform(7, &[2, 3, SIDE, SIDE]).to_kind(Kind::Float);
-            let executor = CheckpointingExecutor::new(how);
+            let executor = CheckpointingExecutor::uniform(how);
             let one = model.forward(&images, &Ctx::eval(), &executor);
             assert!(same_bits(&one, &model.forward(&images, &Ctx::eval(), &executor)));
         }
@@ -250,7 +253,7 @@ fn frozen_statistics_are_those_that_normalise() {
     let _alone = one_at_a_time();
     let method = MethodSettings::BitFit;
     let (model, params) = build(tiny_vit, &method, BatchNorm::Frozen);
-    let executor = CheckpointingExecutor::new(Checkpointing::None);
+    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
     let images = support::uniform(7, &[2, 3, SIDE, SIDE]).to_kind(Kind::Float);
     let _off = GradMode::off();
     let eval = model.forward(&images, &Ctx::eval(), &executor);
@@ -264,8 +267,8 @@ fn frozen_statistics_are_those_that_normalise() {
 fn half_precision_computes_nearly_the_same_with_less_memory() {
     let _alone = one_at_a_time();
     let (model, params) = build(vit, &MethodSettings::Full, BatchNorm::Moving);
-    let exact = pass(model.as_ref(), &params, Checkpointing::None, Precision::Fp32);
-    let low = pass(model.as_ref(), &params, Checkpointing::None, Precision::Bf16);
+    let exact = pass(model.as_ref(), &params, BlockChoice::Keep, Precision::Fp32);
+    let low = pass(model.as_ref(), &params, BlockChoice::Keep, Precision::Bf16);
     assert_eq!(low.logits.kind(), Kind::BFloat16);
     // bfloat16 has 8 bits: a few parts in 256 of the logits' size.
     let scale = exact.logits.abs().max().double_value(&[]);

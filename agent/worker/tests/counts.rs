@@ -5,7 +5,8 @@
 mod support;
 
 use fleet_common::plan::MethodSettings;
-use fleet_common::spec::{Backbone, Checkpointing, is_target};
+use fleet_common::record::BlockChoice;
+use fleet_common::spec::{Backbone, is_target};
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::models::{self, Model};
 use fleet_worker::nn::{Builder, Param, Params, Role, Seed, Weights};
@@ -168,7 +169,7 @@ fn counts_are_the_references() {
         let (model, params) = build(c.backbone, 100, &MethodSettings::Full);
         assert_eq!((params.count(), params.count_trainable(), params.len()), (c.params, c.params, c.tensors), "{name}");
         let image = Tensor::zeros([1, 3, 224, 224], (Kind::Float, Device::Cpu));
-        let executor = CheckpointingExecutor::new(Checkpointing::None);
+        let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
         assert_eq!(models::count_macs(model.as_ref(), &image, &executor), c.macs, "{name}");
         assert_eq!(build(c.backbone, 1000, &MethodSettings::Full).1.count(), c.params_1000, "{name}");
         assert_eq!(build(c.backbone, 100, &MethodSettings::BitFit).1.count_trainable(), c.bitfit, "{name}");
@@ -203,7 +204,7 @@ fn plans_and_models_agree_about_every_backbone() {
         let (model, params) = build(backbone, 8, &MethodSettings::Full);
         let side = i64::from(backbone.image_size());
         let image = Tensor::zeros([1, 3, side, side], (Kind::Float, Device::Cpu));
-        let executor = CheckpointingExecutor::new(Checkpointing::Static);
+        let executor = CheckpointingExecutor::uniform(BlockChoice::Whole);
         assert!(models::count_macs(model.as_ref(), &image, &executor) > 0);
         assert!(!model.blocks().is_empty());
         for layer in backbone.linear_layers() {

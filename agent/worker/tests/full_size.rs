@@ -3,7 +3,8 @@
 mod support;
 
 use fleet_common::plan::MethodSettings;
-use fleet_common::spec::{Backbone, Checkpointing};
+use fleet_common::record::BlockChoice;
+use fleet_common::spec::Backbone;
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::models;
 use fleet_worker::nn::{Builder, Ctx, Seed};
@@ -18,11 +19,11 @@ use tch::{Device, Kind, Reduction, Tensor};
 fn static_checkpointing_takes_at_most_three_fifths_of_the_memory_and_gives_the_same_step() {
     let _alone = one_at_a_time();
     let memory = Memory::of(Device::Cpu);
-    let step = |how: Checkpointing| {
+    let step = |how: BlockChoice| {
         let b = Builder::new(peft::method(&MethodSettings::Full), None, Seed::root(1), Device::Cpu, Kind::Float);
         let model = models::build(Backbone::VitSmallPatch16, 224, 100, &b);
         let params = b.finish().expect("builds").0;
-        let executor = CheckpointingExecutor::new(how);
+        let executor = CheckpointingExecutor::uniform(how);
         let trainable: Vec<Tensor> = params.trainable().map(|p| p.tensor.shallow_clone()).collect();
         let mut optimizer = AdamW::new(trainable.iter().map(Tensor::shallow_clone).collect(), AdamWConfig::default());
         tch::manual_seed(3);
@@ -41,8 +42,8 @@ fn static_checkpointing_takes_at_most_three_fifths_of_the_memory_and_gives_the_s
         let weights = params.get("blocks.11.mlp.fc1.weight").expect("there").tensor.detach().copy();
         (loss, weights, peak)
     };
-    let (loss, weights, none) = step(Checkpointing::None);
-    let (loss2, weights2, with) = step(Checkpointing::Static);
+    let (loss, weights, none) = step(BlockChoice::Keep);
+    let (loss2, weights2, with) = step(BlockChoice::Whole);
     assert!(same_bits(&loss, &loss2) && same_bits(&weights, &weights2), "the same step, bit for bit");
     println!("peak: none {} MiB, static {} MiB", none >> 20, with >> 20);
     assert!(with as f64 <= 0.6 * none as f64, "static {with} of none {none}");

@@ -2,33 +2,45 @@
 
 use std::cell::RefCell;
 
-use fleet_common::spec::Checkpointing;
-use tch::{Device, Tensor};
+use fleet_common::record::BlockChoice;
+use tch::Tensor;
 
-use super::{Decision, Policy, policy, recomputed};
-use crate::nn::{Ctx, Executor, Slot};
+use super::mark::marked;
+use super::policy::{Policy, Uniform};
+use crate::nn::{Ctx, Executor, Slot, recomputed};
 use crate::torch::memory::Place;
 
 /// The executor of a trial: asks the policy per block and tells the allocator which block is at work.
 pub struct CheckpointingExecutor {
     policy: RefCell<Box<dyn Policy>>,
-    recomputed: RefCell<Vec<u32>>,
+    choices: RefCell<Vec<BlockChoice>>,
 }
 
 impl CheckpointingExecutor {
-    /// An executor for a strategy that needs to know nothing else.
-    pub fn new(checkpointing: Checkpointing) -> Self {
-        Self::with(policy(checkpointing, Device::Cpu, None))
-    }
-
     /// An executor for a policy.
     pub fn with(policy: Box<dyn Policy>) -> Self {
-        Self { policy: RefCell::new(policy), recomputed: RefCell::default() }
+        Self { policy: RefCell::new(policy), choices: RefCell::default() }
     }
 
-    /// Which blocks the latest training pass recomputes.
+    /// An executor that makes the same choice for every block.
+    pub fn uniform(choice: BlockChoice) -> Self {
+        Self::with(Box::new(Uniform(choice)))
+    }
+
+    /// Goes on under another policy.
+    pub fn set(&self, policy: Box<dyn Policy>) {
+        *self.policy.borrow_mut() = policy;
+    }
+
+    /// What the latest training pass chose for each block.
+    pub fn choices(&self) -> Vec<BlockChoice> {
+        self.choices.borrow().clone()
+    }
+
+    /// Which blocks the latest training pass runs again as a whole.
     pub fn recomputed_blocks(&self) -> Vec<u32> {
-        self.recomputed.borrow().clone()
+        let whole = |choice: &BlockChoice| matches!(choice, BlockChoice::Whole | BlockChoice::WholeCheap);
+        (0..).zip(self.choices.borrow().iter()).filter(|(_, choice)| whole(choice)).map(|(i, _)| i).collect()
     }
 }
 
@@ -37,7 +49,8 @@ impl Executor for CheckpointingExecutor {
         // Without backward nothing is kept anyway, and there is nothing to decide.
         let deciding = ctx.train && !ctx.recomputing;
         if deciding {
-            self.recomputed.borrow_mut().clear();
+            self.choices.borrow_mut().clear();
+            xs = marked(xs, Place::phase("backward"));
         }
         let phase = Place::current();
         for (index, slot) in blocks.iter().enumerate() {
@@ -46,16 +59,26 @@ impl Executor for CheckpointingExecutor {
             if ctx.train {
                 ctx.seed.apply();
             }
-            let decision = if deciding { self.policy.borrow_mut().decide(index, blocks.len()) } else { Decision::Keep };
-            xs = match decision {
-                Decision::Keep => slot.forward(&xs, &ctx),
-                Decision::Recompute => {
-                    self.recomputed.borrow_mut().push(index as u32);
-                    recomputed(slot, index, xs, &ctx)
-                }
+            xs = if deciding {
+                let choice = self.policy.borrow_mut().choose(index);
+                self.choices.borrow_mut().push(choice);
+                run(slot, index, xs, &ctx, choice)
+            } else {
+                slot.forward(&xs, &ctx)
             };
         }
         phase.enter();
         xs
+    }
+}
+
+/// Runs a block, number `index`, as was chosen.
+pub(super) fn run(slot: &Slot, index: usize, xs: Vec<Tensor>, ctx: &Ctx, choice: BlockChoice) -> Vec<Tensor> {
+    match choice {
+        BlockChoice::Keep | BlockChoice::Cheap => {
+            let ctx = Ctx { cheap: choice == BlockChoice::Cheap, ..*ctx };
+            marked(slot.forward(&xs, &ctx), Place::phase("backward").block(index))
+        }
+        BlockChoice::Whole | BlockChoice::WholeCheap => recomputed(slot, xs, ctx, choice == BlockChoice::WholeCheap),
     }
 }

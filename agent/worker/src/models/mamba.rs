@@ -59,6 +59,11 @@ impl Direction {
         }
     }
 
+    /// Whether its layers draw random numbers in training.
+    pub(crate) fn draws(&self) -> bool {
+        self.x_proj.draws() || self.dt_proj.draws()
+    }
+
     /// What the scan takes, for input `x` (batch, tokens, inner) behind the convolution.
     pub(crate) fn prepare<'a>(&'a self, x: &'a Tensor, ctx: &Ctx) -> Prepared<'a> {
         let mut parts = self.x_proj.forward(x, ctx).split_with_sizes(self.sizes, -1);

@@ -7,12 +7,13 @@
 use tch::{Kind, Tensor};
 
 use super::Model;
+use super::attention::attend;
 use super::mamba::{decay_rates, step_rank};
 use crate::nn::{
-    ActLinear, Activation, BatchNorm2d, Block, Builder, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, LayerNorm,
-    Linear, LinearShape, Slot,
+    ActLinear, Activation, BatchNorm2d, Block, Builder, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, Linear,
+    LinearShape, NormActConv, NormLinear, Part, Slot,
 };
-use crate::scan::{Conv, Pass, conv_silu, selective_scan};
+use crate::scan::{Conv, Pass, Scan, conv_silu};
 
 const STEM_EPS: f64 = 1e-4;
 const NORM_EPS: f64 = 1e-5;
@@ -187,8 +188,7 @@ impl Model for MambaVision {
 /// Two convolutions with their norms, added to the input. Maps (batch, channels, height, width) to the same.
 struct ConvBlock {
     conv1: Conv2d,
-    norm1: BatchNorm2d,
-    conv2: Conv2d,
+    norm1_conv2: NormActConv,
     norm2: BatchNorm2d,
     gamma: Option<Tensor>,
     drop: DropPath,
@@ -199,8 +199,7 @@ impl ConvBlock {
         let shape = ConvShape { bias: true, ..ConvShape::same(3, 1, 1) };
         Self {
             conv1: b.conv2d("conv1", width, width, shape),
-            norm1: b.batch_norm2d("norm1", width, NORM_EPS, 1.0),
-            conv2: b.conv2d("conv2", width, width, shape),
+            norm1_conv2: b.norm_act_conv(("norm1", NORM_EPS), Activation::GeluTanh, "conv2", [width, width], shape),
             norm2: b.batch_norm2d("norm2", width, NORM_EPS, 1.0),
             gamma: layer_scale.map(|value| b.param("gamma", &[width], Init::Constant(value))),
             drop,
@@ -210,8 +209,8 @@ impl ConvBlock {
 
 impl Block for ConvBlock {
     fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
-        let y = self.norm1.forward(&self.conv1.forward(&xs[0], ctx), ctx).gelu("tanh");
-        let y = self.norm2.forward(&self.conv2.forward(&y, ctx), ctx);
+        let y = self.norm1_conv2.forward(&self.conv1.forward(&xs[0], ctx), ctx);
+        let y = self.norm2.forward(&y, ctx);
         let y = match &self.gamma {
             Some(gamma) => y * gamma.view([1, -1, 1, 1]),
             None => y,
@@ -270,10 +269,8 @@ impl Windows {
 /// x + mixer(norm(x)), then x + MLP(norm(x)), on the tokens of windows.
 struct WindowBlock {
     windows: Windows,
-    norm1: LayerNorm,
     mixer: Mixer,
-    norm2: LayerNorm,
-    fc1: Linear,
+    norm2_fc1: NormLinear,
     gelu_fc2: ActLinear,
     gamma: Option<[Tensor; 2]>,
     drop: DropPath,
@@ -288,18 +285,16 @@ impl WindowBlock {
     fn new(b: &Builder, c: &MambaVisionConfig, level: usize, scans: bool, windows: Windows, drop: DropPath) -> Self {
         let width = c.level_width(level);
         let hidden = (width as f64 * c.mlp_ratio) as i64;
-        let (mixer, mlp) = (b.sub("mixer"), b.sub("mlp"));
+        let mlp = b.sub("mlp");
         let scale = |name: &str, value: f64| b.param(name, &[width], Init::Constant(value));
         Self {
             windows,
-            norm1: b.layer_norm("norm1", width, NORM_EPS),
             mixer: if scans {
-                Mixer::Scan(Box::new(ScanMixer::new(&mixer, c, width)))
+                Mixer::Scan(Box::new(ScanMixer::new(b, c, width)))
             } else {
-                Mixer::Attention(Box::new(Attention::new(&mixer, width, c.heads[level])))
+                Mixer::Attention(Box::new(Attention::new(b, width, c.heads[level])))
             },
-            norm2: b.layer_norm("norm2", width, NORM_EPS),
-            fc1: mlp.linear("fc1", width, hidden),
+            norm2_fc1: b.norm_linear("norm2", NORM_EPS, "mlp.fc1", width, hidden),
             gelu_fc2: mlp.act_linear(Activation::Gelu, "fc2", hidden, width),
             gamma: c.layer_scale.map(|value| [scale("gamma_1", value), scale("gamma_2", value)]),
             drop,
@@ -319,13 +314,12 @@ impl WindowBlock {
 impl Block for WindowBlock {
     fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
         let x = if self.windows.enter { self.windows.cut(&xs[0]) } else { xs[0].shallow_clone() };
-        let normal = self.norm1.forward(&x);
         let mixed = match &self.mixer {
-            Mixer::Scan(mixer) => mixer.forward(&normal, ctx),
-            Mixer::Attention(mixer) => mixer.forward(&normal, ctx),
+            Mixer::Scan(mixer) => mixer.forward(&x, ctx),
+            Mixer::Attention(mixer) => mixer.forward(&x, ctx),
         };
         let x = &x + self.branch(0, mixed, ctx);
-        let hidden = self.fc1.forward(&self.norm2.forward(&x), ctx); // (…, mlp_ratio · width)
+        let hidden = self.norm2_fc1.forward(&x, ctx); // (…, mlp_ratio · width)
         // A factor's gradient needs the values of what it multiplies.
         let y = if self.gamma.is_some() {
             self.gelu_fc2.forward(&hidden, ctx)
@@ -337,53 +331,57 @@ impl Block for WindowBlock {
     }
 }
 
-/// Half of the channels scan, the other half only goes through a convolution; neither gates the other.
+/// A norm; then half of the channels scan, the other half only goes through a convolution; neither gates the other.
 struct ScanMixer {
-    in_proj: Linear,
+    norm_in_proj: NormLinear,
+    halves: Part,
+    out_proj: Linear,
+}
+
+impl ScanMixer {
+    fn new(b: &Builder, c: &MambaVisionConfig, width: i64) -> Self {
+        let inner = c.expand * width;
+        let plain = LinearShape::USUAL.without_bias();
+        let mixer = b.sub("mixer");
+        Self {
+            norm_in_proj: b.norm_linear_shaped("norm1", NORM_EPS, "mixer.in_proj", [width, inner], plain),
+            halves: mixer.part("halves", |b| Halves::new(b, c, width)),
+            out_proj: mixer.linear_shaped("out_proj", inner, width, plain),
+        }
+    }
+
+    /// (windows, tokens, width) to the same.
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        let y = self.halves.forward(&self.norm_in_proj.forward(x, ctx), ctx);
+        self.out_proj.forward(&y, ctx)
+    }
+}
+
+/// What happens between a mixer's projections.
+struct Halves {
     conv_x: Tensor,
     conv_z: Tensor,
     x_proj: Linear,
     dt_proj: Linear,
     a_log: Tensor,
     d: Tensor,
-    out_proj: Linear,
     sizes: [i64; 3],
 }
 
-impl ScanMixer {
+impl Halves {
     fn new(b: &Builder, c: &MambaVisionConfig, width: i64) -> Self {
-        let (inner, half, rank) = (c.expand * width, c.expand * width / 2, step_rank(width));
+        let (half, rank) = (c.expand * width / 2, step_rank(width));
         let conv = |name: &str| b.sub(name).param("weight", &[half, 1, c.taps], Init::Uniform { fan_in: c.taps });
-        let plain = LinearShape::USUAL.without_bias();
         Self {
-            in_proj: b.linear_shaped("in_proj", width, inner, plain),
             conv_x: conv("conv1d_x"),
             conv_z: conv("conv1d_z"),
-            x_proj: b.linear_shaped("x_proj", half, rank + 2 * c.states, plain),
+            x_proj: b.linear_shaped("x_proj", half, rank + 2 * c.states, LinearShape::USUAL.without_bias()),
             // The published code draws special step widths, and then begins all biases of linear layers at zero.
             dt_proj: b.linear("dt_proj", rank, half),
             a_log: b.param("A_log", &[half, c.states], Init::Logarithms),
             d: b.param("D", &[half], Init::Constant(1.0)),
-            out_proj: b.linear_shaped("out_proj", inner, width, plain),
             sizes: [rank, c.states, c.states],
         }
-    }
-
-    /// (windows, tokens, width) to the same.
-    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let xz = self.in_proj.forward(x, ctx);
-        let mut halves = xz.chunk(2, -1);
-        let (z, x) = (halves.remove(1), halves.remove(0));
-        let (x, z) = (self.convolve(&x, &self.conv_x, ctx), self.convolve(&z, &self.conv_z, ctx));
-        let mut parts = self.x_proj.forward(&x, ctx).split_with_sizes(self.sizes, -1);
-        let (c, b, steps) = (parts.remove(2), parts.remove(1), parts.remove(0));
-        // The layer adds its bias, and the scan adds it again: so does the published code, so its weights expect it.
-        let delta = self.dt_proj.forward(&steps, ctx);
-        let bias = self.dt_proj.bias().expect("built with a bias");
-        let a = decay_rates(&self.a_log);
-        let pass = Pass { x: &x, delta: &delta, a: &a, b: &b, c: &c, d: &self.d, bias, reverse: false };
-        let y = selective_scan(&[pass], None, 1.0);
-        self.out_proj.forward(&Tensor::cat(&[y, z], -1), ctx)
     }
 
     /// SiLU of the convolution that sees as far ahead as back (for an even number of taps, one further ahead).
@@ -394,27 +392,47 @@ impl ScanMixer {
     }
 }
 
-/// Attention over the tokens of a window.
+impl Block for Halves {
+    /// (windows, tokens, inner) to the same.
+    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+        let mut halves = xs[0].chunk(2, -1);
+        let (z, x) = (halves.remove(1), halves.remove(0));
+        let (x, z) = (self.convolve(&x, &self.conv_x, ctx), self.convolve(&z, &self.conv_z, ctx));
+        let mut parts = self.x_proj.forward(&x, ctx).split_with_sizes(self.sizes, -1);
+        let (c, b, steps) = (parts.remove(2), parts.remove(1), parts.remove(0));
+        // The layer adds its bias, and the scan adds it again: so does the published code, so its weights expect it.
+        let delta = self.dt_proj.forward(&steps, ctx);
+        let bias = self.dt_proj.bias().expect("built with a bias");
+        let a = decay_rates(&self.a_log);
+        let pass = Pass { x: &x, delta: &delta, a: &a, b: &b, c: &c, d: &self.d, bias, reverse: false };
+        let scan = Scan { passes: &[pass], gate: None, scale: 1.0 };
+        let y = if ctx.values { scan.run() } else { scan.without_value() };
+        vec![Tensor::cat(&[y, z], -1)]
+    }
+
+    fn draws(&self) -> bool {
+        self.x_proj.draws() || self.dt_proj.draws()
+    }
+}
+
+/// A norm, and attention over the tokens of a window.
 struct Attention {
     heads: i64,
-    qkv: Linear,
+    norm_qkv: NormLinear,
     proj: Linear,
 }
 
 impl Attention {
     fn new(b: &Builder, width: i64, heads: i64) -> Self {
-        Self { heads, qkv: b.linear("qkv", width, 3 * width), proj: b.linear("proj", width, width) }
+        Self {
+            heads,
+            norm_qkv: b.norm_linear("norm1", NORM_EPS, "mixer.qkv", width, 3 * width),
+            proj: b.linear("mixer.proj", width, width),
+        }
     }
 
     /// (windows, tokens, width) to the same.
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let (windows, tokens, width) = (x.size()[0], x.size()[1], x.size()[2]);
-        let head = width / self.heads;
-        let qkv = self.qkv.forward(x, ctx).view([windows, tokens, 3, self.heads, head]);
-        let mut qkv = qkv.permute([2, 0, 3, 1, 4]).unbind(0); // 3 × (windows, heads, tokens, head)
-        let (v, k, q) = (qkv.remove(2), qkv.remove(1), qkv.remove(0));
-        ctx.count(2 * windows * self.heads * tokens * tokens * head);
-        let y = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false);
-        self.proj.forward(&y.transpose(1, 2).reshape([windows, tokens, width]), ctx)
+        self.proj.forward(&attend(&self.norm_qkv.forward(x, ctx), self.heads, ctx), ctx)
     }
 }

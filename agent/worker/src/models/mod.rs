@@ -1,5 +1,6 @@
 //! Architectures, one file each. They know nothing of methods, checkpointing policies, devices or files.
 
+mod attention;
 pub(crate) mod mamba;
 pub mod mamba_vision;
 pub mod tiny_vit;

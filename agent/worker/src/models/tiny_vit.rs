@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::Model;
 use crate::nn::{
     ActLinear, Activation, BatchNorm2d, Block, Builder, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, LayerNorm,
-    Linear, NormLinear, Slot,
+    Linear, NormActConv, NormLinear, Part, Slot,
 };
 
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -185,64 +185,79 @@ impl ConvNorm {
     }
 }
 
-/// An inverted bottleneck: 1×1 to a larger width, depthwise 3×3, 1×1 back, added to its input; GELU after each,
-/// after the addition too. Maps (batch, channels, height, width) to the same.
+/// An inverted bottleneck: 1×1 to a larger width, depthwise 3×3, 1×1 back, added to its input; a batch norm after each
+/// convolution, and GELU behind that, after the addition too. Maps (batch, channels, height, width) to the same.
 struct MbConv {
-    expand: ConvNorm,
-    depthwise: ConvNorm,
-    project: ConvNorm,
+    convs: Bottleneck,
     drop: DropPath,
 }
 
 impl MbConv {
     fn new(b: &Builder, width: i64, c: &TinyVitConfig, drop: DropPath) -> Self {
         let hidden = (width as f64 * c.expand_ratio) as i64;
-        Self {
-            expand: ConvNorm::new(b, "conv1", width, hidden, ConvShape::same(1, 1, 1), 1.0),
-            depthwise: ConvNorm::new(b, "conv2", hidden, hidden, ConvShape::same(3, 1, hidden), 1.0),
-            // A gain of zero: a fresh block begins as the identity (but for the GELU).
-            project: ConvNorm::new(b, "conv3", hidden, width, ConvShape::same(1, 1, 1), 0.0),
-            drop,
-        }
+        // A gain of zero: a fresh block begins as the identity (but for the GELU).
+        Self { convs: Bottleneck::new(b, [width, hidden, width], 1, 0.0), drop }
     }
 }
 
 impl Block for MbConv {
     fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
-        let x = self.expand.forward(&xs[0], ctx).gelu("none");
-        let x = self.depthwise.forward(&x, ctx).gelu("none");
-        let x = self.drop.forward(self.project.forward(&x, ctx), ctx);
+        let x = self.drop.forward(self.convs.forward(&xs[0], ctx), ctx);
         vec![(x + &xs[0]).gelu("none")]
     }
 }
 
-/// Halves the map and changes its width: 1×1, depthwise 3×3 with stride 2, 1×1. Ends with (batch, height, width,
+/// 1×1, depthwise 3×3, 1×1, each with its batch norm, and GELU between them.
+struct Bottleneck {
+    conv1: Conv2d,
+    norm1_conv2: NormActConv,
+    norm2_conv3: NormActConv,
+    norm3: BatchNorm2d,
+}
+
+impl Bottleneck {
+    fn new(b: &Builder, widths: [i64; 3], stride: i64, last_gain: f64) -> Self {
+        let [from, hidden, to] = widths;
+        let one = ConvShape::same(1, 1, 1);
+        let gelu = Activation::Gelu;
+        Self {
+            conv1: b.conv2d("conv1.conv", from, hidden, one),
+            norm1_conv2: b.norm_act_conv(
+                ("conv1.bn", BATCH_NORM_EPS),
+                gelu,
+                "conv2.conv",
+                [hidden, hidden],
+                ConvShape::same(3, stride, hidden),
+            ),
+            norm2_conv3: b.norm_act_conv(("conv2.bn", BATCH_NORM_EPS), gelu, "conv3.conv", [hidden, to], one),
+            norm3: b.batch_norm2d("conv3.bn", to, BATCH_NORM_EPS, last_gain),
+        }
+    }
+
+    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        let x = self.norm1_conv2.forward(&self.conv1.forward(x, ctx), ctx);
+        self.norm3.forward(&self.norm2_conv3.forward(&x, ctx), ctx)
+    }
+}
+
+/// Halves the map and changes its width, with a stride in the middle of a bottleneck. Ends with (batch, height, width,
 /// channels).
 struct PatchMerging {
-    conv1: ConvNorm,
-    conv2: ConvNorm,
-    conv3: ConvNorm,
+    convs: Bottleneck,
     /// Whether the input has its channels last, as behind another attention stage.
     channels_last: bool,
 }
 
 impl PatchMerging {
     fn new(b: &Builder, before: i64, width: i64, channels_last: bool) -> Self {
-        Self {
-            conv1: ConvNorm::new(b, "conv1", before, width, ConvShape::same(1, 1, 1), 1.0),
-            conv2: ConvNorm::new(b, "conv2", width, width, ConvShape::same(3, 2, width), 1.0),
-            conv3: ConvNorm::new(b, "conv3", width, width, ConvShape::same(1, 1, 1), 1.0),
-            channels_last,
-        }
+        Self { convs: Bottleneck::new(b, [before, width, width], 2, 1.0), channels_last }
     }
 }
 
 impl Block for PatchMerging {
     fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
         let x = if self.channels_last { channels_first(&xs[0]).contiguous() } else { xs[0].shallow_clone() };
-        let x = self.conv1.forward(&x, ctx).gelu("none");
-        let x = self.conv2.forward(&x, ctx).gelu("none");
-        vec![channels_last(&self.conv3.forward(&x, ctx))]
+        vec![channels_last(&self.convs.forward(&x, ctx))]
     }
 }
 
@@ -306,49 +321,71 @@ impl Block for TinyVitBlock {
     }
 }
 
-/// Attention over the tokens of a window, with a learned bias per head and distance.
+/// Attention over the tokens of a window.
 struct Attention {
-    heads: i64,
     norm_qkv: NormLinear,
+    biased: Part,
     proj: Linear,
-    /// (heads, distances).
-    biases: Tensor,
-    /// Place in `biases` of each pair of tokens, (tokens², ).
-    places: Tensor,
 }
 
 impl Attention {
     fn new(b: &Builder, width: i64, heads: i64, window: i64) -> Self {
         let (places, distances) = distance_places(window);
         Self {
-            heads,
-            biases: b.param("attention_biases", &[heads, distances], Init::Constant(0.0)),
+            biased: b.part("attention", |b| BiasedAttention {
+                heads,
+                biases: b.param("attention_biases", &[heads, distances], Init::Constant(0.0)),
+                places: Tensor::from_slice(&places).to_device(b.device()),
+            }),
             norm_qkv: b.norm_linear("norm", LAYER_NORM_EPS, "qkv", width, 3 * width),
             proj: b.linear("proj", width, width),
-            places: Tensor::from_slice(&places).to_device(b.device()),
         }
     }
 
     /// (windows, tokens, width) to the same.
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let (windows, tokens, width) = (x.size()[0], x.size()[1], x.size()[2]);
+        let qkv = self.norm_qkv.forward(x, ctx);
+        // Only the plain form, for biases that train, keeps probabilities that are worth computing again.
+        let y = self.biased.forward(&qkv, &Ctx { cheap: ctx.cheap && self.biased.trains(), ..*ctx });
+        self.proj.forward(&y, ctx)
+    }
+}
+
+/// Attention with a learned bias per head and distance.
+struct BiasedAttention {
+    heads: i64,
+    /// (heads, distances).
+    biases: Tensor,
+    /// Place in `biases` of each pair of tokens, (tokens², ).
+    places: Tensor,
+}
+
+impl BiasedAttention {
+    /// (windows, tokens, 3·width) to (windows, tokens, width).
+    fn attend(&self, qkv: &Tensor, ctx: &Ctx) -> Tensor {
+        let (windows, tokens, width) = (qkv.size()[0], qkv.size()[1], qkv.size()[2] / 3);
         let head = width / self.heads;
         // Rows of qkv are laid out per head: q, k, v of the first head, then of the second, …
-        let qkv = self.norm_qkv.forward(x, ctx).view([windows, tokens, self.heads, 3 * head]);
-        let mut qkv = qkv.transpose(1, 2).split(head, -1); // 3 × (windows, heads, tokens, head)
+        let mut qkv = qkv.view([windows, tokens, self.heads, 3 * head]).transpose(1, 2).split(head, -1); // 3 × (windows, heads, tokens, head)
         let (v, k, q) = (qkv.remove(2), qkv.remove(1), qkv.remove(0));
         let bias = self.biases.index_select(1, &self.places).view([1, self.heads, tokens, tokens]);
         ctx.count(2 * windows * self.heads * tokens * tokens * head);
         let bias = bias.to_kind(q.kind());
-        // libtorch's fused attention has no gradient of a bias. Which form is used must not depend on whether gradients
-        // are recorded just now, or a block that runs again would round differently.
+        // Which form is used must not depend on whether gradients are recorded just now, or a block that runs again would
+        // round differently.
         let y = if self.biases.requires_grad() {
             let scores = (q * (head as f64).powf(-0.5)).matmul(&k.transpose(-2, -1)) + bias;
             scores.softmax(-1, None::<Kind>).matmul(&v)
         } else {
             Tensor::scaled_dot_product_attention(&q, &k, &v, Some(&bias), 0.0, false, None, false)
         };
-        self.proj.forward(&y.transpose(1, 2).reshape([windows, tokens, width]), ctx)
+        y.transpose(1, 2).reshape([windows, tokens, width])
+    }
+}
+
+impl Block for BiasedAttention {
+    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+        vec![self.attend(&xs[0], ctx)]
     }
 }
 

@@ -11,9 +11,10 @@ use tch::Tensor;
 use super::Model;
 use super::mamba::{self, Direction, DirectionSizes};
 use crate::nn::{
-    Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, Linear, LinearShape, RmsNorm, Slot,
+    Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, Linear, LinearShape, NormLinear,
+    Part, RmsNorm, Slot,
 };
-use crate::scan::selective_scan;
+use crate::scan::Scan;
 
 /// Width, depth and sizes of a Vim.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,13 +105,7 @@ impl Vim {
             bias: Some(Init::Constant(0.0)),
         };
         let shape = ConvShape { stride: c.stride, ..ConvShape::patches(c.patch_size) };
-        let block = |i: i64| {
-            layers.block(&i.to_string(), |b| VimBlock {
-                norm: b.rms_norm("norm", c.width, c.norm_eps),
-                mixer: VimMixer::new(&b.sub("mixer"), c),
-                drop: drops[i as usize],
-            })
-        };
+        let block = |i: i64| layers.block(&i.to_string(), |b| VimBlock::new(b, c, drops[i as usize]));
         Self {
             patch_embed: b.sub("patch_embed").conv2d_shaped("proj", 3, c.width, shape, patches),
             cls_token: b.param("cls_token", &[1, 1, c.width], Init::TruncatedNormal { std: 0.02 }),
@@ -162,9 +157,30 @@ impl Model for Vim {
 /// (hidden, residual) → (mixer(norm(sum)), sum), with sum = residual + hidden. The first block gets the tokens alone, which
 /// are its sum.
 struct VimBlock {
-    norm: RmsNorm,
-    mixer: VimMixer,
+    norm_in_proj: NormLinear,
+    scans: Part,
+    out_proj: Linear,
     drop: DropPath,
+}
+
+impl VimBlock {
+    fn new(b: &Builder, c: &VimConfig, drop: DropPath) -> Self {
+        let inner = c.expand * c.width;
+        let sizes = DirectionSizes { inner, states: c.states, taps: c.taps, step_rank: c.step_rank, conv_bias: true };
+        let torch = |fan_in: i64| LinearShape { weight: Init::Uniform { fan_in }, bias: None };
+        let mixer = b.sub("mixer");
+        Self {
+            norm_in_proj: b.rms_norm_linear("norm", c.norm_eps, "mixer.in_proj", [c.width, 2 * inner], torch(c.width)),
+            scans: mixer.part("scans", |b| BothDirections {
+                forward: Direction::new(b, "", sizes, Init::StepWidths),
+                // The published code gives only the forward direction its special step widths.
+                backward: Direction::new(b, "_b", sizes, Init::Constant(0.0)),
+            }),
+            // U(±1/√inner), smaller by √depth.
+            out_proj: mixer.linear_shaped("out_proj", inner, c.width, torch(inner * c.depth.max(1))),
+            drop,
+        }
+    }
 }
 
 impl Block for VimBlock {
@@ -173,43 +189,31 @@ impl Block for VimBlock {
             [hidden, residual] => residual + self.drop.forward(hidden.shallow_clone(), ctx),
             _ => xs[0].shallow_clone(),
         };
-        vec![self.mixer.forward(&self.norm.forward(&sum), ctx), sum]
+        let y = self.scans.forward(&self.norm_in_proj.forward(&sum, ctx), ctx);
+        vec![self.out_proj.forward_last(&y, ctx), sum]
     }
 }
 
-/// The mixer of both directions ("bimamba v2"): they share the projections at both ends, and each has its own scan.
-struct VimMixer {
-    in_proj: Linear,
+/// Both directions ("bimamba v2"): they share the projections in front and behind, and each has its own scan.
+struct BothDirections {
     forward: Direction,
     backward: Direction,
-    out_proj: Linear,
 }
 
-impl VimMixer {
-    fn new(b: &Builder, c: &VimConfig) -> Self {
-        let inner = c.expand * c.width;
-        let sizes = DirectionSizes { inner, states: c.states, taps: c.taps, step_rank: c.step_rank, conv_bias: true };
-        let torch = |fan_in: i64| LinearShape { weight: Init::Uniform { fan_in }, bias: None };
-        Self {
-            in_proj: b.linear_shaped("in_proj", c.width, 2 * inner, torch(c.width)),
-            forward: Direction::new(b, "", sizes, Init::StepWidths),
-            // The published code gives only the forward direction its special step widths.
-            backward: Direction::new(b, "_b", sizes, Init::Constant(0.0)),
-            // U(±1/√inner), smaller by √depth.
-            out_proj: b.linear_shaped("out_proj", inner, c.width, torch(inner * c.depth.max(1))),
-        }
-    }
-
-    /// (batch, tokens, width) to the same.
-    fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let xz = self.in_proj.forward(x, ctx);
-        let mut halves = xz.chunk(2, -1);
+impl Block for BothDirections {
+    /// (batch, tokens, 2·inner), input and gate side by side, to (batch, tokens, inner).
+    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+        let mut halves = xs[0].chunk(2, -1);
         let (z, x) = (halves.remove(1), halves.remove(0));
         let inputs = mamba::convolutions(&x, [(&self.forward, false), (&self.backward, true)], ctx);
         let forward = self.forward.prepare(&inputs[0], ctx);
         let backward = self.backward.prepare(&inputs[1], ctx);
         // The mean of both, where the published name says "div2".
-        let y = selective_scan(&[forward.pass(false), backward.pass(true)], Some(&z), 0.5);
-        self.out_proj.forward_last(&y, ctx)
+        let scan = Scan { passes: &[forward.pass(false), backward.pass(true)], gate: Some(&z), scale: 0.5 };
+        vec![if ctx.values { scan.run() } else { scan.without_value() }]
+    }
+
+    fn draws(&self) -> bool {
+        self.forward.draws() || self.backward.draws()
     }
 }

@@ -11,6 +11,7 @@ use crate::nn::{
 };
 
 use super::Model;
+use super::attention::attend;
 
 /// Width, depth and sizes of a ViT.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,14 +146,7 @@ impl VitBlock {
     }
 
     fn attention(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let (batch, tokens, width) = (x.size()[0], x.size()[1], x.size()[2]);
-        let head = width / self.heads;
-        let qkv = self.norm1_qkv.forward(x, ctx).view([batch, tokens, 3, self.heads, head]);
-        let mut qkv = qkv.permute([2, 0, 3, 1, 4]).unbind(0); // 3 × (batch, heads, tokens, head)
-        let (v, k, q) = (qkv.remove(2), qkv.remove(1), qkv.remove(0));
-        ctx.count(2 * batch * self.heads * tokens * tokens * head);
-        let y = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false);
-        self.proj.forward(&y.transpose(1, 2).reshape([batch, tokens, width]), ctx)
+        self.proj.forward(&attend(&self.norm1_qkv.forward(x, ctx), self.heads, ctx), ctx)
     }
 }
 

@@ -13,6 +13,11 @@ use super::Ctx;
 pub trait Block: Send {
     /// The block's outputs; a function of `xs`, of the block's parameters, and of `ctx`.
     fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor>;
+
+    /// Whether a pass in training draws random numbers. Asked of parts alone: a block's generator is seeded anyway.
+    fn draws(&self) -> bool {
+        false
+    }
 }
 
 /// A block in its place in the model.
@@ -39,6 +44,10 @@ impl Slot {
     /// Runs the block.
     pub fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
         self.block.lock().unwrap_or_else(PoisonError::into_inner).forward(xs, ctx)
+    }
+
+    pub(super) fn draws(&self) -> bool {
+        self.block.lock().unwrap_or_else(PoisonError::into_inner).draws()
     }
 
     /// The block's parameters that train, adapters included.

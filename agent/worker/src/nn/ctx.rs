@@ -67,6 +67,11 @@ pub struct Ctx<'a> {
     pub train: bool,
     /// This forward runs again for backward's sake: statistics must not move a second time.
     pub recomputing: bool,
+    /// Somebody reads what comes out. Where a block or part runs again, only its gradients are wanted, and the last product
+    /// of it need not be computed.
+    pub values: bool,
+    /// Parts that are cheap to run again keep only their inputs.
+    pub cheap: bool,
     /// Randomness of this pass, or of the block at work.
     pub seed: Seed,
     /// In what matrix products, convolutions and attention compute.
@@ -78,7 +83,15 @@ pub struct Ctx<'a> {
 impl<'a> Ctx<'a> {
     /// For classifying: no dropout, nothing moves.
     pub const fn eval() -> Self {
-        Self { train: false, recomputing: false, seed: Seed::root(0), precision: Precision::Fp32, macs: None }
+        Self {
+            train: false,
+            recomputing: false,
+            values: true,
+            cheap: false,
+            seed: Seed::root(0),
+            precision: Precision::Fp32,
+            macs: None,
+        }
     }
 
     /// For one training pass with randomness from `seed`.

@@ -5,11 +5,15 @@ use tch::Tensor;
 use super::{Ctx, rms_norm, tail};
 use crate::quant::Nf4;
 use crate::torch::GradMode;
+use crate::torch::conv::ConvSteps;
 
 /// What a fine-tuning method puts beside a linear layer.
 pub trait Adapter: Send {
     /// The layer's output, given its input `x` and what the frozen layer made of it.
     fn forward(&self, x: &Tensor, base: Tensor, ctx: &Ctx) -> Tensor;
+
+    /// Whether it draws random numbers in training.
+    fn draws(&self) -> bool;
 }
 
 /// A linear layer's weight.
@@ -55,7 +59,12 @@ impl Linear {
     /// The same for a layer whose output is only added to something else: where a block runs again for backward's sake,
     /// the values are not computed.
     pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        if ctx.recomputing { self.apply(x, ctx, false) } else { self.forward(x, ctx) }
+        if ctx.values { self.forward(x, ctx) } else { self.apply(x, ctx, false) }
+    }
+
+    /// Whether the layer draws random numbers in training.
+    pub fn draws(&self) -> bool {
+        self.adapter.as_ref().is_some_and(|adapter| adapter.draws())
     }
 
     fn apply(&self, x: &Tensor, ctx: &Ctx, values: bool) -> Tensor {
@@ -119,16 +128,23 @@ pub struct Conv2d {
 impl Conv2d {
     /// Applies the layer to `x` of shape (batch, channels, height, width).
     pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        self.apply(x, ctx, true)
+    }
+
+    /// The same; where values are not wanted, they are not computed (see [`Linear::forward_last`]).
+    pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+        self.apply(x, ctx, ctx.values)
+    }
+
+    fn apply(&self, x: &Tensor, ctx: &Ctx, values: bool) -> Tensor {
         let pair = |n| [n, n];
+        let (x, weight) = (ctx.low(x), ctx.low(&self.weight));
         let bias = self.bias.as_ref().map(|bias| ctx.low(bias));
-        let y = ctx.low(x).conv2d(
-            &ctx.low(&self.weight),
-            bias.as_ref(),
-            pair(self.stride),
-            pair(self.padding),
-            pair(1),
-            self.groups,
-        );
+        if !values {
+            let steps = ConvSteps { stride: self.stride, padding: self.padding, groups: self.groups };
+            return tail::conv_without_value(&x, &weight, bias.as_ref(), steps);
+        }
+        let y = x.conv2d(&weight, bias.as_ref(), pair(self.stride), pair(self.padding), pair(1), self.groups);
         if ctx.macs.is_some() {
             let per_output: i64 = self.weight.size()[1..].iter().product();
             ctx.count(y.numel() as i64 * per_output);
@@ -171,52 +187,5 @@ impl BatchNorm2d {
             self.eps,
             true,
         )
-    }
-}
-
-/// A norm and the linear layer that reads it: a pair whose middle is cheap to compute again.
-pub struct NormLinear {
-    pub(super) norm: LayerNorm,
-    pub(super) linear: Linear,
-}
-
-impl NormLinear {
-    /// linear(norm(x)).
-    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.linear.forward(&self.norm.forward(x), ctx)
-    }
-}
-
-/// Activation functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// GELU by the error function.
-    Gelu,
-}
-
-impl Activation {
-    /// Applies the function to each element.
-    pub fn forward(self, x: &Tensor) -> Tensor {
-        match self {
-            Self::Gelu => x.gelu("none"),
-        }
-    }
-}
-
-/// An activation and the linear layer that reads it: a pair whose middle is cheap to compute again.
-pub struct ActLinear {
-    pub(super) activation: Activation,
-    pub(super) linear: Linear,
-}
-
-impl ActLinear {
-    /// linear(activation(x)).
-    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.linear.forward(&self.activation.forward(x), ctx)
-    }
-
-    /// The same where the output is only added to something else; see [`Linear::forward_last`].
-    pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.linear.forward_last(&self.activation.forward(x), ctx)
     }
 }

@@ -1,13 +1,15 @@
-//! The last linear layer of a block that runs again for backward's sake.
+//! The last product of a block, or of a part of one, that runs again for backward's sake.
 //!
-//! What comes out of it is only added to something else, so backward needs the layer's input and weight and no value of
-//! its output. Running it again would be a third of a transformer block's products for nothing; PyTorch's own
-//! checkpointing saves them too, by ending a recomputation at the last tensor that it needs.
+//! Nobody reads what comes out of it, so backward needs the layer's input and weight and no value of its output. For a
+//! transformer block, running it again would be a third of the products for nothing (PyTorch's own checkpointing saves them
+//! too, by ending a recomputation at the last tensor that it needs); for a part that is cheap to run again, it is what
+//! makes it cheap.
 
 use anyhow::Context as _;
 use tch::{Kind, Tensor};
 
-use crate::torch::{Function, GradMode, attach};
+use crate::torch::conv::{ConvSteps, conv2d_gradients};
+use crate::torch::{Function, attach, weightless};
 
 /// Zeros in place of x·Wᵀ + b, with the gradients of x·Wᵀ + b.
 ///
@@ -21,24 +23,56 @@ pub(super) fn without_value(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) 
     if let Some(last) = shape.last_mut() {
         *last = weight.size()[0];
     }
-    let zeros = {
-        let _off = GradMode::off();
-        Tensor::zeros([1], (x.kind(), x.device())).expand(&shape, false)
-    };
-    let saved = Saved { x: x.detach(), weight: weight.detach() };
+    differentiable_zeros(&shape, x, weight, bias, LinearTail { x: x.detach(), weight: weight.detach() })
+}
+
+/// The same for a square 2-d convolution of `x` (batch, channels, height, width).
+///
+/// # Panics
+/// As [`without_value`].
+pub(super) fn conv_without_value(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, steps: ConvSteps) -> Tensor {
+    let (from, kernel) = (x.size(), weight.size());
+    let side = |i: usize| (from[i] + 2 * steps.padding - kernel[i]) / steps.stride + 1;
+    let shape = [from[0], kernel[0], side(2), side(3)];
+    differentiable_zeros(&shape, x, weight, bias, ConvTail { x: x.detach(), weight: weight.detach(), steps })
+}
+
+/// Zeros with gradients by `function`.
+fn differentiable_zeros(
+    shape: &[i64],
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    function: impl Function + 'static,
+) -> Tensor {
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
-    match attach(vec![zeros], &inputs, saved) {
+    match attach(vec![weightless(shape, x)], &inputs, function) {
         Ok(mut outputs) => outputs.swap_remove(0),
         Err(error) => panic!("{error}"),
     }
 }
 
-struct Saved {
+struct ConvTail {
+    x: Tensor,
+    weight: Tensor,
+    steps: ConvSteps,
+}
+
+impl Function for ConvTail {
+    fn backward(&mut self, grads: Vec<Option<Tensor>>, needed: &[bool]) -> anyhow::Result<Vec<Option<Tensor>>> {
+        let grad = grads.into_iter().next().flatten().context("the layer's output influences the loss")?;
+        let wanted = [needed[0], needed[1], needed.get(2).copied().unwrap_or(false)];
+        let found = conv2d_gradients(&grad, &self.x, &self.weight, self.steps, wanted)?;
+        Ok(found.into_iter().take(needed.len()).collect())
+    }
+}
+
+struct LinearTail {
     x: Tensor,
     weight: Tensor,
 }
 
-impl Function for Saved {
+impl Function for LinearTail {
     fn backward(&mut self, grads: Vec<Option<Tensor>>, needed: &[bool]) -> anyhow::Result<Vec<Option<Tensor>>> {
         let grad = grads.into_iter().next().flatten().context("the layer's output influences the loss")?;
         let (outputs, inputs) = (self.weight.size()[0], self.weight.size()[1]);

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use tch::Tensor;
 
 use super::{Conv, Gradients, Pass, cpu, cuda, plain};
-use crate::torch::{Function, GradMode, attach};
+use crate::torch::{Function, GradMode, attach, weightless};
 
 /// Who runs the kernels.
 #[allow(clippy::large_enum_variant, reason = "there is one per scan, and it lives as long as the scan")]
@@ -34,11 +34,12 @@ impl SavedScan {
         plain::selective_scan(&self.passes(), self.gate(), self.scale)
     }
 
-    /// By the kernels, recorded as one node.
-    pub(super) fn run(self, kernels: Kernels) -> Tensor {
+    /// By the kernels, recorded as one node; zeros without `values`.
+    pub(super) fn run(self, kernels: Kernels, values: bool) -> Tensor {
         let y = {
             let _off = GradMode::off();
             match &kernels {
+                _ if !values => weightless(&self.tensors[0].size(), &self.tensors[0]),
                 Kernels::Cpu => cpu::forward(&self.passes(), self.gate(), self.scale),
                 Kernels::Gpu(gpu) => match gpu.forward(&self.passes(), self.gate(), self.scale) {
                     Ok(y) => y,

@@ -96,25 +96,60 @@ pub struct Gradients {
     pub gate: Option<Tensor>,
 }
 
-/// y (batch, length, channels): the sum over the passes, times `scale`, times silu(`gate`) where there is one.
-///
-/// Tensors may be views with any stride between rows; the scan computes in f32 (in f64 for f64 inputs) and gives that.
+/// A scan, before it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Scan<'a> {
+    /// What is added up.
+    pub passes: &'a [Pass<'a>],
+    /// Whose SiLU is a factor, in the shape of the input.
+    pub gate: Option<&'a Tensor>,
+    /// Another factor.
+    pub scale: f64,
+}
+
+impl Scan<'_> {
+    /// y (batch, length, channels): the sum over the passes, times `scale`, times silu(`gate`) where there is one.
+    ///
+    /// Tensors may be views with any stride between rows; the scan computes in f32 (in f64 for f64 inputs) and gives that.
+    ///
+    /// # Panics
+    /// For shapes that do not fit, and where libtorch fails, as tch's operators do; see [`crate::torch::guard`].
+    pub fn run(&self) -> Tensor {
+        self.apply(true)
+    }
+
+    /// Zeros in place of y, with the gradients of y, for who runs a scan again for backward's sake. (Where libtorch's own
+    /// operators have to stand in for the kernels, y itself.)
+    ///
+    /// # Panics
+    /// As [`Scan::run`].
+    pub fn without_value(&self) -> Tensor {
+        self.apply(false)
+    }
+
+    fn apply(&self, values: bool) -> Tensor {
+        let Self { passes, gate, scale } = *self;
+        passes.iter().for_each(Pass::check);
+        assert!(gate.is_none_or(|gate| gate.size() == passes[0].x.size()), "a scan's gate has the shape of its input");
+        let tensors: Vec<Tensor> = passes.iter().flat_map(|p| p.tensors()).chain(gate).map(wide).collect();
+        let reverse: Vec<bool> = passes.iter().map(|p| p.reverse).collect();
+        let scan = SavedScan { tensors, reverse, scale };
+        match passes[0].x.device() {
+            Device::Cpu => scan.run(Kernels::Cpu, values),
+            device => match gpu_kernels(passes, device, scan.tensors[0].kind()) {
+                Some(gpu) => scan.run(Kernels::Gpu(gpu), values),
+                None => scan.plain(),
+            },
+        }
+    }
+}
+
+/// [`Scan::run`].
 ///
 /// # Panics
-/// For shapes that do not fit, and where libtorch fails, as tch's operators do; see [`crate::torch::guard`].
+/// As that.
 pub fn selective_scan(passes: &[Pass<'_>], gate: Option<&Tensor>, scale: f64) -> Tensor {
-    passes.iter().for_each(Pass::check);
-    assert!(gate.is_none_or(|gate| gate.size() == passes[0].x.size()), "a scan's gate has the shape of its input");
-    let tensors: Vec<Tensor> = passes.iter().flat_map(|p| p.tensors()).chain(gate).map(wide).collect();
-    let reverse: Vec<bool> = passes.iter().map(|p| p.reverse).collect();
-    let scan = SavedScan { tensors, reverse, scale };
-    match passes[0].x.device() {
-        Device::Cpu => scan.run(Kernels::Cpu),
-        device => match gpu_kernels(passes, device, scan.tensors[0].kind()) {
-            Some(gpu) => scan.run(Kernels::Gpu(gpu)),
-            None => scan.plain(),
-        },
-    }
+    Scan { passes, gate, scale }.run()
 }
 
 /// The kernels for these passes on a GPU, if they can be used there.

@@ -73,6 +73,17 @@ unsafe extern "C" {
         results: *mut RawTensor,
     ) -> *mut c_char;
 
+    pub(super) fn fleet_conv2d_backward(
+        grad: RawTensor,
+        input: RawTensor,
+        weight: RawTensor,
+        stride: i64,
+        padding: i64,
+        groups: i64,
+        needed: *const u8,
+        results: *mut RawTensor,
+    ) -> *mut c_char;
+
     pub(super) fn fleet_adamw_step(
         params: *const RawTensor,
         grads: *const RawTensor,

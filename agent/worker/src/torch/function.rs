@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tch::Tensor;
 
-use super::{TorchError, check, ffi, give, guard, own, raw_all};
+use super::{GradMode, TorchError, check, ffi, give, guard, own, raw_all};
 
 /// The backward half of a custom function, holding what it saved in forward.
 ///
@@ -58,6 +58,12 @@ pub fn attach(
     })?;
     // SAFETY: on success every slot holds a fresh, owned tensor.
     Ok(handles.into_iter().filter_map(|handle| unsafe { own(handle) }).collect())
+}
+
+/// Zeros of `shape` that take no space, of the kind and on the device of `like`: an output that nobody reads, for [`attach`].
+pub fn weightless(shape: &[i64], like: &Tensor) -> Tensor {
+    let _off = GradMode::off();
+    Tensor::zeros([1], (like.kind(), like.device())).expand(shape, false)
 }
 
 extern "C" fn run_backward(

@@ -19,6 +19,11 @@ impl GradMode {
         Self::set(false)
     }
 
+    /// Whether operations record gradients now.
+    pub fn is_on() -> bool {
+        Self::on().previous
+    }
+
     fn set(enabled: bool) -> Self {
         // SAFETY: sets a thread-local flag and returns its old value.
         let previous = unsafe { torch_sys::at_grad_set_enabled(i32::from(enabled)) } != 0;

@@ -5,11 +5,13 @@
 //! - [`memory`]: live and peak bytes of a device's allocator, its cap, and typed out-of-memory.
 //! - [`cuda`]: bringing in libtorch's CUDA half when it is there, before anything asks about CUDA.
 //! - [`parallel`]: work of our own on libtorch's threads.
+//! - [`conv`]: the gradients of a convolution.
 //! - [`adamw`]: one fused optimiser step over tensors that we own.
 //! - [`grad_mode`]: recording gradients or not, restored even when a panic passes by.
 //! - [`guard`]: the one place where a libtorch failure, which tch raises as a panic, becomes an error.
 
 pub mod adamw;
+pub mod conv;
 pub mod cuda;
 mod ffi;
 pub mod function;
@@ -20,7 +22,7 @@ pub mod memory;
 pub mod parallel;
 pub mod sgd;
 
-pub use function::{Function, attach};
+pub use function::{Function, attach, weightless};
 pub use grad::grad;
 pub use grad_mode::GradMode;
 pub use guard::guard;

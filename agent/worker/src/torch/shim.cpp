@@ -1,10 +1,11 @@
-// What tch does not bind: an autograd node whose backward is a Rust callback, gradients of chosen outputs, an
-// allocator with a cap and statistics, CUDA's allocator statistics, and the fused AdamW step.
+// What tch does not bind: an autograd node whose backward is a Rust callback, gradients of chosen outputs and of a
+// convolution, an allocator with a cap and statistics, CUDA's allocator statistics, and the fused AdamW step.
 //
 // No exception crosses this file's border: every entry returns nullptr, or a message that the caller frees.
 // No panic does either: the callbacks report failure by value (see function.rs).
 
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/convolution_backward.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -262,6 +263,19 @@ char* fleet_grad(Tensor* const* outputs, int64_t n_outputs, Tensor* const* grads
     give(torch::autograd::grad(list(outputs, n_outputs), list(inputs, n_inputs), list(grads, n_outputs),
                                /*retain_graph=*/false, /*create_graph=*/false, /*allow_unused=*/true),
          results);
+  });
+}
+
+// Gradients of a square 2-d convolution's input, weight and bias, those that `needed` names; null elsewhere.
+char* fleet_conv2d_backward(Tensor* grad, Tensor* input, Tensor* weight, int64_t stride, int64_t padding, int64_t groups,
+                            const uint8_t* needed, Tensor** results) {
+  return guarded([&] {
+    const int64_t bias[] = {weight->size(0)}, strides[] = {stride, stride}, paddings[] = {padding, padding},
+                  ones[] = {1, 1}, zeros[] = {0, 0};
+    auto [dx, dw, db] = at::convolution_backward(
+        *grad, *input, *weight, needed[2] ? c10::OptionalIntArrayRef(bias) : c10::nullopt, strides, paddings, ones,
+        /*transposed=*/false, zeros, groups, {needed[0] != 0, needed[1] != 0, needed[2] != 0});
+    give({dx, dw, db}, results);
   });
 }
 

@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 
-use fleet_common::record::LoadSummary;
-use fleet_common::spec::{BatchNorm, Preprocessing, Recipe};
+use anyhow::Context as _;
+use fleet_common::plan::CellSettings;
+use fleet_common::record::{BlockChoice, LoadSummary};
+use fleet_common::spec::{BatchNorm, Checkpointing, Preprocessing, Recipe};
 use fleet_common::worker::Job;
 use tch::{Device, Kind, Tensor};
 
-use crate::checkpointing::{CheckpointingExecutor, policy};
+use crate::checkpointing::{Adaptive, CheckpointingExecutor, Policy, Uniform};
 use crate::models::{self, Model};
 use crate::nn::{BuildError, Builder, Params, Seed, Weights};
 use crate::peft::{self, Method};
@@ -54,8 +56,23 @@ pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -
     }
     let model = models::build(settings.backbone, settings.image_size, classes.len() as i64, &b);
     let (params, loaded) = b.finish()?;
-    let executor = CheckpointingExecutor::with(policy(settings.checkpointing, device, settings.adaptive_threshold()));
+    let executor = CheckpointingExecutor::with(first_policy(settings, device)?);
     Ok(Built { model, params, executor, method, loaded, recipe, weights_recipe })
+}
+
+/// The policy to begin with.
+fn first_policy(settings: &CellSettings, device: Device) -> anyhow::Result<Box<dyn Policy>> {
+    let uniform = |choice| -> Box<dyn Policy> { Box::new(Uniform(choice)) };
+    Ok(match settings.checkpointing {
+        Checkpointing::None => uniform(BlockChoice::Keep),
+        Checkpointing::Static => uniform(BlockChoice::Whole),
+        Checkpointing::Adaptive => {
+            let threshold = settings.adaptive_threshold();
+            Box::new(Adaptive::new(device, threshold.context("the adaptive strategy lacks its budget or ratio")?))
+        }
+        // Until a step was profiled, whatever needs the least memory.
+        Checkpointing::Planned => uniform(BlockChoice::WholeCheap),
+    })
 }
 
 /// Multiply-accumulates per image.

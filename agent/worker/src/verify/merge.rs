@@ -13,7 +13,7 @@ use crate::nn::{Ctx, Weights};
 use crate::peft;
 use crate::torch::GradMode;
 use fleet_common::plan::MethodSettings;
-use fleet_common::spec::Checkpointing;
+use fleet_common::record::BlockChoice;
 
 pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let _off = GradMode::off();
@@ -26,7 +26,7 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
         param.tensor.shallow_clone().copy_(&values);
     }
     let input = folder.io("input")?;
-    let executor = CheckpointingExecutor::new(Checkpointing::None);
+    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
     let logits = |model: &dyn crate::models::Model| model.forward(&input, &Ctx::eval(), &executor);
     checks.tensors("adapter.logits", &logits(model.as_ref()), &folder.io("adapter.logits")?, Tolerance::LOGITS);
 

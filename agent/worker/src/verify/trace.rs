@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow};
 use fleet_common::plan::{AdaLoraSettings, LoraSettings, MethodSettings, QLoraSettings};
-use fleet_common::spec::Checkpointing;
+use fleet_common::record::BlockChoice;
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
@@ -209,7 +209,7 @@ fn follow(folder: &Folder, built: &Built, method: &dyn Method, checks: &mut Chec
         if folder.config["cross_entropy"].is_null() { Vec::new() } else { folder.numbers("cross_entropy")? };
     let steps = folder.number_or("total_step", losses.len() as f64)? as u32;
     let mut schedule = method.schedule(params, steps);
-    let executor = CheckpointingExecutor::new(Checkpointing::None);
+    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
     let (input, labels) = (folder.io("input")?, folder.io("labels")?);
     let mut first: Vec<Option<Tensor>> = Vec::new();
     for (step, reference) in (1u32..).zip(&losses) {

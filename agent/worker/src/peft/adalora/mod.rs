@@ -104,4 +104,8 @@ impl Adapter for SvdAdapter {
         let update = dropped(x, self.dropout, ctx).linear(&right, none) * self.scale;
         base + update.linear(&ctx.low(&self.left), none)
     }
+
+    fn draws(&self) -> bool {
+        self.dropout > 0.0
+    }
 }

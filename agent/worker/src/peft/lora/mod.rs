@@ -81,6 +81,10 @@ impl Adapter for LoraAdapter {
         let update = dropped(x, self.dropout, ctx).linear(&ctx.low(&self.down), none) * self.scale;
         base + update.linear(&ctx.low(&self.up), none)
     }
+
+    fn draws(&self) -> bool {
+        self.dropout > 0.0
+    }
 }
 
 /// `x` with dropout in training.

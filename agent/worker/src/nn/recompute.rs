@@ -1,21 +1,22 @@
-//! A block whose activations are not kept: backward runs its forward again (Chen et al., arXiv 1604.06174).
+//! A block, or a part of one, whose activations are not kept: backward runs its forward again (Chen et al., arXiv 1604.06174).
 
 use anyhow::ensure;
 use fleet_common::spec::Precision;
 use tch::Tensor;
 
-use crate::nn::{Ctx, Seed, Slot};
+use super::{Ctx, Seed, Slot};
 use crate::torch::memory::Place;
 use crate::torch::{Function, GradMode, attach, grad, version};
 
-/// Runs `slot` on `xs` without recording, and makes the outputs differentiable by running it again in backward.
+/// Runs `slot` on `xs` without recording, and makes the outputs differentiable by running it again in backward. With
+/// `cheaply`, its cheap parts then run a second time, so that less is held at once.
 ///
 /// The block's trainable parameters are inputs of the node beside `xs`: a block whose `xs` come from frozen layers
 /// would otherwise get no gradient at all.
 ///
 /// # Panics
 /// Where libtorch fails, as tch's operators do; see [`crate::torch::guard`].
-pub fn recomputed(slot: &Slot, index: usize, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
+pub fn recomputed(slot: &Slot, xs: Vec<Tensor>, ctx: &Ctx, cheaply: bool) -> Vec<Tensor> {
     let outputs = {
         let _off = GradMode::off();
         slot.forward(&xs, ctx)
@@ -23,7 +24,8 @@ pub fn recomputed(slot: &Slot, index: usize, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<
     let params = slot.trainable();
     let saved = Saved {
         slot: slot.clone(),
-        index,
+        cheaply,
+        block: Place::current().block_index(),
         versions: xs.iter().chain(&params).map(version).collect(),
         xs: xs.iter().map(Tensor::detach).collect(),
         train: ctx.train,
@@ -39,7 +41,8 @@ pub fn recomputed(slot: &Slot, index: usize, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<
 
 struct Saved {
     slot: Slot,
-    index: usize,
+    cheaply: bool,
+    block: Option<u32>,
     xs: Vec<Tensor>,
     versions: Vec<i64>,
     train: bool,
@@ -56,17 +59,27 @@ impl Function for Saved {
             "an input or parameter of {} was changed in place between forward and backward",
             self.slot.name()
         );
-        let outer = Place::phase("recompute").block(self.index).enter();
+        let at =
+            |phase: &str| self.block.map_or(Place::phase(phase), |b| Place::phase(phase).block(b as usize)).enter();
+        let outer = at("recompute");
         let _on = GradMode::on();
         let xs: Vec<Tensor> = std::mem::take(&mut self.xs)
             .into_iter()
             .zip(needed)
             .map(|(x, needed)| x.detach().set_requires_grad(*needed))
             .collect();
-        let ctx = Ctx { train: self.train, recomputing: true, seed: self.seed, precision: self.precision, macs: None };
+        let ctx = Ctx {
+            train: self.train,
+            recomputing: true,
+            values: false,
+            cheap: self.cheaply,
+            seed: self.seed,
+            precision: self.precision,
+            macs: None,
+        };
         self.seed.apply();
         let outputs = self.slot.forward(&xs, &ctx);
-        Place::phase("backward").block(self.index).enter();
+        at("backward");
 
         // Only outputs that influence the result, and inputs that somebody wants.
         let used: Vec<(&Tensor, &Tensor)> = outputs
