@@ -15,6 +15,7 @@
 //! | [`compare`] | records → groups with mean and spread, scores, fronts |
 //! | [`contrast`] | records → one factor's levels side by side: ratios, rank agreement, and what is not comparable |
 //! | [`energy`] | counters and power readings → joules |
+//! | [`chain`] | what to hold and what to pay for again along a line of stages: the exact solver behind planned checkpointing |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
 //! | [`profile`] | memory and time of one training step, block by block |
 //! | [`worker`] | the conversation between the agent's daemon and a worker process |
@@ -22,6 +23,7 @@
 //! | [`id`], [`units`], [`canonical`] | names, quantities, hashing |
 
 pub mod canonical;
+pub mod chain;
 pub mod compare;
 pub mod contrast;
 pub mod energy;
