@@ -70,6 +70,8 @@ pub enum JobDevice {
 pub enum Phase {
     /// Reading the data's index and the weights, building the model.
     Load,
+    /// Measuring what each block of the model keeps and costs, where the checkpointing is planned.
+    Profile,
     /// The first steps, which train but are not counted in times and energies.
     WarmUp,
     /// The other steps.
@@ -86,6 +88,7 @@ impl Phase {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
+            Self::Profile => "profile",
             Self::WarmUp => "warm-up",
             Self::Train => "train",
             Self::Evaluate => "evaluate",

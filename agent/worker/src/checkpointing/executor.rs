@@ -60,7 +60,7 @@ impl Executor for CheckpointingExecutor {
                 ctx.seed.apply();
             }
             xs = if deciding {
-                let choice = self.policy.borrow_mut().choose(index);
+                let choice = self.policy.borrow_mut().choose(index, &xs);
                 self.choices.borrow_mut().push(choice);
                 run(slot, index, xs, &ctx, choice)
             } else {

@@ -4,8 +4,10 @@
 //! not n × m.
 
 mod executor;
+mod isolate;
 mod mark;
 mod policy;
+pub mod profile;
 
 pub use executor::CheckpointingExecutor;
 pub use policy::{Adaptive, Planned, Policy, Uniform};

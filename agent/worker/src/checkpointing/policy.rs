@@ -1,21 +1,21 @@
 //! Policies: what happens to each block's activations.
 
 use fleet_common::record::BlockChoice;
-use tch::Device;
+use tch::{Device, Tensor};
 
 use crate::torch::memory::Memory;
 
 /// Decides block by block while forward runs.
 pub trait Policy {
-    /// The choice for block `index`.
-    fn choose(&mut self, index: usize) -> BlockChoice;
+    /// The choice for block `index`, which gets `xs`.
+    fn choose(&mut self, index: usize, xs: &[Tensor]) -> BlockChoice;
 }
 
 /// The same for every block: nothing runs again, or everything does, as `torch.utils.checkpoint` over each block would do it.
 pub struct Uniform(pub BlockChoice);
 
 impl Policy for Uniform {
-    fn choose(&mut self, _index: usize) -> BlockChoice {
+    fn choose(&mut self, _index: usize, _xs: &[Tensor]) -> BlockChoice {
         self.0
     }
 }
@@ -36,7 +36,7 @@ impl Adaptive {
 }
 
 impl Policy for Adaptive {
-    fn choose(&mut self, index: usize) -> BlockChoice {
+    fn choose(&mut self, index: usize, _xs: &[Tensor]) -> BlockChoice {
         if index == 0 {
             self.reached = false;
         }
@@ -50,7 +50,7 @@ impl Policy for Adaptive {
 pub struct Planned(pub Vec<BlockChoice>);
 
 impl Policy for Planned {
-    fn choose(&mut self, index: usize) -> BlockChoice {
+    fn choose(&mut self, index: usize, _xs: &[Tensor]) -> BlockChoice {
         // A block that nobody planned for needs the least memory so.
         self.0.get(index).copied().unwrap_or(BlockChoice::WholeCheap)
     }

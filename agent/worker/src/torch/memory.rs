@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tch::Device;
 
+use super::timeline::Timeline;
 use super::{TorchError, check, ffi};
 
 /// What the executor is doing when memory peaks; packed into one word so that the allocator can note it.
@@ -62,7 +63,9 @@ impl Place {
         let word = self.pack();
         // SAFETY: stores a word.
         unsafe { ffi::fleet_allocator_set_place(word) };
-        Self::unpack(CURRENT.swap(word, Ordering::Relaxed))
+        let before = Self::unpack(CURRENT.swap(word, Ordering::Relaxed));
+        Timeline::entered(self);
+        before
     }
 
     /// The place entered last.

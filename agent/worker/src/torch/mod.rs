@@ -3,6 +3,7 @@
 //! - [`function`]: custom autograd functions. Checkpointed blocks, and whatever else decides what backward keeps.
 //! - [`mod@grad`]: gradients of chosen outputs, weighted.
 //! - [`memory`]: live and peak bytes of a device's allocator, its cap, and typed out-of-memory.
+//! - [`timeline`]: live and peak bytes from one change of place to the next.
 //! - [`cuda`]: bringing in libtorch's CUDA half when it is there, before anything asks about CUDA.
 //! - [`parallel`]: work of our own on libtorch's threads.
 //! - [`conv`]: the gradients of a convolution.
@@ -21,6 +22,7 @@ pub mod guard;
 pub mod memory;
 pub mod parallel;
 pub mod sgd;
+pub mod timeline;
 
 pub use function::{Function, attach, weightless};
 pub use grad::grad;

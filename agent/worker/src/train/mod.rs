@@ -4,6 +4,7 @@ mod build;
 mod evaluate;
 mod events;
 mod meter;
+mod plan;
 mod shortage;
 mod state;
 mod steps;
@@ -49,6 +50,9 @@ enum Stop {
     /// The state that it was to go on from cannot be used.
     #[error("{0}")]
     State(String),
+    /// No plan stays within the budget.
+    #[error("needs {needed} bytes of {budget}")]
+    DoesNotFit { needed: u64, budget: u64 },
     /// Something else broke.
     #[error("{0:#}")]
     Broken(anyhow::Error),
@@ -103,6 +107,11 @@ pub fn run(job: &Job, device: Device, events: &Events, stop: &AtomicBool) -> (Ou
         Ok(()) => Outcome::Completed,
         Err(Stop::Asked) => Outcome::Cancelled,
         Err(Stop::Diverged { step }) => Outcome::Diverged { step },
+        Err(Stop::DoesNotFit { needed, budget }) => Outcome::DoesNotFit {
+            needed_bytes: needed,
+            budget_bytes: budget,
+            place: PeakPlace { phase: "a step in which every block runs again".to_owned(), block: None },
+        },
         Err(Stop::BadInput(error)) => Outcome::BadInput { message: format!("{error:#}") },
         Err(error) => shortage::outcome(memory, refusals() > before, budget)
             .unwrap_or_else(|| Outcome::Crashed { message: error.to_string() }),

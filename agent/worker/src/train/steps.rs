@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use fleet_common::plan::TrainSettings;
+use fleet_common::plan::{CellSettings, TrainSettings};
 use fleet_common::record::Training;
+use fleet_common::spec::Checkpointing;
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Split};
 use tch::{Device, Kind, Reduction, Tensor};
@@ -11,11 +12,14 @@ use tch::{Device, Kind, Reduction, Tensor};
 use super::Stop;
 use super::build::Built;
 use super::meter::PhaseMeter;
+use super::plan::Rehearsal;
 use super::state::{Moving, Saver, State};
+use crate::checkpointing::Planned;
 use crate::data::{Batch, Loader, Sampler, Transform};
 use crate::nn::{Ctx, Seed};
 use crate::torch::adamw::{AdamW, AdamWConfig};
 use crate::torch::memory::Place;
+use crate::torch::timeline::Timeline;
 use crate::torch::{GradMode, TorchError, grad, guard};
 
 /// Where batches come from.
@@ -67,6 +71,8 @@ pub(super) fn train(
         state.restore(&built.params, Some(moving)).map_err(Stop::State)?;
     }
 
+    let rehearsal = Rehearsal::new(built, settings, &params, device);
+    checkpoint(&rehearsal, settings, meter, training)?;
     meter.next(if first < train.warm_up_steps { Phase::WarmUp } else { Phase::Train }, training)?;
     let mut batches = loader;
     for step in first..train.steps {
@@ -78,6 +84,10 @@ pub(super) fn train(
         let seed = data.seed.named("step").branch(u64::from(step));
         let rate = train.learning_rate * train.schedule.factor(step, train.steps, train.ramp_steps);
         let images = batch.len();
+        let traced = step == traced_step(train);
+        if traced {
+            Timeline::start(device)?;
+        }
         let loss = meter.work(images, || -> Result<f64, Stop> {
             let (loss, mut grads) = gradients(built, batch, train, seed, &params, device)?;
             if !loss.is_finite() {
@@ -95,7 +105,12 @@ pub(super) fn train(
                 guard(|| schedule.after_step(step + 1, &built.params, &grads))?;
             }
             Ok(loss)
-        })?;
+        });
+        if let Some(timeline) = Timeline::finish().filter(|_| traced) {
+            meter.note(&timeline);
+            training.memory_trace = Some(timeline.trace(step));
+        }
+        let loss = loss?;
         training.losses.push(loss as f32);
         meter.progress(u64::from(step) + 1, u64::from(train.steps), Some(loss));
         if step + 1 < train.steps {
@@ -107,9 +122,37 @@ pub(super) fn train(
     Ok(())
 }
 
+/// The step whose memory is recorded: the last one that is not timed. It is like the others, but where clocks wait for a GPU.
+fn traced_step(train: &TrainSettings) -> u32 {
+    train.warm_up_steps.min(train.steps).saturating_sub(1)
+}
+
+/// Prepares the executor for a strategy that measures first. An earlier attempt's plan stays.
+fn checkpoint(
+    rehearsal: &Rehearsal<'_>,
+    settings: &CellSettings,
+    meter: &mut PhaseMeter<'_>,
+    training: &mut Training,
+) -> Result<(), Stop> {
+    let (Checkpointing::Planned, Some(limit), Some(budget)) =
+        (settings.checkpointing, settings.planned_limit(), settings.budget_bytes)
+    else {
+        return Ok(());
+    };
+    if let Some(plan) = &training.memory_plan {
+        rehearsal.built.executor.set(Box::new(Planned(plan.blocks.clone())));
+        return Ok(());
+    }
+    meter.next(Phase::Profile, training)?;
+    let planned = rehearsal.profile().and_then(|profile| rehearsal.plan(&profile, limit, budget));
+    rehearsal.highest().iter().for_each(|timeline| meter.note(timeline));
+    training.memory_plan = Some(planned?);
+    Ok(())
+}
+
 /// The cross-entropy of a batch, and the gradients of that and the method's penalty: of the whole at once, or of parts
 /// one after another, whose means are averaged.
-fn gradients(
+pub(super) fn gradients(
     built: &Built,
     batch: Batch,
     settings: &TrainSettings,
