@@ -11,6 +11,7 @@
 //! | [`doctor`] | what this machine has, what is missing, how to get it |
 //! | [`files`] | data sets and weights by content |
 //! | [`ask`] | questions to the worker program |
+//! | [`profile`] | what each block of a model keeps and costs, and steps under each strategy |
 //! | [`verify`] | reference folders through our implementation |
 
 pub mod ask;
@@ -19,4 +20,5 @@ pub mod device;
 pub mod doctor;
 pub mod files;
 pub mod meter;
+pub mod profile;
 pub mod verify;

@@ -4,41 +4,40 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::MethodSettings;
+use crate::plan::{CellSettings, DatasetIdentity, Resolution, plan};
 use crate::record::{BlockChoice, MemoryPlan, MemoryTrace, PeakPlace};
-use crate::spec::{Backbone, Checkpointing, Precision};
+use crate::spec::{Campaign, Checkpointing, DatasetName};
 use crate::worker::JobDevice;
 
 /// What to profile: a model with fresh weights on random images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// Method with its hyper-parameters.
-    pub method: MethodSettings,
-    /// Backbone.
-    pub backbone: Backbone,
-    /// Side of the square input, pixels.
-    pub image_size: u32,
-    /// Classes of the head.
-    pub classes: u32,
-    /// Images per step.
-    pub batch: u32,
-    /// In what the large products compute.
-    pub precision: Precision,
-    /// The strategies to run a step under, in this order.
-    pub checkpointing: Vec<Checkpointing>,
-    /// Memory cap, bytes; `None` is no cap, under which the strategies that need a budget cannot run.
-    pub budget_bytes: Option<u64>,
-    /// Share of the budget from which on the adaptive strategy runs blocks again.
-    pub adaptive_ratio: f64,
-    /// Share of the budget that the planned strategy leaves free.
-    pub planned_margin: f64,
+    /// Cells that differ in their checkpointing alone, one for each strategy to run steps under; at least one. Their data and
+    /// weights are not looked at.
+    pub cells: Vec<CellSettings>,
     /// Steps to time under each strategy, after one that is not.
     pub steps: u32,
     /// The device.
     pub device: JobDevice,
     /// Threads for libtorch.
     pub threads: u32,
+}
+
+/// The cells that the lines of a campaign file ask for, on data of `classes` classes that is never read.
+///
+/// # Errors
+/// In words: what is wrong with the lines, or why a strategy cannot run.
+pub fn cells(toml: &str, classes: u32) -> Result<Vec<CellSettings>, String> {
+    let campaign = Campaign::parse("the options", toml).map_err(|e| e.to_string())?;
+    let identity = DatasetIdentity { fingerprint: "0".repeat(64), classes, train: 0, test: 0 };
+    let names = campaign.matrix.dataset.values().iter().cloned();
+    let datasets = names.map(|name: DatasetName| (name, Ok(identity.clone()))).collect();
+    let plan = plan(&campaign, &Resolution { datasets, ..Resolution::default() });
+    match plan.excluded.first() {
+        Some(excluded) => Err(excluded.reason.clone()),
+        None => Ok(plan.cells.into_iter().map(|c| c.settings).collect()),
+    }
 }
 
 /// What came of it, or why nothing did: what was expected, what was found, what to do.
@@ -49,6 +48,8 @@ pub type Answer = Result<Profile, String>;
 pub struct Profile {
     /// Bytes that stay from step to step: weights, optimiser state, buffers.
     pub persistent_bytes: u64,
+    /// Fewest bytes that a step needs, whatever runs again.
+    pub least_bytes: u64,
     /// The blocks in the order in which they run.
     pub blocks: Vec<Block>,
     /// One step under each strategy that was asked for.
@@ -104,8 +105,10 @@ pub enum StepOutcome {
         peak_bytes: u64,
         /// What was at work then.
         peak_place: Option<PeakPlace>,
-        /// Blocks that ran again as a whole.
-        recomputed_blocks: Vec<u32>,
+        /// What happened to each block.
+        choices: Vec<BlockChoice>,
+        /// Seconds of running again, by the blocks' profile.
+        recompute_seconds: f64,
         /// What the planned strategy chose.
         plan: Option<MemoryPlan>,
         /// Memory over the step.

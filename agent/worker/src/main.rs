@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fleet_common::profile::Request;
 use fleet_common::record::{Outcome, Training};
 use fleet_common::worker::{Check, Job, JobDevice, Merged, STOP};
 use fleet_worker::nn::Weights;
@@ -40,6 +41,9 @@ fn main() {
     }
     if let (Some("--merge"), [adapter, base, out]) = (std::env::args().nth(1).as_deref(), &paths()[..]) {
         return events.line(&merge(adapter, base, out).map_err(|e| format!("{e:#}")));
+    }
+    if std::env::args().nth(1).as_deref() == Some("--profile") {
+        return events.line(&profile());
     }
     let mut stdin = std::io::stdin().lock();
     let mut line = String::new();
@@ -99,6 +103,22 @@ fn main() {
 /// What stands behind the first argument.
 fn paths() -> Vec<PathBuf> {
     std::env::args_os().skip(2).map(PathBuf::from).collect()
+}
+
+/// Profiles what a line of JSON on standard input asks for.
+fn profile() -> fleet_common::profile::Answer {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(|e| format!("cannot read standard input: {e}"))?;
+    let request: Request = serde_json::from_str(&line)
+        .map_err(|e| format!("expected a request as one line of JSON, found something else ({e})"))?;
+    if let (JobDevice::Cuda, Some(budget)) = (request.device, request.cells.first().and_then(|c| c.budget_bytes)) {
+        // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
+        unsafe { cuda::cap(budget) }.map_err(|why| format!("the memory budget cannot be enforced: {why}"))?;
+    }
+    let device = device(request.device)?;
+    tch::set_num_threads(request.threads as i32);
+    tch::set_num_interop_threads(1);
+    train::profile::profile(&request, device)
 }
 
 /// Writes the weights `base` with the adapter in the folder `adapter` added to them.

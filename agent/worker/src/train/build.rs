@@ -1,12 +1,12 @@
 //! Putting the model of a job together.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Context as _;
 use fleet_common::plan::CellSettings;
 use fleet_common::record::{BlockChoice, LoadSummary};
 use fleet_common::spec::{BatchNorm, Checkpointing, Preprocessing, Recipe};
-use fleet_common::worker::Job;
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpointing::{Adaptive, CheckpointingExecutor, Policy, Uniform};
@@ -27,10 +27,15 @@ pub(super) struct Built {
     pub weights_recipe: Option<Recipe>,
 }
 
-/// Builds the model that a job names, with a head for `classes`.
-pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -> anyhow::Result<Built> {
-    let settings = &job.settings;
-    let weights = job.weights.as_deref().map(Weights::read).transpose()?.map(Weights::without_wrapper);
+/// Builds the model that settings name, from a file of weights or fresh, with a head for `classes`.
+pub(super) fn build(
+    settings: &CellSettings,
+    weights: Option<&Path>,
+    classes: &[String],
+    device: Device,
+    seed: Seed,
+) -> anyhow::Result<Built> {
+    let weights = weights.map(Weights::read).transpose()?.map(Weights::without_wrapper);
     if let Some(name) = weights.iter().flat_map(Weights::names).find(|n| n.contains(".lora_")) {
         return Err(BuildError {
             problems: vec![format!(
@@ -61,7 +66,7 @@ pub(super) fn build(job: &Job, classes: &[String], device: Device, seed: Seed) -
 }
 
 /// The policy to begin with.
-fn first_policy(settings: &CellSettings, device: Device) -> anyhow::Result<Box<dyn Policy>> {
+pub(super) fn first_policy(settings: &CellSettings, device: Device) -> anyhow::Result<Box<dyn Policy>> {
     let uniform = |choice| -> Box<dyn Policy> { Box::new(Uniform(choice)) };
     Ok(match settings.checkpointing {
         Checkpointing::None => uniform(BlockChoice::Keep),

@@ -4,7 +4,8 @@ mod build;
 mod evaluate;
 mod events;
 mod meter;
-mod plan;
+pub mod profile;
+mod rehearsal;
 mod shortage;
 mod state;
 mod steps;
@@ -148,7 +149,8 @@ fn trial(
             settings.dataset.classes
         )));
     }
-    let mut built = guard(|| build::build(job, dataset.classes(), device, seed))??;
+    let weights = job.weights.as_deref();
+    let mut built = guard(|| build::build(settings, weights, dataset.classes(), device, seed))??;
     training.parameters = built.params.count();
     training.trainable = built.params.count_trainable();
     training.loaded = built.loaded.take();

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 use super::Stop;
 use super::build::Built;
 use super::meter::PhaseMeter;
-use super::plan::Rehearsal;
+use super::rehearsal::Rehearsal;
 use super::state::{Moving, Saver, State};
 use crate::checkpointing::Planned;
 use crate::data::{Batch, Loader, Sampler, Transform};

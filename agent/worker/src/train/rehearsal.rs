@@ -1,10 +1,11 @@
-//! The planned strategy: profile a step, choose per block what runs again, try the plan, and plan once more if it missed.
+//! Steps for trying things out, and the planned strategy: profile a step, choose per block what runs again, try the plan, and
+//! plan once more if it missed.
 
-use fleet_common::plan::CellSettings;
-use fleet_common::record::{BlockChoice, MemoryPlan};
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use fleet_common::plan::{CellSettings, TrainSettings};
+use fleet_common::record::{BlockChoice, MemoryPlan};
 use tch::{Device, Tensor};
 
 use super::Stop;
@@ -23,10 +24,10 @@ const MOST_OFF: f64 = 0.02;
 
 /// Steps of a trial, for trying things out: random images, and gradients that nobody uses.
 pub(super) struct Rehearsal<'a> {
-    pub built: &'a Built,
-    pub settings: &'a CellSettings,
-    pub params: &'a [Tensor],
-    pub device: Device,
+    pub(super) built: &'a Built,
+    settings: &'a CellSettings,
+    params: &'a [Tensor],
+    device: Device,
     /// Bytes of the highest peak so far, and where; resetting peaks must not lose it.
     highest: RefCell<Option<Timeline>>,
 }
@@ -48,17 +49,9 @@ impl<'a> Rehearsal<'a> {
 
     /// One pass forward and backward under `policy`, and its memory. Nothing of the model moves.
     pub(super) fn pass(&self, policy: Box<dyn Policy>) -> Result<Timeline, Stop> {
-        let _unmoved = Unmoved::of(&self.built.params)?;
         self.built.executor.set(policy);
-        let train = fleet_common::plan::TrainSettings { micro_batches: 1, ..self.settings.train.clone() };
-        // With parts of a batch, the gradients of the first are there while the second is at work.
-        let _sums = match self.settings.train.micro_batches {
-            0 | 1 => Vec::new(),
-            _ => guard(|| self.params.iter().map(Tensor::zeros_like).collect::<Vec<_>>())?,
-        };
         Timeline::start(self.device)?;
-        let seed = Seed::root(self.settings.seed).named("rehearsal");
-        let done = gradients(self.built, self.batch(), &train, seed, self.params, self.device);
+        let done = self.gradients();
         let timeline = Timeline::finish();
         if let Some(line) = &timeline {
             let peak = |line: &Timeline| line.highest().map_or(0, |s| s.peak);
@@ -69,6 +62,19 @@ impl<'a> Rehearsal<'a> {
         }
         drop(done?);
         timeline.ok_or_else(|| Stop::Broken(anyhow::anyhow!("the device stopped telling its memory")))
+    }
+
+    /// The gradients of a pass under the policy that the executor has.
+    pub(super) fn gradients(&self) -> Result<Vec<Option<Tensor>>, Stop> {
+        let _unmoved = Unmoved::of(&self.built.params)?;
+        let train = TrainSettings { micro_batches: 1, ..self.settings.train.clone() };
+        // With parts of a batch, the gradients of the first are there while the second is at work.
+        let _sums = match self.settings.train.micro_batches {
+            0 | 1 => Vec::new(),
+            _ => guard(|| self.params.iter().map(Tensor::zeros_like).collect::<Vec<_>>())?,
+        };
+        let seed = Seed::root(self.settings.seed).named("rehearsal");
+        Ok(gradients(self.built, self.batch(), &train, seed, self.params, self.device)?.1)
     }
 
     /// What each block keeps, needs and costs.
