@@ -37,10 +37,9 @@ fn main() {
         for batch in batches {
             for method in ["full", "lora"] {
                 let name = format!("{backbone} batch {batch} {method}");
-                if wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str())) {
-                    if let Err(error) = run(&name, backbone, *batch, method) {
-                        println!("{name}: {error}\n");
-                    }
+                let asked = wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+                if asked && let Err(error) = run(&name, backbone, *batch, method) {
+                    println!("{name}: {error}\n");
                 }
             }
         }
@@ -105,13 +104,8 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
             Err(least) => println!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(budget), mib(least)),
         }
         // The study's ratio; and the one that, of all ratios, makes the most of this budget.
-        let published = (|| -> Result<Option<Prediction>, StageError> {
-            match stage.trace(Box::new(Adaptive::new(Device::Cpu, budget / 2))) {
-                Ok(_) => Ok(profile.predict(&stage.choices())),
-                Err(_) if memory.last_cpu_refusal().is_some() => Ok(None),
-                Err(error) => Err(error),
-            }
-        })()?;
+        let traced = stage.trace(Box::new(Adaptive::new(Device::Cpu, budget / 2)));
+        let published = traced.ok().and_then(|_| profile.predict(&stage.choices()));
         let best = best_adaptive(&profile, count, budget);
         for (name, found) in [("adaptive, ratio 0.5", published), ("adaptive, best ratio", best)] {
             match found {

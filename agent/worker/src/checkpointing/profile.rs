@@ -328,23 +328,17 @@ fn kinds(measured: &[Measured]) -> Vec<Vec<usize>> {
     (0..measured.len()).map(equals).collect()
 }
 
-/// Gives blocks that are alike the median of their times: what differs between them is noise.
+/// Gives blocks that are alike the least of their times: what differs between them is what else the machine did.
 fn share_times(measured: &mut [Measured]) {
     let kinds = kinds(measured);
-    let median = |kind: &[usize], measured: &[Measured], option: usize, f: fn(&Isolated) -> Duration| {
-        let mut times: Vec<Duration> = kind.iter().map(|i| f(&measured[*i].choices[option].1)).collect();
-        times.sort_unstable();
-        times[times.len() / 2]
+    let least = |kind: &[usize], option: usize, f: fn(&Isolated) -> Duration| {
+        kind.iter().map(|i| f(&measured[*i].choices[option].1)).min().unwrap_or_default()
     };
+    let of = |kind: &[usize], option| (least(kind, option, |m| m.forward), least(kind, option, |m| m.backward));
     let times: Vec<Vec<(Duration, Duration)>> = kinds
         .iter()
-        .enumerate()
-        .map(|(i, kind)| {
-            let options = 0..measured[i].choices.len();
-            options
-                .map(|o| (median(kind, measured, o, |m| m.forward), median(kind, measured, o, |m| m.backward)))
-                .collect()
-        })
+        .zip(measured.iter())
+        .map(|(kind, m)| (0..m.choices.len()).map(|option| of(kind, option)).collect())
         .collect();
     for (m, times) in measured.iter_mut().zip(times) {
         for ((_, isolated), (forward, backward)) in m.choices.iter_mut().zip(times) {

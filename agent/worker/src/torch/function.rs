@@ -76,7 +76,7 @@ extern "C" fn run_backward(
     error: *mut c_char,
     error_size: i64,
 ) -> c_int {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
+    let outcome = guard::caught(|| {
         // SAFETY: the shim passes arrays of these lengths, gives the gradients away, and does not free `state` while
         // this runs.
         let (function, grads, needed) = unsafe {
@@ -90,7 +90,7 @@ extern "C" fn run_backward(
             return Err(format!("a backward returned {} gradients for {} inputs", answer.len(), needed.len()));
         }
         Ok(answer)
-    }));
+    });
     let message = match outcome {
         Ok(Ok(answer)) => {
             for (i, gradient) in answer.into_iter().enumerate() {
@@ -101,8 +101,7 @@ extern "C" fn run_backward(
             }
             return 0;
         }
-        Ok(Err(message)) => message,
-        Err(panic) => guard::panic_message(panic.as_ref()),
+        Ok(Err(message)) | Err(message) => message,
     };
     let bytes = message.as_bytes();
     let n = bytes.len().min(error_size.max(1) as usize - 1);

@@ -22,11 +22,16 @@ thread_local! {
 /// # Errors
 /// The message of the panic.
 pub fn guard<T>(f: impl FnOnce() -> T) -> Result<T, TorchError> {
+    caught(f).map_err(TorchError)
+}
+
+/// The same with the bare message, for the border to C++.
+pub(super) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     quiet_while_guarded();
     let outer = GUARDED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(f));
     GUARDED.set(outer);
-    outcome.map_err(|panic| TorchError(panic_message(panic.as_ref())))
+    outcome.map_err(|panic| panic_message(panic.as_ref()))
 }
 
 /// A caught panic is reported by whoever caught it; printing it as well would look like a crash.
@@ -42,7 +47,7 @@ fn quiet_while_guarded() {
     });
 }
 
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -113,12 +113,9 @@ impl<'a> Rehearsal<'a> {
             let found = measured.unwrap_or(limit + limit / 20);
             let shifted = (limit + plan.peak).saturating_sub(found);
             tracing::info!("planned for {} bytes, a step needs {found}: planning once more", plan.peak);
-            let shift = |prediction: Prediction| Prediction {
-                peak: (prediction.peak + found).saturating_sub(plan.peak),
-                ..prediction
-            };
-            plan =
-                shift(profile.plan(shifted).or_else(|least| profile.predict_least().ok_or(least)).map_err(too_little)?);
+            let second = profile.plan(shifted).or_else(|least| profile.predict_least().ok_or(least));
+            let second = second.map_err(too_little)?;
+            plan = Prediction { peak: (second.peak + found).saturating_sub(plan.peak), ..second };
             measured = self.try_out(&plan)?;
             replanned = true;
         }
