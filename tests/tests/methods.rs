@@ -28,17 +28,17 @@ fn a_campaign_of_all_methods_is_trained_told_apart_exported_and_compared() {
     let text = std::fs::read_to_string(&file).expect("a file").replace("steps = 4", "steps = 6");
     let all: Vec<String> = TRAINABLE.iter().map(|(name, _)| format!("\"{name}\"")).collect();
     let text = text.replace("[\"full\", \"lora\", \"bitfit\"]", &format!("[{}]", all.join(", ")));
-    let text = text.replace("[\"none\", \"static\"]", "[\"none\", \"static\", \"adaptive\"]");
+    let text = text.replace("[\"none\", \"static\"]", "[\"none\", \"static\", \"adaptive\", \"planned\"]");
     std::fs::write(&file, text).expect("writes");
 
     // The coordinator below opens the same state.
     let local = ["local", "methods.toml", "--state", "."];
     let report = fleet.fleet(&[&local[..], &["--json"]].concat()).ended_with(0).json();
-    assert_eq!(report["finished"]["completed"], 15, "{report}");
+    assert_eq!(report["finished"]["completed"], 20, "{report}");
     let groups = report["comparison"]["groups"].as_array().expect("groups");
     for (name, trainable) in TRAINABLE {
         let of: Vec<&Value> = groups.iter().filter(|g| g["settings"]["method"]["name"] == name).collect();
-        assert_eq!(of.len(), 3, "{name}, without and with checkpointing of either kind");
+        assert_eq!(of.len(), 4, "{name}, without and with checkpointing of each kind");
         assert!(of.iter().all(|g| g["trainable"] == trainable), "{name}: {}", of[0]["trainable"]);
         assert!(
             of.iter().all(|g| g["top1_percent"] == of[0]["top1_percent"]),
@@ -48,7 +48,7 @@ fn a_campaign_of_all_methods_is_trained_told_apart_exported_and_compared() {
     let table = fleet.fleet(&local).ended_with(0).stdout;
     for (name, _) in TRAINABLE {
         let rows = table.lines().filter(|l| l.starts_with("vit_micro") && l.split_whitespace().nth(1) == Some(name));
-        assert_eq!(rows.count(), 3, "{name}:\n{table}");
+        assert_eq!(rows.count(), 4, "{name}:\n{table}");
     }
 
     let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &[]);
@@ -56,7 +56,7 @@ fn a_campaign_of_all_methods_is_trained_told_apart_exported_and_compared() {
     let lines = fleet.fleet(&["export", "methods", "--jsonl", "records.jsonl", url[0], url[1]]).ended_with(0);
     let lines = lines.stdout + &std::fs::read_to_string(fleet.path().join("records.jsonl")).expect("records");
     let records: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).expect("a record")).collect();
-    assert_eq!(records.len(), 15);
+    assert_eq!(records.len(), 20);
     for record in &records {
         let (how, training) = (&record["settings"]["checkpointing"], &record["training"]);
         let again = training["recomputed_blocks"].as_array().expect("a list").len();
@@ -64,8 +64,12 @@ fn a_campaign_of_all_methods_is_trained_told_apart_exported_and_compared() {
         match how.as_str().expect("a name") {
             "none" => assert_eq!(again, 0, "{training}"),
             "static" => assert_eq!(again, 6, "{training}"),
-            _ => assert!((1..=6).contains(&again), "{training}"),
+            "adaptive" => assert!((1..=6).contains(&again), "{training}"),
+            _ => assert_eq!(again, 0, "1 GiB is enough for everything: {training}"),
         }
+        let plan = training["memory_plan"]["blocks"].as_array();
+        let keep = (how == "planned").then_some(6);
+        assert_eq!(plan.map(|p| p.iter().filter(|b| *b == "keep").count()), keep, "{training}");
         let threshold = (how == "adaptive").then_some(((1u64 << 30) as f64 * 0.01) as u64);
         assert_eq!(training["recompute_threshold_bytes"].as_u64(), threshold);
         let (method, ranks) = (&record["settings"]["method"]["name"], &record["training"]["ranks"]);
@@ -90,7 +94,7 @@ fn a_campaign_of_all_methods_is_trained_told_apart_exported_and_compared() {
             compared["levels"].as_array().expect("levels").iter().map(|l| l.as_str().expect("a name")).collect();
         assert_eq!(levels, TRAINABLE.map(|(name, _)| name), "in the order of tables");
         assert_eq!(compared["ratios"].as_array().map(Vec::len), Some(10), "every two of five");
-        assert_eq!(compared["combinations"].as_array().map(Vec::len), Some(3), "by checkpointing");
+        assert_eq!(compared["combinations"].as_array().map(Vec::len), Some(4), "by checkpointing");
     }
 }
 
