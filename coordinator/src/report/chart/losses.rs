@@ -3,11 +3,11 @@
 use fleet_common::record::{Outcome, Record};
 
 use super::Figure;
-use super::palette::{Stroke, of, stroke};
-use super::panel::{Mark, Panel};
-use super::scale::{Scale, range};
 use crate::report::blocks::{Block, Row};
 use crate::report::numbers::plural;
+use fleet_chart::palette::{Stroke, of, stroke};
+use fleet_chart::panel::{Mark, Panel};
+use fleet_chart::scale::{Scale, range};
 
 /// Points per line. More would be closer together than a line is wide.
 const POINTS: usize = 60;

@@ -3,10 +3,10 @@
 use fleet_common::record::Record;
 use fleet_common::telemetry::{MonoNanos, Sample, Series};
 
-use super::palette::{Ink, LIMIT, MUTED, Stroke, of};
-use super::panel::{Anchor, LABEL, Mark, Panel, text_width};
-use super::scale::{Scale, range};
 use crate::report::numbers::{mib, significant};
+use fleet_chart::palette::{Ink, LIMIT, MUTED, Stroke, of};
+use fleet_chart::panel::{Anchor, LABEL, Mark, Panel, text_width};
+use fleet_chart::scale::{Scale, range};
 
 /// One trial's readings, in seconds from the start of its first phase.
 pub(crate) struct Trace<'a> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fleet_chart::palette::{self, Stroke};
 use fleet_common::record::{Outcome, Record};
 use fleet_common::spec::{Checkpointing, Method};
 use maud::{Markup, PreEscaped, html};
@@ -9,9 +10,8 @@ use maud::{Markup, PreEscaped, html};
 use super::Page;
 use super::shell::Section;
 use crate::report::blocks::{Block, Cost, Row, brief, domain_in_words, domains, same_but_seed};
-use crate::report::chart::palette::Stroke;
 use crate::report::chart::traces::Trace;
-use crate::report::chart::{Figure, losses::losses, palette, sample_of, scatter::scatter};
+use crate::report::chart::{Figure, losses::losses, sample_of, scatter::scatter};
 use crate::report::numbers::{mib, significant};
 
 /// Traces shown at once; the others are folded away.

@@ -9,8 +9,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::palette::{FRONT, GRID, Ink, MUTED, PAPER, SHADE, Shape, Stroke, TEXT};
-use super::scale::Scale;
+use crate::palette::{FRONT, GRID, Ink, MUTED, PAPER, SHADE, Shape, Stroke, TEXT};
+use crate::scale::Scale;
 
 /// Drawn pixels per nominal one.
 const FINE: f64 = 10.0;
@@ -18,47 +18,102 @@ const FINE: f64 = 10.0;
 /// is free; no other stroke has an odd width.
 const DASHED: u32 = 15;
 const DOTTED: u32 = 17;
-/// Text sizes in nominal pixels.
-pub(super) const LABEL: f64 = 11.0;
+/// Size of labels, nominal pixels.
+pub const LABEL: f64 = 11.0;
+/// Size of titles.
 const TITLE: f64 = 12.0;
 
 /// Something drawn, in values of the axes.
-pub(super) enum Mark {
+pub enum Mark {
     /// A line through points.
-    Line { points: Vec<(f64, f64)>, ink: Ink, stroke: Stroke },
+    Line {
+        /// Its corners.
+        points: Vec<(f64, f64)>,
+        /// Colour.
+        ink: Ink,
+        /// How it is drawn.
+        stroke: Stroke,
+    },
     /// The area between two lines: (x, low, high).
-    Band { points: Vec<(f64, f64, f64)>, ink: Ink },
+    Band {
+        /// From left to right.
+        points: Vec<(f64, f64, f64)>,
+        /// Colour, of which little is laid on.
+        ink: Ink,
+    },
     /// A point, with what it says when pointed at.
-    Point { at: (f64, f64), ink: Ink, shape: Shape, title: String },
+    Point {
+        /// Where.
+        at: (f64, f64),
+        /// Colour.
+        ink: Ink,
+        /// Which mark.
+        shape: Shape,
+        /// What it says; empty for nothing.
+        title: String,
+    },
     /// Shading over the full height.
-    Shade { from: f64, to: f64 },
+    Shade {
+        /// Left end.
+        from: f64,
+        /// Right end.
+        to: f64,
+    },
     /// A thin line from a place to `dx` and `dy` nominal pixels from it.
-    Leader { at: (f64, f64), dx: f64, dy: f64 },
+    Leader {
+        /// The place.
+        at: (f64, f64),
+        /// To the right.
+        dx: f64,
+        /// Down.
+        dy: f64,
+    },
     /// Words. `dx` and `dy` are nominal pixels from the place.
-    Words { at: (f64, f64), dx: f64, dy: f64, text: String, ink: Ink, anchor: Anchor },
+    Words {
+        /// The place.
+        at: (f64, f64),
+        /// To the right.
+        dx: f64,
+        /// Down.
+        dy: f64,
+        /// What stands there.
+        text: String,
+        /// Colour.
+        ink: Ink,
+        /// Which end of it is there.
+        anchor: Anchor,
+    },
 }
 
 /// Which end of a text is at its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anchor {
+pub enum Anchor {
+    /// Its begin.
     Start,
+    /// Its middle.
     Middle,
+    /// Its end.
     End,
 }
 
 /// A chart.
-pub(super) struct Panel {
+pub struct Panel {
     /// Nominal size in pixels.
-    pub(super) size: (f64, f64),
-    pub(super) x: Scale,
-    pub(super) y: Scale,
+    pub size: (f64, f64),
+    /// The axis from left to right.
+    pub x: Scale,
+    /// The axis from bottom to top.
+    pub y: Scale,
     /// Title above the chart; empty for none.
-    pub(super) heading: String,
-    pub(super) x_title: String,
-    pub(super) y_title: String,
+    pub heading: String,
+    /// Title under the x axis; empty for none.
+    pub x_title: String,
+    /// Title above the y axis; empty for none.
+    pub y_title: String,
     /// What the chart shows, for those who cannot see it.
-    pub(super) description: String,
-    pub(super) marks: Vec<Mark>,
+    pub description: String,
+    /// What is drawn, the first under the others; shades are under everything.
+    pub marks: Vec<Mark>,
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -74,7 +129,7 @@ impl Panel {
     }
 
     /// Where a value lies, in nominal pixels.
-    pub(super) fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
+    pub fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
         let (left, top, right, bottom) = self.margins();
         (
             left + self.x.fraction(x) * (self.size.0 - left - right),
@@ -83,13 +138,13 @@ impl Panel {
     }
 
     /// The plotting area in nominal pixels: left, top, right, bottom.
-    pub(super) fn bounds(&self) -> (f64, f64, f64, f64) {
+    pub fn bounds(&self) -> (f64, f64, f64, f64) {
         let (left, top, right, bottom) = self.margins();
         (left, top, self.size.0 - right, self.size.1 - bottom)
     }
 
     /// The chart as an `svg` element for the inside of a page.
-    pub(super) fn svg(&self) -> String {
+    pub fn svg(&self) -> String {
         let mut drawn = String::new();
         match self.draw(&mut drawn) {
             Ok(()) => self.finish(&drawn),
@@ -221,7 +276,7 @@ fn fine(nominal: f64) -> i32 {
 }
 
 /// Estimated nominal width of a text of so many characters at the labels' size.
-pub(super) fn text_width(characters: usize) -> f64 {
+pub fn text_width(characters: usize) -> f64 {
     // Proportional figures and lower-case letters of the usual sans-serif faces are a little over half an em.
     0.54 * LABEL * characters as f64
 }
