@@ -20,6 +20,8 @@ const DASHED: u32 = 15;
 const DOTTED: u32 = 17;
 /// Size of labels, nominal pixels.
 pub const LABEL: f64 = 11.0;
+/// Opacity of an area that lies under lines and words.
+pub const PALE: f64 = 0.18;
 /// Size of titles.
 const TITLE: f64 = 12.0;
 
@@ -38,8 +40,10 @@ pub enum Mark {
     Band {
         /// From left to right.
         points: Vec<(f64, f64, f64)>,
-        /// Colour, of which little is laid on.
+        /// Colour.
         ink: Ink,
+        /// How much of it is laid on, from 0 to 1; [`PALE`] for most.
+        opacity: f64,
     },
     /// A point, with what it says when pointed at.
     Point {
@@ -145,9 +149,18 @@ impl Panel {
 
     /// The chart as an `svg` element for the inside of a page.
     pub fn svg(&self) -> String {
+        self.element(None)
+    }
+
+    /// The same for a place in another SVG: its left and upper end there.
+    pub(crate) fn svg_at(&self, place: (f64, f64)) -> String {
+        self.element(Some(place))
+    }
+
+    fn element(&self, place: Option<(f64, f64)>) -> String {
         let mut drawn = String::new();
         match self.draw(&mut drawn) {
-            Ok(()) => self.finish(&drawn),
+            Ok(()) => self.finish(&drawn, place),
             // Writing into a string does not fail; if it ever does, the reader must not take a gap for a result.
             Err(error) => maud::html! { p { "This chart could not be drawn: " (error) } }.into_string(),
         }
@@ -213,11 +226,11 @@ impl Panel {
                 };
                 root.draw(&PathElement::new(points, ink.light.mix(opacity).stroke_width(width)))?;
             }
-            Mark::Band { points, ink } => {
+            Mark::Band { points, ink, opacity } => {
                 let upper = points.iter().map(|(x, _, high)| at((*x, *high)));
                 let lower = points.iter().rev().map(|(x, low, _)| at((*x, *low)));
                 let outline: Vec<_> = upper.chain(lower).collect();
-                root.draw(&Polygon::new(outline, ink.light.mix(0.18)))?;
+                root.draw(&Polygon::new(outline, ink.light.mix(*opacity)))?;
             }
             Mark::Point { at: place, ink, shape, .. } => {
                 point(root, at(*place), 7.2, *shape, PAPER)?;
@@ -241,8 +254,9 @@ impl Panel {
         Ok(())
     }
 
-    /// Makes the page's element of a drawn document: no size of its own, a description, titles over the points.
-    fn finish(&self, drawn: &str) -> String {
+    /// Makes the page's element of a drawn document: no size of its own unless it has a place, a description, titles over
+    /// the points.
+    fn finish(&self, drawn: &str, at: Option<(f64, f64)>) -> String {
         let body = drawn.split_once('>').map_or("", |(_, rest)| rest).trim_end();
         let body = body.strip_suffix("</svg>").unwrap_or(body);
         let body = body
@@ -258,7 +272,8 @@ impl Panel {
         });
         let (width, height) = (fine(self.size.0), fine(self.size.1));
         maud::html! {
-            svg.chart viewBox=(format!("0 0 {width} {height}")) role="img" aria-label=(self.description) {
+            svg.chart x=[at.map(|a| a.0)] y=[at.map(|a| a.1)] width=[at.map(|_| self.size.0)] height=[at.map(|_| self.size.1)]
+                viewBox=(format!("0 0 {width} {height}")) role="img" aria-label=(self.description) {
                 (maud::PreEscaped(body))
                 @for ((x, y), title) in targets {
                     circle cx=(fine(x)) cy=(fine(y)) r="90" fill="transparent" { title { (title) } }

@@ -6,7 +6,7 @@ use super::Figure;
 use crate::report::blocks::{Block, Row};
 use crate::report::numbers::plural;
 use fleet_chart::palette::{Stroke, of, stroke};
-use fleet_chart::panel::{Mark, Panel};
+use fleet_chart::panel::{Mark, PALE, Panel};
 use fleet_chart::scale::{Scale, range};
 
 /// Points per line. More would be closer together than a line is wide.
@@ -46,7 +46,7 @@ pub(crate) fn losses(rows: &[&Row<'_>], records: &[Record], heading: &str) -> Op
     let mut marks = Vec::new();
     for (row, line) in lines.iter().filter(|(row, _)| row.group.completed > 1) {
         let band = line.iter().map(|p| (p.middle, p.low, p.high)).collect();
-        marks.push(Mark::Band { points: band, ink: of(&row.group.settings) });
+        marks.push(Mark::Band { points: band, ink: of(&row.group.settings), opacity: PALE });
     }
     // Broad lines first: a thin one on top of an equal broad one leaves both visible.
     for broad in [true, false] {
