@@ -94,6 +94,23 @@ pub fn share(part: u64, of: u64) -> Option<String> {
     })
 }
 
+/// A change by this share with its sign: "+0.4 %".
+pub fn change(share: f64) -> String {
+    let text = fixed(100.0 * share, 1);
+    let sign = if text.starts_with(|c: char| c.is_ascii_digit()) && share > 0.0 { "+" } else { "" };
+    format!("{sign}{text} %")
+}
+
+/// Numbers in rising order, consecutive ones as a range: "0–4, 7".
+pub fn ranges(numbers: &[u32]) -> String {
+    let runs = numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
+    let words = runs.filter_map(|run| match (run.first()?, run.last()?) {
+        (a, b) if a == b => Some(a.to_string()),
+        (a, b) => Some(format!("{a}–{b}")),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
 /// Bytes in MiB, the unit of every memory figure in a report.
 pub fn mib(bytes: f64) -> f64 {
     bytes / f64::from(1u32 << 20)
@@ -170,6 +187,13 @@ mod tests {
         assert_eq!(share(9_999, 10_000).as_deref(), Some(">99.9 %"));
         assert_eq!(share(12, 1_000).as_deref(), Some("1.2 %"));
         assert_eq!(share(0, 0), None);
+    }
+
+    #[test]
+    fn changes_have_a_sign_and_numbers_become_ranges() {
+        assert_eq!([0.004, -0.0125, 0.0, -0.0001].map(change), ["+0.4 %", "\u{2212}1.2 %", "0.0 %", "0.0 %"]);
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0–2, 5, 7–8");
+        assert_eq!(ranges(&[]), "");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `summary` | how far the campaign is |
 //! | `findings` | the sentences at the top, and what they may claim |
 //! | `settings`, `notes` | settings and missing values in words; [`fleet_chart::numbers`] has the quantities |
+//! | `steps` | memory over a step: which trials show it, and what the strategies did, in words |
 //! | `grid` | a plain table of text |
 //! | `chart` | records → SVG |
 //! | `page` | everything → HTML |
@@ -23,6 +24,7 @@ mod grid;
 mod notes;
 mod page;
 mod settings;
+mod steps;
 mod summary;
 mod table;
 #[cfg(test)]
