@@ -264,6 +264,16 @@ impl BlockChoice {
             Self::WholeCheap => "whole, cheaply",
         }
     }
+
+    /// The name in a plan's short form.
+    pub const fn letters(self) -> &'static str {
+        match self {
+            Self::Keep => "k",
+            Self::Cheap => "c",
+            Self::Whole => "w",
+            Self::WholeCheap => "wc",
+        }
+    }
 }
 
 /// What the planned strategy chose for a trial, and what it expected of that.
@@ -283,6 +293,28 @@ pub struct MemoryPlan {
     pub blocks_seconds: f64,
     /// Whether a first plan missed its prediction and this is the second one.
     pub replanned: bool,
+}
+
+impl MemoryPlan {
+    /// The choices in short: runs of equal ones in the order of the blocks, each as its length and
+    /// [`BlockChoice::letters`], as in `3w 2c 7k`.
+    pub fn short(&self) -> String {
+        let runs = self.blocks.chunk_by(|a, b| a == b);
+        let runs = runs.filter_map(|run| Some(format!("{}{}", run.len(), run.first()?.letters())));
+        runs.collect::<Vec<_>>().join(" ")
+    }
+
+    /// By how much the peak that was measured is above the predicted one, as a share of that; negative where it is below.
+    pub fn miss(&self) -> Option<f64> {
+        let miss = self.measured_peak_bytes as f64 / self.predicted_peak_bytes as f64 - 1.0;
+        miss.is_finite().then_some(miss)
+    }
+
+    /// What running blocks again is expected to cost, as a share of forward and backward of all blocks.
+    pub fn recompute_share(&self) -> Option<f64> {
+        let share = self.recompute_seconds / self.blocks_seconds;
+        share.is_finite().then_some(share)
+    }
 }
 
 /// Memory over one training step, in order of time. A window ends where the next begins.
@@ -573,5 +605,35 @@ impl Record {
     /// The document.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("our own types are JSON")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_in_short_and_how_well_it_was_met() {
+        use BlockChoice::{Cheap, Keep, Whole, WholeCheap};
+        let plan = MemoryPlan {
+            blocks: vec![Whole, Whole, Cheap, Keep, Keep, WholeCheap, Keep],
+            limit_bytes: 500,
+            predicted_peak_bytes: 400,
+            measured_peak_bytes: 410,
+            recompute_seconds: 0.02,
+            blocks_seconds: 0.5,
+            replanned: false,
+        };
+        assert_eq!(plan.short(), "2w 1c 2k 1wc 1k");
+        assert!(plan.miss().is_some_and(|m| (m - 0.025).abs() < 1e-12));
+        assert!(plan.recompute_share().is_some_and(|s| (s - 0.04).abs() < 1e-12));
+        let nothing = MemoryPlan {
+            blocks: Vec::new(),
+            predicted_peak_bytes: 0,
+            recompute_seconds: 0.0,
+            blocks_seconds: 0.0,
+            ..plan
+        };
+        assert_eq!((nothing.short().as_str(), nothing.miss(), nothing.recompute_share()), ("", None, None));
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn show(
         print_json(&Document::from(&fetched));
     } else {
         let width = terminal_width();
-        say!("{}", report::table(&fetched.comparison, width));
+        say!("{}", report::table(&fetched.comparison, &fetched.records, width));
         for lost in &fetched.campaign.given_up {
             say!("given up: {}: {}", lost.label, lost.reason);
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use fleet_common::compare::{Comparison, Failure, Group};
 use fleet_common::id::HardwareClass;
 use fleet_common::plan::{CellSettings, DatasetRef};
-use fleet_common::record::{EnergyDomain, Record};
+use fleet_common::record::{EnergyDomain, Outcome, Record};
 use fleet_common::score::Summary;
 
 use super::settings::{self, Flat};
@@ -185,6 +185,26 @@ impl Block<'_> {
     /// Whether rows of several backbones stand in it.
     pub(super) fn several_backbones(&self) -> bool {
         self.rows.windows(2).any(|w| w[0].group.settings.backbone != w[1].group.settings.backbone)
+    }
+
+    /// Whether `record` is a trial of one of its rows or failures.
+    pub(super) fn holds(&self, record: &Record) -> bool {
+        record.machine.hardware == *self.hardware
+            && record.settings.dataset == *self.dataset
+            && match record.outcome {
+                Outcome::Completed => self.evaluated == Some(record.training.evaluated),
+                _ => self.failures.iter().any(|f| f.trial == record.trial),
+            }
+    }
+
+    /// The combination of `record` in few words, and its seed.
+    pub(super) fn label(&self, record: &Record) -> String {
+        let row = self.rows.iter().find(|row| Self::belongs(row, record));
+        let name = row.map_or_else(|| brief(&record.settings, self.several_backbones()), |r| r.label.clone());
+        match record.outcome {
+            Outcome::Completed => format!("{name} (seed {})", record.settings.seed),
+            _ => format!("{name} (seed {}, {})", record.settings.seed, record.outcome.class()),
+        }
     }
 
     /// Whether `record` is a trial of `row`.

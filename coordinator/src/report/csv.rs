@@ -5,7 +5,7 @@
 
 use fleet_common::compare::{Group, compare};
 use fleet_common::plan::{MethodSettings, WeightsRef};
-use fleet_common::record::{EnergyDomain, Reading, Record};
+use fleet_common::record::{EnergyDomain, MemoryPlan, Reading, Record};
 use fleet_common::score::{Exponents, Summary};
 use fleet_common::spec::Sampling;
 use fleet_common::worker::Phase;
@@ -132,12 +132,20 @@ static MACHINE: [Column; 18] = [
 ];
 
 /// What came after the first version of this table.
-static LATER: [Column; 5] = [
+static LATER: [Column; 13] = [
     ("preprocessing", |r| r.record.settings.train.preprocessing.name().to_owned()),
     ("precision", |r| r.record.settings.train.precision.name().to_owned()),
     ("batch_norm", |r| r.record.settings.train.batch_norm.name().to_owned()),
     ("first_losses", |r| optional(mean(first_tenth(&r.record.training.losses)).as_ref())),
     ("last_losses", |r| optional(mean(last_tenth(&r.record.training.losses)).as_ref())),
+    ("adaptive_ratio", |r| optional(r.record.settings.adaptive_ratio.as_ref())),
+    ("recompute_threshold_bytes", |r| optional(r.record.training.recompute_threshold_bytes.as_ref())),
+    ("planned_margin", |r| optional(r.record.settings.planned_margin.as_ref())),
+    ("plan", |r| planned(r, MemoryPlan::short)),
+    ("predicted_peak_bytes", |r| planned(r, |p| p.predicted_peak_bytes)),
+    ("plan_measured_peak_bytes", |r| planned(r, |p| p.measured_peak_bytes)),
+    ("recompute_seconds", |r| planned(r, |p| p.recompute_seconds)),
+    ("replanned", |r| planned(r, |p| p.replanned)),
 ];
 
 /// The first tenth of the steps, rounded up.
@@ -152,6 +160,11 @@ fn last_tenth(losses: &[f32]) -> &[f32] {
 
 fn mean(losses: &[f32]) -> Option<f64> {
     (!losses.is_empty()).then(|| losses.iter().copied().map(f64::from).sum::<f64>() / losses.len() as f64)
+}
+
+/// A value of what the planned strategy chose.
+fn planned<T: ToString>(row: &Row<'_>, of: impl Fn(&MemoryPlan) -> T) -> String {
+    optional(row.record.training.memory_plan.as_ref().map(of).as_ref())
 }
 
 fn optional(value: Option<&impl ToString>) -> String {

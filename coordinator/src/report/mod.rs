@@ -9,9 +9,10 @@
 //! | `blocks` | what may be compared with what |
 //! | `summary` | how far the campaign is |
 //! | `findings` | the sentences at the top, and what they may claim |
-//! | `settings`, `numbers`, `notes` | settings, quantities and missing values in words |
+//! | `settings`, `notes` | settings and missing values in words; [`fleet_chart::numbers`] has the quantities |
+//! | `steps` | memory over a step: which trials show it, and what the strategies did, in words |
 //! | `grid` | a plain table of text |
-//! | `chart` | data → SVG |
+//! | `chart` | records → SVG |
 //! | `page` | everything → HTML |
 
 mod blocks;
@@ -21,9 +22,9 @@ mod csv;
 mod findings;
 mod grid;
 mod notes;
-mod numbers;
 mod page;
 mod settings;
+mod steps;
 mod summary;
 mod table;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 
+use fleet_chart::numbers;
 use fleet_common::compare::Comparison;
 use fleet_common::id::TrialId;
 use fleet_common::plan::Excluded;

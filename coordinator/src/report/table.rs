@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle, Width};
 use fleet_common::compare::Comparison;
 use fleet_common::plan::WeightsRef;
-use fleet_common::record::{EnergyDomain, Reading};
+use fleet_common::record::{EnergyDomain, Reading, Record};
 use fleet_common::score::Summary;
 
 use super::blocks::{Block, Cost, Row, blocks, brief};
 use super::notes::Notes;
 use super::numbers::{accuracy_decimals, count, fixed, mib, plural, significant, spread};
 use super::settings::brief_backbone;
+use super::steps::{Family, families, plan_in_words};
 
 /// One column: its head, how much it matters (the least goes first where room is short), and its cells.
 struct Column {
@@ -75,8 +76,8 @@ fn reading(reading: &Reading<Summary>, notes: &Notes, digits: i32) -> String {
     }
 }
 
-/// A comparison for a terminal of `width` columns; without a width, nothing is left out.
-pub fn table(comparison: &Comparison, width: Option<u16>) -> String {
+/// A comparison of `records` for a terminal of `width` columns; without a width, nothing is left out.
+pub fn table(comparison: &Comparison, records: &[Record], width: Option<u16>) -> String {
     let notes = Notes::of(comparison, &[]);
     let blocks = blocks(comparison);
     if blocks.is_empty() {
@@ -86,7 +87,7 @@ pub fn table(comparison: &Comparison, width: Option<u16>) -> String {
     let mut out = String::new();
     let (columns, dropped) = fitting(&blocks, &notes, width);
     for block in &blocks {
-        section(&mut out, block, &columns, &notes, width);
+        section(&mut out, block, records, &columns, &notes, width);
     }
     let mut foot = Vec::new();
     if !comparison.groups.is_empty() {
@@ -102,7 +103,7 @@ pub fn table(comparison: &Comparison, width: Option<u16>) -> String {
     out
 }
 
-fn section(out: &mut String, block: &Block<'_>, columns: &[&Column], notes: &Notes, width: usize) {
+fn section(out: &mut String, block: &Block<'_>, records: &[Record], columns: &[&Column], notes: &Notes, width: usize) {
     let evaluated = block.evaluated.map(|n| format!(", {} evaluated", plural(n, "image"))).unwrap_or_default();
     // Rows that differ in their weights say so themselves.
     let scratch = |r: &Row<'_>| r.group.settings.weights == WeightsRef::Scratch;
@@ -112,6 +113,9 @@ fn section(out: &mut String, block: &Block<'_>, columns: &[&Column], notes: &Not
         let free = render(block, columns, notes, None);
         let narrow = || render(block, columns, notes, u16::try_from(width).ok());
         out.push_str(&if fits(&free, width) { free } else { narrow() });
+    }
+    for (record, plan) in families(block, records).iter().flat_map(Family::planned) {
+        wrap(out, &format!("{}: {}", block.label(record), plan_in_words(plan)), width);
     }
     // One line per combination and reason, however many seeds met it.
     let mut failures: BTreeMap<(String, String), BTreeSet<u64>> = BTreeMap::new();

@@ -3,11 +3,11 @@
 use fleet_common::record::{Outcome, Record};
 
 use super::Figure;
-use super::palette::{Stroke, of, stroke};
-use super::panel::{Mark, Panel};
-use super::scale::{Scale, range};
 use crate::report::blocks::{Block, Row};
 use crate::report::numbers::plural;
+use fleet_chart::palette::{Stroke, of, stroke};
+use fleet_chart::panel::{Mark, PALE, Panel};
+use fleet_chart::scale::{Scale, range};
 
 /// Points per line. More would be closer together than a line is wide.
 const POINTS: usize = 60;
@@ -46,7 +46,7 @@ pub(crate) fn losses(rows: &[&Row<'_>], records: &[Record], heading: &str) -> Op
     let mut marks = Vec::new();
     for (row, line) in lines.iter().filter(|(row, _)| row.group.completed > 1) {
         let band = line.iter().map(|p| (p.middle, p.low, p.high)).collect();
-        marks.push(Mark::Band { points: band, ink: of(&row.group.settings) });
+        marks.push(Mark::Band { points: band, ink: of(&row.group.settings), opacity: PALE });
     }
     // Broad lines first: a thin one on top of an equal broad one leaves both visible.
     for broad in [true, false] {

@@ -1,10 +1,7 @@
-//! Data → SVG.
+//! Records → SVG, drawn with [`fleet_chart`].
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `palette` | which colour, mark and dash stands for what, on light and on dark |
-//! | `scale` | axes with round ticks |
-//! | `panel` | one chart: marks in, SVG out, by way of `plotters` |
 //! | `labels` | names beside points, without overlaps |
 //! | `scatter` | accuracy against a cost, with the front |
 //! | `ratios` | one level's cost as a multiple of another's, per combination |
@@ -13,14 +10,11 @@
 
 pub(super) mod labels;
 pub(super) mod losses;
-pub(super) mod palette;
-mod panel;
 pub(super) mod ratios;
-pub(super) mod scale;
 pub(super) mod scatter;
 pub(super) mod traces;
 
-use palette::{Shape, Stroke};
+use fleet_chart::palette::{self, Shape, Stroke};
 
 /// A finished chart and what must be said under it.
 pub(super) struct Figure {

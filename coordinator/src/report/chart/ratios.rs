@@ -3,10 +3,10 @@
 use fleet_common::contrast::{Contrast, Pair, Quantity, Side};
 
 use super::Figure;
-use super::palette::{FRONT, Stroke, TEXT, of, shape};
-use super::panel::{Mark, Panel};
-use super::scale::Scale;
 use crate::report::numbers::{plural, significant};
+use fleet_chart::palette::{FRONT, Stroke, TEXT, of, shape};
+use fleet_chart::panel::{Mark, Panel};
+use fleet_chart::scale::Scale;
 
 /// Most characters of a name beside the axis; longer ones leave the points no room, and their numbers stand alone.
 const NAME: usize = 34;

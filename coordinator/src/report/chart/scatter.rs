@@ -5,11 +5,11 @@ use fleet_common::score::Summary;
 
 use super::Figure;
 use super::labels::{Wish, place};
-use super::palette::{FRONT, MUTED, Stroke, TEXT, of, shape};
-use super::panel::{Anchor, Mark, Panel, text_width};
-use super::scale::{Scale, range};
 use crate::report::blocks::{Block, Cost, Row, domain_of};
 use crate::report::numbers::{accuracy_decimals, fixed, mean_and_spread, mib, spread};
+use fleet_chart::palette::{FRONT, MUTED, Stroke, TEXT, of, shape};
+use fleet_chart::panel::{Anchor, Mark, Panel, text_width};
+use fleet_chart::scale::{Scale, range};
 
 /// Points from which only those of the front are named in full.
 const CROWD: usize = 16;

@@ -3,10 +3,10 @@
 use fleet_common::record::Record;
 use fleet_common::telemetry::{MonoNanos, Sample, Series};
 
-use super::palette::{Ink, LIMIT, MUTED, Stroke, of};
-use super::panel::{Anchor, LABEL, Mark, Panel, text_width};
-use super::scale::{Scale, range};
 use crate::report::numbers::{mib, significant};
+use fleet_chart::palette::{Ink, LIMIT, MUTED, Stroke, of};
+use fleet_chart::panel::{Anchor, LABEL, Mark, PALE, Panel, text_width};
+use fleet_chart::scale::{Scale, range};
 
 /// One trial's readings, in seconds from the start of its first phase.
 pub(crate) struct Trace<'a> {
@@ -145,7 +145,7 @@ fn curve(points: &[(f64, f64)], span: (f64, f64), ink: Ink) -> Vec<Mark> {
         envelope(points, COLUMNS).into_iter().map(|(t, low, high)| (t / per, low, high)).collect();
     let low = line(band.iter().map(|(t, low, _)| (*t, *low)).collect(), 6);
     let high = line(band.iter().map(|(t, _, high)| (*t, *high)).collect(), 14);
-    vec![Mark::Band { points: band, ink }, low, high]
+    vec![Mark::Band { points: band, ink, opacity: PALE }, low, high]
 }
 
 /// Mean power between readings of a counter at least [`COUNTER_WINDOW`] apart; `joules` per unit of the counter.

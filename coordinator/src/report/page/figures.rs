@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use fleet_chart::palette::{self, Stroke};
 use fleet_common::record::{Outcome, Record};
 use fleet_common::spec::{Checkpointing, Method};
 use maud::{Markup, PreEscaped, html};
 
-use super::Page;
 use super::shell::Section;
-use crate::report::blocks::{Block, Cost, Row, brief, domain_in_words, domains, same_but_seed};
-use crate::report::chart::palette::Stroke;
+use super::{Page, steps};
+use crate::report::blocks::{Block, Cost, Row, domain_in_words, domains, same_but_seed};
 use crate::report::chart::traces::Trace;
-use crate::report::chart::{Figure, losses::losses, palette, sample_of, scatter::scatter};
+use crate::report::chart::{Figure, losses::losses, sample_of, scatter::scatter};
 use crate::report::numbers::{mib, significant};
 
 /// Traces shown at once; the others are folded away.
@@ -26,8 +26,10 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
 }
 
 fn block_figures(page: &Page<'_>, block: &Block<'_>) -> Option<Markup> {
-    let parts: Vec<Markup> =
-        [scatters(block), loss_curves(page, block), traces(page, block)].into_iter().flatten().collect();
+    let parts: Vec<Markup> = [scatters(block), loss_curves(page, block), steps::part(page, block), traces(page, block)]
+        .into_iter()
+        .flatten()
+        .collect();
     (!parts.is_empty()).then(|| html! { h3 { (block.title()) } (legend_of(block)) @for part in parts { (part) } })
 }
 
@@ -161,16 +163,7 @@ fn gallery(charts: Vec<String>) -> Markup {
 
 /// Per combination the first trial with samples: a completed one where there is one, by seed and repeat.
 fn representatives<'a>(page: &Page<'a>, block: &Block<'_>) -> Vec<Trace<'a>> {
-    let mut records: Vec<&Record> = page
-        .input
-        .records
-        .iter()
-        .filter(|r| r.machine.hardware == *block.hardware && r.settings.dataset == *block.dataset)
-        .filter(|r| match r.outcome {
-            Outcome::Completed => block.evaluated == Some(r.training.evaluated),
-            _ => block.failures.iter().any(|f| f.trial == r.trial),
-        })
-        .collect();
+    let mut records: Vec<&Record> = page.input.records.iter().filter(|r| block.holds(r)).collect();
     records.sort_by_key(|r| {
         let s = &r.settings;
         (s.method.method(), s.checkpointing, r.outcome != Outcome::Completed, s.seed, r.trial.repeat)
@@ -180,14 +173,8 @@ fn representatives<'a>(page: &Page<'a>, block: &Block<'_>) -> Vec<Trace<'a>> {
         if chosen.iter().any(|t| same_but_seed(&t.record.settings, &record.settings)) {
             continue;
         }
-        let row = block.rows.iter().find(|row| Block::belongs(row, record));
-        let name = row.map_or_else(|| brief(&record.settings, block.several_backbones()), |r| r.label.clone());
-        let label = match record.outcome {
-            Outcome::Completed => format!("{name} (seed {})", record.settings.seed),
-            _ => format!("{name} (seed {}, {})", record.settings.seed, record.outcome.class()),
-        };
         let samples = page.input.samples.get(&record.trial);
-        chosen.extend(samples.and_then(|s| Trace::new(record, s, label)));
+        chosen.extend(samples.and_then(|s| Trace::new(record, s, block.label(record))));
     }
     chosen
 }

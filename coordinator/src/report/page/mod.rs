@@ -15,6 +15,7 @@ mod progress;
 mod results;
 mod scores;
 mod shell;
+mod steps;
 mod trials;
 
 use fleet_common::record::Record;

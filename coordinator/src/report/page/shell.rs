@@ -1,9 +1,9 @@
 //! What every page of ours is made of: the document around its sections, and the cells of its tables.
 
+use fleet_chart::palette;
 use fleet_common::score::Summary;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::report::chart::palette;
 use crate::report::notes::Notes;
 use crate::report::numbers::{accuracy_decimals, fixed, mean_and_spread, spread, utc};
 

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::fixture::{CPU, GPU, NO_METER, Trial, trial};
+use fleet_common::record::Record;
+
+use super::fixture::{self, CPU, GPU, NO_METER, Trial, trial};
 use crate::report;
 
 fn table(trials: &[Trial]) -> (Vec<String>, Vec<BTreeMap<String, String>>) {
-    let records: Vec<_> = trials.iter().map(Trial::record).collect();
-    let bytes = report::csv(&records).expect("a table");
+    of_records(&trials.iter().map(Trial::record).collect::<Vec<_>>())
+}
+
+fn of_records(records: &[Record]) -> (Vec<String>, Vec<BTreeMap<String, String>>) {
+    let bytes = report::csv(records).expect("a table");
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let head: Vec<String> = reader.headers().expect("a head").iter().map(str::to_owned).collect();
     let rows = reader
@@ -25,7 +30,8 @@ fn the_columns_are_those_of_the_readme() {
     assert_eq!((head[0].as_str(), head[38].as_str(), head[39].as_str()), ("trial", "macs", "top1_percent"));
     assert_eq!((head[49].as_str(), head[78].as_str(), head[79].as_str()), ("load_seconds", "save_images", "hardware"));
     assert_eq!((head[96].as_str(), head[99].as_str()), ("flags", "batch_norm"));
-    assert_eq!((head.len(), head[101].as_str()), (102, "last_losses"));
+    assert_eq!((head[101].as_str(), head[102].as_str()), ("last_losses", "adaptive_ratio"));
+    assert_eq!((head.len(), head[109].as_str()), (110, "replanned"));
     let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
     let phases = ["load_", "warm_up_", "train_", "evaluate_", "save_"];
     for (i, name) in head.iter().enumerate() {
@@ -62,4 +68,19 @@ fn values_are_those_of_the_record_and_what_is_missing_is_empty_with_its_reason()
     assert_eq!(of(0, "last_losses").parse(), Ok(mean(&losses[losses.len() - tenth..])));
     // Quotes, commas and line breaks survive; a trial that ended early has no scores.
     assert_eq!((of(2, "outcome"), of(2, "reason"), of(2, "ns")), ("crashed", "said \"no\",\nand left", ""));
+}
+
+#[test]
+fn what_a_strategy_was_told_and_what_a_plan_expected_have_columns() {
+    let records = fixture::traced().records;
+    let (_, rows) = of_records(&records);
+    let row = |checkpointing| rows.iter().find(|r| r["checkpointing"] == checkpointing).expect("a row");
+    let of =
+        |checkpointing, columns: &[&str]| columns.iter().map(|c| row(checkpointing)[*c].clone()).collect::<Vec<_>>();
+    let adaptive = ["adaptive_ratio", "recompute_threshold_bytes", "planned_margin", "plan"];
+    assert_eq!(of("adaptive", &adaptive), ["0.5", "134217728", "", ""]);
+    let planned = ["adaptive_ratio", "planned_margin", "plan", "predicted_peak_bytes", "plan_measured_peak_bytes"];
+    assert_eq!(of("planned", &planned), ["", "0.02", "4k 2w", "209715200", "210763776"]);
+    assert_eq!(of("planned", &["recompute_seconds", "replanned"]), ["0.016", "false"]);
+    assert!(of("static", &["plan", "recompute_seconds", "replanned"]).iter().all(String::is_empty));
 }

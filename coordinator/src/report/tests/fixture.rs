@@ -33,6 +33,8 @@ pub(super) struct Trial {
     pub(super) outcome: Value,
     pub(super) flags: Vec<&'static str>,
     pub(super) weights: Option<String>,
+    /// Whether it kept memory over a step, and has a budget that this needs.
+    pub(super) traced: bool,
 }
 
 pub(super) fn trial(method: &'static str, checkpointing: &'static str, hardware: &'static str, seed: u64) -> Trial {
@@ -49,6 +51,7 @@ pub(super) fn trial(method: &'static str, checkpointing: &'static str, hardware:
         outcome: json!({ "class": "completed" }),
         flags: vec!["short window"],
         weights: None,
+        traced: false,
     }
 }
 
@@ -102,6 +105,9 @@ impl Trial {
 
     fn budget(&self) -> u64 {
         let completed = self.outcome["class"] == "completed";
+        if self.traced {
+            return BUDGET;
+        }
         if completed && self.backbone != "vit_micro" { 4 << 30 } else { 512 << 20 }
     }
 
@@ -117,7 +123,7 @@ impl Trial {
             None => json!({ "from": "scratch" }),
         };
         let rate = if self.method == "full" { 1e-3 } else { 5e-3 };
-        json!({
+        let mut settings = json!({
             "definition": 1, "method": method, "backbone": self.backbone, "image_size": 64,
             "checkpointing": self.checkpointing,
             "dataset": { "name": self.dataset, "fingerprint": "5eed".repeat(16), "classes": 8 },
@@ -127,7 +133,13 @@ impl Trial {
                 "sampling": "replacement", "augment": true
             },
             "evaluate": { "batch": 64 }
-        })
+        });
+        match self.checkpointing {
+            "adaptive" => settings["adaptive_ratio"] = json!(0.5),
+            "planned" => settings["planned_margin"] = json!(0.02),
+            _ => {}
+        }
+        settings
     }
 
     fn energy(&self, joules: f64) -> Value {
@@ -231,9 +243,63 @@ impl Trial {
             "finished_unix_ms": 1_790_000_050_000u64 + self.seed * 60_000,
             "samples_taken": 4000, "flags": self.flags
         });
-        Record::from_json(document.to_string().as_bytes()).expect("a record")
+        let mut record = Record::from_json(document.to_string().as_bytes()).expect("a record");
+        if self.traced && completed {
+            self.trace(&mut record);
+        }
+        record
+    }
+
+    /// Memory over a step of six blocks, and what the strategy did.
+    fn trace(&self, record: &mut Record) {
+        let kept = match self.checkpointing {
+            "none" => 6,
+            "static" => 0,
+            "adaptive" => 3,
+            _ => 4,
+        };
+        let held = if self.method == "full" { 40 } else { 24 };
+        let (mut at, mut live, mut windows) = (0.0, 20u64, Vec::new());
+        let mut push = |phase: &str, block: Option<u32>, long: f64, live: u64, above: u64| {
+            let (from, most) = (live << 20, (live + above) << 20);
+            windows.push(json!({ "phase": phase, "block": block, "at": at, "live": from, "peak": most }));
+            at += long;
+        };
+        push("forward", None, 2.0, live, 4);
+        for block in 0..6 {
+            push("forward", Some(block), 8.0, live, held + 6);
+            live += if block < kept { held } else { 3 };
+        }
+        push("backward", None, 2.0, live, 3);
+        for block in (0..6).rev() {
+            if block >= kept {
+                push("recompute", Some(block), 8.0, live, held + 6);
+                live += held - 3;
+            }
+            push("backward", Some(block), 15.0, live, 12);
+            live -= held;
+        }
+        push("optimizer", None, 3.0, live, 1);
+        let trace = json!({ "step": 1, "milliseconds": at, "windows": windows });
+        record.training.memory_trace = serde_json::from_value(trace).expect("a trace");
+        record.training.recomputed_blocks = (kept..6).collect();
+        match self.checkpointing {
+            "adaptive" => record.training.recompute_threshold_bytes = Some(BUDGET / 2),
+            "planned" => {
+                let plan = json!({
+                    "blocks": ["keep", "keep", "keep", "keep", "whole", "whole"], "limit_bytes": 210_000_000,
+                    "predicted_peak_bytes": 200 << 20, "measured_peak_bytes": 201 << 20, "recompute_seconds": 0.016,
+                    "blocks_seconds": 0.138, "replanned": self.seed == 0
+                });
+                record.training.memory_plan = serde_json::from_value(plan).expect("a plan");
+            }
+            _ => {}
+        }
     }
 }
+
+/// The budget of the trials with a trace.
+const BUDGET: u64 = 256 << 20;
 
 /// Seconds since the machine started when a trial's first phase begins.
 const BOOT: f64 = 7_200.0;
@@ -331,6 +397,22 @@ pub(super) fn matrix(backbone: &'static str, dataset: &'static str, hardware: &'
         }
     }
     trials
+}
+
+/// Every strategy with a trace under a budget that full fine-tuning does not fit without one.
+pub(super) fn traced() -> World {
+    let outcome = json!({
+        "class": "does_not_fit", "needed_bytes": 270u64 << 20, "budget_bytes": BUDGET,
+        "place": { "phase": "forward", "block": 5 }
+    });
+    let with = |method, checkpointing, seed| Trial { traced: true, ..trial(method, checkpointing, CPU, seed) };
+    let mut trials = vec![Trial { outcome, ..with("full", "none", 0) }, with("lora", "none", 1)];
+    for method in ["full", "lora"] {
+        for checkpointing in ["static", "adaptive", "planned"] {
+            trials.extend([1, 0].map(|seed| with(method, checkpointing, seed)));
+        }
+    }
+    World::of(&trials)
 }
 
 /// Both hardware classes, three seeds, and every way to end.

@@ -5,6 +5,7 @@ mod contrast_page;
 mod csv;
 mod fixture;
 mod sentences;
+mod steps;
 mod terminal;
 
 use fleet_common::compare::compare;
@@ -318,6 +319,7 @@ fn write_pages() {
         ("rich", rich()),
         ("empty", empty),
         ("one", World::of(&[trial("lora", "none", CPU, 0)])),
+        ("traced", fixture::traced()),
         ("twelve", World::of(&twelve)),
         ("sixty", World::of(&sixty)),
     ] {

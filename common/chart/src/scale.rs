@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 
-use crate::report::numbers::fixed;
+use crate::numbers::fixed;
 
 /// How values are laid along an axis.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Scale {
+pub struct Scale {
     logarithmic: bool,
     /// Ends, in values.
     low: f64,
@@ -28,7 +28,7 @@ const NARROW: f64 = 3.0;
 
 impl Scale {
     /// Linear from `low` to `high`, widened to neither; about `count` ticks inside.
-    pub(crate) fn linear(low: f64, high: f64, count: usize) -> Self {
+    pub fn linear(low: f64, high: f64, count: usize) -> Self {
         let (low, high) = ordered(low, high);
         let step = round_step((high - low) / count.max(1) as f64);
         let first = (low / step).ceil() as i64;
@@ -41,7 +41,7 @@ impl Scale {
 
     /// For costs: from zero where that leaves them room, from near the least where it does not, logarithmic where they
     /// are far apart.
-    pub(crate) fn costs(values: impl Iterator<Item = f64> + Clone, count: usize) -> Self {
+    pub fn costs(values: impl Iterator<Item = f64> + Clone, count: usize) -> Self {
         let (least, most) = range(values);
         if least > 0.0 && most / least > WIDE {
             Self::logarithmic(least / 1.25, most * 1.25)
@@ -53,7 +53,7 @@ impl Scale {
     }
 
     /// Linear with some room on both sides.
-    pub(crate) fn padded(least: f64, most: f64, count: usize) -> Self {
+    pub fn padded(least: f64, most: f64, count: usize) -> Self {
         let room = match 0.1 * (most - least) {
             r if r > 0.0 => r,
             _ => (0.05 * most.abs()).max(1e-3),
@@ -62,7 +62,7 @@ impl Scale {
     }
 
     /// Logarithmic, with ticks at 1, 2 and 5 times the powers of ten, or at the powers alone over many decades.
-    pub(crate) fn logarithmic(low: f64, high: f64) -> Self {
+    pub fn logarithmic(low: f64, high: f64) -> Self {
         let (low, high) = ordered(low.max(f64::MIN_POSITIVE), high);
         let decades = (high / low).log10();
         let factors: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
@@ -78,7 +78,7 @@ impl Scale {
 
     /// Logarithmic around 1, for ratios: 1 is always on it and has room on both sides, so that a ratio near 1 looks
     /// like one.
-    pub(crate) fn ratios(values: impl Iterator<Item = f64>) -> Self {
+    pub fn ratios(values: impl Iterator<Item = f64>) -> Self {
         let (least, most) = range(values.filter(|v| *v > 0.0).chain([1.0]));
         let wide = Self::logarithmic(least / ROOM, most * ROOM);
         // Over so little of an axis, 1, 2 and 5 leave it bare: equal steps are denser.
@@ -86,44 +86,44 @@ impl Scale {
     }
 
     /// Names, the first on top, one apart.
-    pub(crate) fn names(labels: Vec<String>) -> Self {
+    pub fn names(labels: Vec<String>) -> Self {
         let ticks: Vec<f64> = (0..labels.len()).map(Self::row).collect();
         Self { logarithmic: false, low: ticks.last().copied().unwrap_or(0.0) - 0.7, high: 0.7, ticks, labels }
     }
 
     /// Where the name of this number is.
-    pub(crate) fn row(number: usize) -> f64 {
+    pub fn row(number: usize) -> f64 {
         -(number as f64)
     }
 
     /// Whether the axis is logarithmic; its title says so.
-    pub(crate) fn is_logarithmic(&self) -> bool {
+    pub fn is_logarithmic(&self) -> bool {
         self.logarithmic
     }
 
     /// Where a value lies: 0 at the low end, 1 at the high.
-    pub(crate) fn fraction(&self, value: f64) -> f64 {
+    pub fn fraction(&self, value: f64) -> f64 {
         let on_axis = |v: f64| if self.logarithmic { v.max(f64::MIN_POSITIVE).log10() } else { v };
         (on_axis(value) - on_axis(self.low)) / (on_axis(self.high) - on_axis(self.low))
     }
 
     /// The greatest value on the axis.
-    pub(crate) fn high(&self) -> f64 {
+    pub fn high(&self) -> f64 {
         self.high
     }
 
     /// The least value on the axis.
-    pub(crate) fn low(&self) -> f64 {
+    pub fn low(&self) -> f64 {
         self.low
     }
 
     /// The ticks.
-    pub(crate) fn ticks(&self) -> &[f64] {
+    pub fn ticks(&self) -> &[f64] {
         &self.ticks
     }
 
     /// The label of a tick.
-    pub(crate) fn label(&self, tick: f64) -> String {
+    pub fn label(&self, tick: f64) -> String {
         self.ticks.iter().position(|t| *t == tick).map(|i| self.labels[i].clone()).unwrap_or_default()
     }
 }
@@ -153,7 +153,7 @@ fn ordered(low: f64, high: f64) -> (f64, f64) {
 }
 
 /// Least and greatest of the finite values; 0 and 1 where there are none.
-pub(crate) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (least, most) =
         values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
     if least <= most { (least, most) } else { (0.0, 1.0) }

@@ -10,8 +10,8 @@ use plotters::style::RGBColor;
 
 /// A colour on light paper and its counterpart on dark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ink {
-    pub(super) light: RGBColor,
+pub struct Ink {
+    pub(crate) light: RGBColor,
     dark: &'static str,
 }
 
@@ -21,29 +21,29 @@ const fn ink(r: u8, g: u8, b: u8, dark: &'static str) -> Ink {
 
 impl Ink {
     /// The colour on light paper as SVG and CSS write it.
-    pub(crate) fn hex(self) -> String {
+    pub fn hex(self) -> String {
         let RGBColor(r, g, b) = self.light;
         format!("#{r:02X}{g:02X}{b:02X}")
     }
 }
 
 /// The paper behind a chart.
-pub(super) const PAPER: Ink = ink(0xFF, 0xFF, 0xFF, "#16191D");
+pub const PAPER: Ink = ink(0xFF, 0xFF, 0xFF, "#16191D");
 /// Text and axes.
-pub(super) const TEXT: Ink = ink(0x1F, 0x24, 0x28, "#E4E7EA");
+pub const TEXT: Ink = ink(0x1F, 0x24, 0x28, "#E4E7EA");
 /// Text of less weight.
-pub(super) const MUTED: Ink = ink(0x5B, 0x64, 0x6D, "#9BA5AF");
+pub const MUTED: Ink = ink(0x5B, 0x64, 0x6D, "#9BA5AF");
 /// Grid lines.
-pub(super) const GRID: Ink = ink(0xE3, 0xE6, 0xE9, "#2A3037");
+pub const GRID: Ink = ink(0xE3, 0xE6, 0xE9, "#2A3037");
 /// The front, and leaders to labels.
-pub(super) const FRONT: Ink = ink(0x8A, 0x93, 0x9C, "#75808B");
+pub const FRONT: Ink = ink(0x8A, 0x93, 0x9C, "#75808B");
 /// A limit, such as the memory budget.
-pub(super) const LIMIT: Ink = ink(0xB0, 0x3A, 0x2E, "#E5786D");
+pub const LIMIT: Ink = ink(0xB0, 0x3A, 0x2E, "#E5786D");
 /// Shading of every other phase.
-pub(super) const SHADE: Ink = ink(0xF1, 0xF3, 0xF5, "#1E2329");
+pub const SHADE: Ink = ink(0xF1, 0xF3, 0xF5, "#1E2329");
 
 /// Marks that stand for no method.
-pub(crate) const NEUTRAL: Ink = MUTED;
+pub const NEUTRAL: Ink = MUTED;
 
 /// Blue, vermilion, bluish green, reddish purple, orange, sky blue.
 const DATA: [Ink; 6] = [
@@ -56,40 +56,46 @@ const DATA: [Ink; 6] = [
 ];
 
 /// The colour of a method, by its place in the list of methods.
-pub(crate) fn method(method: Method) -> Ink {
+pub fn method(method: Method) -> Ink {
     let place = Method::ALL.iter().position(|m| *m == method).unwrap_or_default();
     DATA[place % DATA.len()]
 }
 
 /// The shape of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub enum Shape {
+    /// ●
     Circle,
+    /// ■
     Square,
+    /// ▲
     Triangle,
+    /// ◆
     Diamond,
 }
 
 /// The shape for a checkpointing strategy, by its place in the list.
-pub(crate) fn shape(checkpointing: Checkpointing) -> Shape {
+pub fn shape(checkpointing: Checkpointing) -> Shape {
     const SHAPES: [Shape; 4] = [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Diamond];
     SHAPES[place(checkpointing) % SHAPES.len()]
 }
 
 /// How a line is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stroke {
+pub enum Stroke {
     /// Of so many tenths of a nominal pixel.
     Plain(u32),
     /// Broad and pale, so that another line on top of it leaves both visible.
     Broad,
+    /// Thin, of long pieces.
     Dashed,
+    /// Thin, of short pieces.
     Dotted,
 }
 
 /// The stroke for a checkpointing strategy. Strategies that compute the same give the same curve: the first is broad
 /// and pale, and whatever lies on it is thin and broken.
-pub(crate) fn stroke(checkpointing: Checkpointing) -> Stroke {
+pub fn stroke(checkpointing: Checkpointing) -> Stroke {
     match place(checkpointing) {
         0 => Stroke::Broad,
         1 => Stroke::Dashed,
@@ -102,12 +108,12 @@ fn place(checkpointing: Checkpointing) -> usize {
 }
 
 /// The colour of a combination.
-pub(crate) fn of(settings: &CellSettings) -> Ink {
+pub fn of(settings: &CellSettings) -> Ink {
     method(settings.method.method())
 }
 
 /// Style rules that turn every light colour of a chart into its dark counterpart.
-pub(crate) fn dark_rules() -> String {
+pub fn dark_rules() -> String {
     let fixed = [PAPER, TEXT, MUTED, GRID, FRONT, LIMIT, SHADE];
     fixed
         .iter()

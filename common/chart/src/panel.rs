@@ -9,8 +9,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::palette::{FRONT, GRID, Ink, MUTED, PAPER, SHADE, Shape, Stroke, TEXT};
-use super::scale::Scale;
+use crate::palette::{FRONT, GRID, Ink, MUTED, PAPER, SHADE, Shape, Stroke, TEXT};
+use crate::scale::Scale;
 
 /// Drawn pixels per nominal one.
 const FINE: f64 = 10.0;
@@ -18,47 +18,106 @@ const FINE: f64 = 10.0;
 /// is free; no other stroke has an odd width.
 const DASHED: u32 = 15;
 const DOTTED: u32 = 17;
-/// Text sizes in nominal pixels.
-pub(super) const LABEL: f64 = 11.0;
+/// Size of labels, nominal pixels.
+pub const LABEL: f64 = 11.0;
+/// Opacity of an area that lies under lines and words.
+pub const PALE: f64 = 0.18;
+/// Size of titles.
 const TITLE: f64 = 12.0;
 
 /// Something drawn, in values of the axes.
-pub(super) enum Mark {
+pub enum Mark {
     /// A line through points.
-    Line { points: Vec<(f64, f64)>, ink: Ink, stroke: Stroke },
+    Line {
+        /// Its corners.
+        points: Vec<(f64, f64)>,
+        /// Colour.
+        ink: Ink,
+        /// How it is drawn.
+        stroke: Stroke,
+    },
     /// The area between two lines: (x, low, high).
-    Band { points: Vec<(f64, f64, f64)>, ink: Ink },
+    Band {
+        /// From left to right.
+        points: Vec<(f64, f64, f64)>,
+        /// Colour.
+        ink: Ink,
+        /// How much of it is laid on, from 0 to 1; [`PALE`] for most.
+        opacity: f64,
+    },
     /// A point, with what it says when pointed at.
-    Point { at: (f64, f64), ink: Ink, shape: Shape, title: String },
+    Point {
+        /// Where.
+        at: (f64, f64),
+        /// Colour.
+        ink: Ink,
+        /// Which mark.
+        shape: Shape,
+        /// What it says; empty for nothing.
+        title: String,
+    },
     /// Shading over the full height.
-    Shade { from: f64, to: f64 },
+    Shade {
+        /// Left end.
+        from: f64,
+        /// Right end.
+        to: f64,
+    },
     /// A thin line from a place to `dx` and `dy` nominal pixels from it.
-    Leader { at: (f64, f64), dx: f64, dy: f64 },
+    Leader {
+        /// The place.
+        at: (f64, f64),
+        /// To the right.
+        dx: f64,
+        /// Down.
+        dy: f64,
+    },
     /// Words. `dx` and `dy` are nominal pixels from the place.
-    Words { at: (f64, f64), dx: f64, dy: f64, text: String, ink: Ink, anchor: Anchor },
+    Words {
+        /// The place.
+        at: (f64, f64),
+        /// To the right.
+        dx: f64,
+        /// Down.
+        dy: f64,
+        /// What stands there.
+        text: String,
+        /// Colour.
+        ink: Ink,
+        /// Which end of it is there.
+        anchor: Anchor,
+    },
 }
 
 /// Which end of a text is at its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anchor {
+pub enum Anchor {
+    /// Its begin.
     Start,
+    /// Its middle.
     Middle,
+    /// Its end.
     End,
 }
 
 /// A chart.
-pub(super) struct Panel {
+pub struct Panel {
     /// Nominal size in pixels.
-    pub(super) size: (f64, f64),
-    pub(super) x: Scale,
-    pub(super) y: Scale,
+    pub size: (f64, f64),
+    /// The axis from left to right.
+    pub x: Scale,
+    /// The axis from bottom to top.
+    pub y: Scale,
     /// Title above the chart; empty for none.
-    pub(super) heading: String,
-    pub(super) x_title: String,
-    pub(super) y_title: String,
+    pub heading: String,
+    /// Title under the x axis; empty for none.
+    pub x_title: String,
+    /// Title above the y axis; empty for none.
+    pub y_title: String,
     /// What the chart shows, for those who cannot see it.
-    pub(super) description: String,
-    pub(super) marks: Vec<Mark>,
+    pub description: String,
+    /// What is drawn, the first under the others; shades are under everything.
+    pub marks: Vec<Mark>,
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -74,7 +133,7 @@ impl Panel {
     }
 
     /// Where a value lies, in nominal pixels.
-    pub(super) fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
+    pub fn place(&self, (x, y): (f64, f64)) -> (f64, f64) {
         let (left, top, right, bottom) = self.margins();
         (
             left + self.x.fraction(x) * (self.size.0 - left - right),
@@ -83,16 +142,25 @@ impl Panel {
     }
 
     /// The plotting area in nominal pixels: left, top, right, bottom.
-    pub(super) fn bounds(&self) -> (f64, f64, f64, f64) {
+    pub fn bounds(&self) -> (f64, f64, f64, f64) {
         let (left, top, right, bottom) = self.margins();
         (left, top, self.size.0 - right, self.size.1 - bottom)
     }
 
     /// The chart as an `svg` element for the inside of a page.
-    pub(super) fn svg(&self) -> String {
+    pub fn svg(&self) -> String {
+        self.element(None)
+    }
+
+    /// The same for a place in another SVG: its left and upper end there.
+    pub(crate) fn svg_at(&self, place: (f64, f64)) -> String {
+        self.element(Some(place))
+    }
+
+    fn element(&self, place: Option<(f64, f64)>) -> String {
         let mut drawn = String::new();
         match self.draw(&mut drawn) {
-            Ok(()) => self.finish(&drawn),
+            Ok(()) => self.finish(&drawn, place),
             // Writing into a string does not fail; if it ever does, the reader must not take a gap for a result.
             Err(error) => maud::html! { p { "This chart could not be drawn: " (error) } }.into_string(),
         }
@@ -158,11 +226,11 @@ impl Panel {
                 };
                 root.draw(&PathElement::new(points, ink.light.mix(opacity).stroke_width(width)))?;
             }
-            Mark::Band { points, ink } => {
+            Mark::Band { points, ink, opacity } => {
                 let upper = points.iter().map(|(x, _, high)| at((*x, *high)));
                 let lower = points.iter().rev().map(|(x, low, _)| at((*x, *low)));
                 let outline: Vec<_> = upper.chain(lower).collect();
-                root.draw(&Polygon::new(outline, ink.light.mix(0.18)))?;
+                root.draw(&Polygon::new(outline, ink.light.mix(*opacity)))?;
             }
             Mark::Point { at: place, ink, shape, .. } => {
                 point(root, at(*place), 7.2, *shape, PAPER)?;
@@ -186,8 +254,9 @@ impl Panel {
         Ok(())
     }
 
-    /// Makes the page's element of a drawn document: no size of its own, a description, titles over the points.
-    fn finish(&self, drawn: &str) -> String {
+    /// Makes the page's element of a drawn document: no size of its own unless it has a place, a description, titles over
+    /// the points.
+    fn finish(&self, drawn: &str, at: Option<(f64, f64)>) -> String {
         let body = drawn.split_once('>').map_or("", |(_, rest)| rest).trim_end();
         let body = body.strip_suffix("</svg>").unwrap_or(body);
         let body = body
@@ -203,7 +272,8 @@ impl Panel {
         });
         let (width, height) = (fine(self.size.0), fine(self.size.1));
         maud::html! {
-            svg.chart viewBox=(format!("0 0 {width} {height}")) role="img" aria-label=(self.description) {
+            svg.chart x=[at.map(|a| a.0)] y=[at.map(|a| a.1)] width=[at.map(|_| self.size.0)] height=[at.map(|_| self.size.1)]
+                viewBox=(format!("0 0 {width} {height}")) role="img" aria-label=(self.description) {
                 (maud::PreEscaped(body))
                 @for ((x, y), title) in targets {
                     circle cx=(fine(x)) cy=(fine(y)) r="90" fill="transparent" { title { (title) } }
@@ -221,7 +291,7 @@ fn fine(nominal: f64) -> i32 {
 }
 
 /// Estimated nominal width of a text of so many characters at the labels' size.
-pub(super) fn text_width(characters: usize) -> f64 {
+pub fn text_width(characters: usize) -> f64 {
     // Proportional figures and lower-case letters of the usual sans-serif faces are a little over half an em.
     0.54 * LABEL * characters as f64
 }

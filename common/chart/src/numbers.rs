@@ -3,7 +3,7 @@
 use fleet_common::score::Summary;
 
 /// Decimals that give `value` about `digits` significant digits; integers keep all of theirs.
-pub(super) fn decimals(value: f64, digits: i32) -> usize {
+pub fn decimals(value: f64, digits: i32) -> usize {
     if value == 0.0 || !value.is_finite() {
         return 0;
     }
@@ -16,7 +16,7 @@ pub(super) fn decimals(value: f64, digits: i32) -> usize {
 }
 
 /// `value` with `decimals` digits after the point and commas between thousands.
-pub(super) fn fixed(value: f64, decimals: usize) -> String {
+pub fn fixed(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
         return "not a number".to_owned();
     }
@@ -43,17 +43,17 @@ fn grouped(digits: &str) -> String {
 }
 
 /// `value` with about `digits` significant digits.
-pub(super) fn significant(value: f64, digits: i32) -> String {
+pub fn significant(value: f64, digits: i32) -> String {
     fixed(value, decimals(value, digits))
 }
 
 /// A whole number with commas between thousands.
-pub(super) fn whole(n: u64) -> String {
+pub fn whole(n: u64) -> String {
     grouped(&n.to_string())
 }
 
 /// A spread beside a mean of so many decimals. A spread that rounds to nothing is not shown as nothing.
-pub(super) fn spread(deviation: f64, decimals: usize) -> String {
+pub fn spread(deviation: f64, decimals: usize) -> String {
     let text = fixed(deviation, decimals);
     if deviation > 0.0 && !text.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
         return format!("<{}", fixed(10f64.powi(-(decimals as i32)), decimals));
@@ -62,18 +62,18 @@ pub(super) fn spread(deviation: f64, decimals: usize) -> String {
 }
 
 /// Mean and, where there is one, spread, at about `digits` significant digits.
-pub(super) fn mean_and_spread(summary: &Summary, digits: i32) -> (String, Option<String>) {
+pub fn mean_and_spread(summary: &Summary, digits: i32) -> (String, Option<String>) {
     let decimals = decimals(summary.mean, digits);
     (fixed(summary.mean, decimals), summary.deviation.map(|d| spread(d, decimals)))
 }
 
 /// How many decimals an accuracy in percent deserves: none finer than one image.
-pub(super) fn accuracy_decimals(evaluated: u64) -> usize {
+pub fn accuracy_decimals(evaluated: u64) -> usize {
     if evaluated >= 10_000 { 2 } else { 1 }
 }
 
 /// A count with the prefix that suits it: 512, 85.4 k, 1.23 M.
-pub(super) fn count(n: u64) -> String {
+pub fn count(n: u64) -> String {
     match n {
         0..=999 => n.to_string(),
         1_000..=999_499 => format!("{} k", significant(n as f64 / 1e3, 3)),
@@ -83,7 +83,7 @@ pub(super) fn count(n: u64) -> String {
 }
 
 /// `part` of `of` in percent.
-pub(super) fn share(part: u64, of: u64) -> Option<String> {
+pub fn share(part: u64, of: u64) -> Option<String> {
     if of == 0 {
         return None;
     }
@@ -94,18 +94,35 @@ pub(super) fn share(part: u64, of: u64) -> Option<String> {
     })
 }
 
+/// A change by this share with its sign: "+0.4 %".
+pub fn change(share: f64) -> String {
+    let text = fixed(100.0 * share, 1);
+    let sign = if text.starts_with(|c: char| c.is_ascii_digit()) && share > 0.0 { "+" } else { "" };
+    format!("{sign}{text} %")
+}
+
+/// Numbers in rising order, consecutive ones as a range: "0–4, 7".
+pub fn ranges(numbers: &[u32]) -> String {
+    let runs = numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
+    let words = runs.filter_map(|run| match (run.first()?, run.last()?) {
+        (a, b) if a == b => Some(a.to_string()),
+        (a, b) => Some(format!("{a}–{b}")),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
 /// Bytes in MiB, the unit of every memory figure in a report.
-pub(super) fn mib(bytes: f64) -> f64 {
+pub fn mib(bytes: f64) -> f64 {
     bytes / f64::from(1u32 << 20)
 }
 
 /// "1 trial", "3 trials".
-pub(super) fn plural(n: u64, noun: &str) -> String {
+pub fn plural(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", whole(n), if n == 1 { "" } else { "s" })
 }
 
 /// "a", "a and b", "a, b and c".
-pub(super) fn listed(items: &[String]) -> String {
+pub fn listed(items: &[String]) -> String {
     match items {
         [] => String::new(),
         [one] => one.clone(),
@@ -114,7 +131,7 @@ pub(super) fn listed(items: &[String]) -> String {
 }
 
 /// Milliseconds since 1970 as a date and time in UTC.
-pub(super) fn utc(unix_ms: u64) -> String {
+pub fn utc(unix_ms: u64) -> String {
     let seconds = unix_ms / 1000;
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     // Howard Hinnant's civil_from_days for days after 1970: years begin on 1 March, so a leap day comes last.
@@ -170,6 +187,13 @@ mod tests {
         assert_eq!(share(9_999, 10_000).as_deref(), Some(">99.9 %"));
         assert_eq!(share(12, 1_000).as_deref(), Some("1.2 %"));
         assert_eq!(share(0, 0), None);
+    }
+
+    #[test]
+    fn changes_have_a_sign_and_numbers_become_ranges() {
+        assert_eq!([0.004, -0.0125, 0.0, -0.0001].map(change), ["+0.4 %", "\u{2212}1.2 %", "0.0 %", "0.0 %"]);
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0–2, 5, 7–8");
+        assert_eq!(ranges(&[]), "");
     }
 
     #[test]
