@@ -224,6 +224,9 @@ pub struct Training {
     /// Bytes in use from which on blocks were run again, under the adaptive strategy.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub recompute_threshold_bytes: Option<u64>,
+    /// The cap under which tensors were held, where there was a budget.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cap: Option<Cap>,
     /// What the planned strategy chose, and what it expected of it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub memory_plan: Option<MemoryPlan>,
@@ -235,6 +238,16 @@ pub struct Training {
     pub ranks: Option<BTreeMap<String, u32>>,
     /// The libraries at work.
     pub software: Software,
+}
+
+/// What tensors could hold at most; before the first step it was tried that more is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cap {
+    /// Bytes.
+    pub bytes: u64,
+    /// Bytes of the budget that the process itself takes, where it counts: the CUDA context, or on the CPU code and libraries.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub overhead_bytes: Option<u64>,
 }
 
 /// What happens to a block's activations between forward and backward.

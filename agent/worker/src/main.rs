@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fleet_common::profile::Request;
-use fleet_common::record::{Outcome, Training};
+use fleet_common::record::{Outcome, PeakPlace, Training};
+use fleet_common::spec::BudgetScope;
 use fleet_common::worker::{Check, Job, JobDevice, Merged, STOP};
 use fleet_worker::nn::Weights;
 use fleet_worker::peft::layout;
+use fleet_worker::torch::cap::{self, CapError};
 use fleet_worker::torch::cuda::{self, CudaHalf};
 use fleet_worker::torch::memory::Memory;
 use fleet_worker::torch::{guard, libtorch_version};
@@ -62,14 +64,13 @@ fn main() {
             exit(EXIT_NO_JOB);
         }
     };
-    if let (JobDevice::Cuda, Some(budget)) = (job.device, job.settings.budget_bytes) {
+    let (budget, scope) = (job.settings.budget_bytes, job.settings.budget_scope);
+    let cap = match (job.device, budget) {
         // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
-        if let Err(why) = unsafe { cuda::cap(budget) } {
-            let message = format!("the memory budget cannot be enforced: {why}");
-            events.finished(Outcome::Crashed { message }, Training::default());
-            leave(0);
-        }
-    }
+        (JobDevice::Cuda, Some(budget)) => unsafe { cuda::cap(budget, scope) }.map(Some),
+        _ => Ok(None),
+    };
+    let cap = cap.unwrap_or_else(|why| give_up(&events, &why));
     let stop = Arc::new(AtomicBool::new(false));
     listen_to_the_daemon(stop.clone());
 
@@ -84,6 +85,12 @@ fn main() {
     let memory = Memory::of(device);
     tch::set_num_threads(job.threads as i32);
     tch::set_num_interop_threads(1);
+    let cap = match (job.device, budget) {
+        (JobDevice::Cpu, Some(budget)) => cap::on_cpu(budget, scope).map(Some),
+        _ => Ok(cap),
+    };
+    let cap = cap.and_then(|cap| cap.map_or(Ok(None), |cap| cap::verify(device, cap).map(|()| Some(cap))));
+    let cap = cap.unwrap_or_else(|why| give_up(&events, &why));
     {
         let events = events.clone();
         std::thread::spawn(move || {
@@ -95,7 +102,7 @@ fn main() {
             }
         });
     }
-    let (outcome, training) = train::run(&job, device, &events, &stop);
+    let (outcome, training) = train::run(&job, device, cap, &events, &stop);
     events.finished(outcome, training);
     leave(0);
 }
@@ -103,6 +110,21 @@ fn main() {
 /// What stands behind the first argument.
 fn paths() -> Vec<PathBuf> {
     std::env::args_os().skip(2).map(PathBuf::from).collect()
+}
+
+/// Ends a trial that has no cap although it was to have one: without it, its figures would mean something else.
+fn give_up(events: &Events, why: &CapError) -> ! {
+    let outcome = match *why {
+        CapError::NothingLeft { overhead, budget } => Outcome::DoesNotFit {
+            needed_bytes: overhead + 1,
+            budget_bytes: budget,
+            place: PeakPlace { phase: "start".to_owned(), block: None },
+        },
+        // The machine's fault, not the cell's: another may do better.
+        CapError::NotEnforced(_) => Outcome::Crashed { message: why.to_string() },
+    };
+    events.finished(outcome, Training::default());
+    leave(0)
 }
 
 /// Profiles what a line of JSON on standard input asks for.
@@ -113,7 +135,7 @@ fn profile() -> fleet_common::profile::Answer {
         .map_err(|e| format!("expected a request as one line of JSON, found something else ({e})"))?;
     if let (JobDevice::Cuda, Some(budget)) = (request.device, request.cells.first().and_then(|c| c.budget_bytes)) {
         // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
-        unsafe { cuda::cap(budget) }.map_err(|why| format!("the memory budget cannot be enforced: {why}"))?;
+        unsafe { cuda::cap(budget, BudgetScope::Allocator) }.map_err(|why| why.to_string())?;
     }
     let device = device(request.device)?;
     tch::set_num_threads(request.threads as i32);

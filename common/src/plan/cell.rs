@@ -6,8 +6,8 @@ use super::{DatasetIdentity, MethodSettings, Resolution};
 use crate::canonical;
 use crate::id::CellId;
 use crate::spec::{
-    Backbone, BatchNorm, Campaign, Checkpointing, DatasetName, Evaluate, Method, Precision, Preprocessing, Sampling,
-    Schedule,
+    Backbone, BatchNorm, BudgetScope, Campaign, Checkpointing, DatasetName, Evaluate, Method, Precision, Preprocessing,
+    Sampling, Schedule,
 };
 
 /// The version of this definition. It changes whenever the same settings would mean another computation, so that old
@@ -42,6 +42,9 @@ pub struct CellSettings {
     pub seed: u64,
     /// Memory cap in bytes; `None` is no cap.
     pub budget_bytes: Option<u64>,
+    /// What the cap covers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub budget_scope: BudgetScope,
     /// Training.
     pub train: TrainSettings,
     /// Evaluation.
@@ -129,14 +132,14 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl CellSettings {
-    /// Bytes in use from which on the adaptive strategy runs blocks again; `None` under any other.
-    pub fn adaptive_threshold(&self) -> Option<u64> {
-        Some((self.budget_bytes? as f64 * self.adaptive_ratio?) as u64)
+    /// Bytes in use from which on the adaptive strategy runs blocks again, where tensors may hold `cap`; `None` under any other.
+    pub fn adaptive_threshold(&self, cap: u64) -> Option<u64> {
+        Some((cap as f64 * self.adaptive_ratio?) as u64)
     }
 
-    /// The peak that the planned strategy aims for, bytes; `None` under any other.
-    pub fn planned_limit(&self) -> Option<u64> {
-        Some((self.budget_bytes? as f64 * (1.0 - self.planned_margin?)) as u64)
+    /// The peak that the planned strategy aims for, bytes, where tensors may hold `cap`; `None` under any other.
+    pub fn planned_limit(&self, cap: u64) -> Option<u64> {
+        Some((cap as f64 * (1.0 - self.planned_margin?)) as u64)
     }
 
     /// The cell's identity: the first half of the SHA-256 of the canonical JSON. 128 bits are plenty against chance,
@@ -194,6 +197,7 @@ pub(super) fn resolve(
         weights,
         seed: 0,
         budget_bytes: campaign.budget.bytes(),
+        budget_scope: campaign.budget_scope,
         train: TrainSettings {
             steps: campaign.train.steps,
             warm_up_steps: campaign.train.warm_up_steps,
@@ -239,6 +243,7 @@ mod tests {
             weights: WeightsRef::Scratch,
             seed: 7,
             budget_bytes: Some(2 << 30),
+            budget_scope: BudgetScope::Allocator,
             train: TrainSettings {
                 steps: 120,
                 warm_up_steps: 2,

@@ -225,7 +225,7 @@ steps = 100
         };
         let usual = adaptive(&of(&text));
         assert_eq!(usual.len(), 8);
-        assert!(usual.iter().all(|s| s.adaptive_ratio == Some(0.5) && s.adaptive_threshold() == Some(1 << 30)));
+        assert!(usual.iter().all(|s| s.adaptive_ratio == Some(0.5) && s.adaptive_threshold(2 << 30) == Some(1 << 30)));
         let other = adaptive(&of(&format!("{text}[checkpointing.adaptive]\nratio = 0.7\n")));
         assert!(usual.iter().zip(&other).all(|(a, b)| a.id() != b.id()), "another share is another cell");
         // Other strategies do not know of it.

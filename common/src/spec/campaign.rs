@@ -27,6 +27,8 @@ pub struct Campaign {
     pub repeats: u32,
     /// Cap on each trial's memory, measured and enforced.
     pub budget: Budget,
+    /// What the cap covers.
+    pub budget_scope: BudgetScope,
     /// Where trials run.
     pub hardware: Hardware,
     /// The axes.
@@ -88,6 +90,17 @@ impl Default for Budget {
     }
 }
 
+/// What a budget covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetScope {
+    /// What tensors hold, as in the study.
+    #[default]
+    Allocator,
+    /// That and what the process takes beside it: the CUDA context, or on the CPU code and libraries.
+    Process,
+}
+
 /// Where a campaign's trials run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hardware {
@@ -120,6 +133,8 @@ struct File {
     repeats: u32,
     #[serde(default)]
     budget: Budget,
+    #[serde(default)]
+    budget_scope: BudgetScope,
     #[serde(default = "any_hardware")]
     hardware: Hardware,
     matrix: Matrix,
@@ -160,6 +175,7 @@ impl Campaign {
             seeds: raw.seeds,
             repeats: raw.repeats,
             budget: raw.budget,
+            budget_scope: raw.budget_scope,
             hardware: raw.hardware,
             matrix: raw.matrix,
             train: raw.train,

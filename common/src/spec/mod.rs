@@ -16,7 +16,7 @@ mod training;
 
 pub use axis::{Axis, PerName};
 pub use backbone::{Backbone, is_target};
-pub use campaign::{Budget, Campaign, Hardware, Matrix, Output};
+pub use campaign::{Budget, BudgetScope, Campaign, Hardware, Matrix, Output};
 pub use checkpointing::{AdaptiveSpec, Checkpointing, CheckpointingSpecs, PlannedSpec};
 pub use dataset::DatasetName;
 pub use error::{SpecError, nearest};

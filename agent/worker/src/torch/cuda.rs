@@ -6,30 +6,42 @@
 
 use std::ffi::{CStr, CString, c_int, c_uint, c_void};
 
+use fleet_common::record::Cap;
+use fleet_common::spec::BudgetScope;
+
+use super::cap::{CapError, beside};
+use super::library::library;
 use super::{TorchError, check, ffi};
 
 /// libtorch's allocator settings; the first that is set counts.
 const SETTINGS: [&str; 2] = ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"];
 
-/// Caps what libtorch's CUDA allocator may take from the device that it will see as the first.
+/// Caps what libtorch's CUDA allocator may take from the device that it will see as the first, and returns the cap: `bytes`, or
+/// with [`BudgetScope::Process`] what a context leaves of them. (Kernels and libraries' own memory that come later are not
+/// known then; the driver's view of the process is sampled beside.)
 ///
 /// The cap is a share of the device's memory, read from the environment when the allocator starts; settings that the
 /// user has made there stay. The share is of what the *driver* calls the device's memory, which is less than NVML's
 /// figure, and on a MIG slice the slice's.
 ///
 /// # Errors
-/// The driver does not answer; in words.
+/// The driver does not answer, or a context leaves nothing; in words.
 ///
 /// # Safety
 /// Sets an environment variable: no other thread may run yet, and libtorch's CUDA half must not be loaded.
-pub unsafe fn cap(bytes: u64) -> Result<(), String> {
+pub unsafe fn cap(bytes: u64, scope: BudgetScope) -> Result<Cap, CapError> {
     let total = driver_memory()?;
+    let cap = match scope {
+        BudgetScope::Allocator => Cap { bytes, overhead_bytes: None },
+        BudgetScope::Process => beside(bytes, context_memory()?)?,
+    };
+    let bytes = cap.bytes;
     let before = SETTINGS.iter().find_map(|name| std::env::var(name).ok());
     let now = settings(before.as_deref(), bytes, total);
     tracing::info!("{}={now} caps the allocator at {bytes} of {total} bytes", SETTINGS[0]);
     // SAFETY: the caller's promise.
     unsafe { std::env::set_var(SETTINGS[0], now) };
-    Ok(())
+    Ok(cap)
 }
 
 /// The user's settings, and the share that `bytes` are of `total`.
@@ -41,36 +53,72 @@ fn settings(before: Option<&str>, bytes: u64, total: u64) -> String {
     kept.map(str::to_owned).chain([format!("per_process_memory_fraction:{share:.17}")]).collect::<Vec<_>>().join(",")
 }
 
-/// Memory of the first visible device, bytes, from NVIDIA's driver (`cuDeviceTotalMem`), which needs no CUDA context.
-fn driver_memory() -> Result<u64, String> {
-    type Init = unsafe extern "C" fn(flags: c_uint) -> c_int;
-    type Get = unsafe extern "C" fn(device: *mut c_int, ordinal: c_int) -> c_int;
-    type TotalMem = unsafe extern "C" fn(bytes: *mut usize, device: c_int) -> c_int;
-    let library = CString::new("libcuda.so.1").expect("no NUL inside");
-    // SAFETY: opening a library runs its initialisers; this is the driver's, which libtorch would open next. It stays open.
-    let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if handle.is_null() {
-        return Err(format!("NVIDIA's driver cannot be opened ({})", dl_error()));
+library! {
+    /// The functions of cuda.h that are needed before libtorch's CUDA half is there.
+    Driver {
+        init = c"cuInit" (c_uint);
+        device = c"cuDeviceGet" (*mut c_int, c_int);
+        total = c"cuDeviceTotalMem_v2" (*mut usize, c_int);
     }
-    let symbol = |name: &CStr| {
-        // SAFETY: `handle` is an open library.
-        let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
-        if address.is_null() { Err(format!("NVIDIA's driver has no {}", name.to_string_lossy())) } else { Ok(address) }
-    };
-    // SAFETY: these are the functions' types in cuda.h, unchanged since CUDA 3.2.
-    let (init, get, total_mem): (Init, Get, TotalMem) = unsafe {
-        (
-            std::mem::transmute::<*mut c_void, Init>(symbol(c"cuInit")?),
-            std::mem::transmute::<*mut c_void, Get>(symbol(c"cuDeviceGet")?),
-            std::mem::transmute::<*mut c_void, TotalMem>(symbol(c"cuDeviceTotalMem_v2")?),
-        )
-    };
+}
+
+library! {
+    /// Those that tell what a context takes.
+    Contexts {
+        retain = c"cuDevicePrimaryCtxRetain" (*mut *mut c_void, c_int);
+        push = c"cuCtxPushCurrent_v2" (*mut c_void);
+        pop = c"cuCtxPopCurrent_v2" (*mut *mut c_void);
+        create = c"cuCtxCreate_v2" (*mut *mut c_void, c_uint, c_int);
+        destroy = c"cuCtxDestroy_v2" (*mut c_void);
+        memory = c"cuMemGetInfo_v2" (*mut usize, *mut usize);
+    }
+}
+
+fn names() -> [String; 1] {
+    ["libcuda.so.1".to_owned()]
+}
+
+/// A status of the driver as a result.
+fn ok(status: c_int) -> Result<(), String> {
+    match status {
+        0 => Ok(()),
+        code => Err(format!("NVIDIA's driver answers with error {code}; try `nvidia-smi`")),
+    }
+}
+
+/// Memory of the first visible device, bytes, from NVIDIA's driver, which needs no CUDA context for that.
+fn driver_memory() -> Result<u64, String> {
+    let driver = Driver::open(&names()).map_err(|why| format!("NVIDIA's driver cannot be opened ({why})"))?;
     let (mut device, mut bytes) = (0, 0usize);
     // SAFETY: called as cuda.h says, with places to write to.
-    let answers = unsafe { [init(0), get(&raw mut device, 0), total_mem(&raw mut bytes, device)] };
-    match answers.iter().find(|code| **code != 0) {
-        None => Ok(bytes as u64),
-        Some(code) => Err(format!("NVIDIA's driver answers with error {code}; try `nvidia-smi`")),
+    unsafe {
+        ok((driver.init)(0))?;
+        ok((driver.device)(&raw mut device, 0))?;
+        ok((driver.total)(&raw mut bytes, device))?;
+    }
+    Ok(bytes as u64)
+}
+
+/// What a context on the first visible device takes of its memory, bytes, whoever else is on the device: free memory before
+/// and after a second one is made. The first is the primary context, which stays and becomes libtorch's.
+fn context_memory() -> Result<u64, String> {
+    let driver = Contexts::open(&names()).map_err(|why| format!("NVIDIA's driver cannot be opened ({why})"))?;
+    let free = || {
+        let (mut free, mut total) = (0usize, 0usize);
+        // SAFETY: writes two words; a context is current.
+        ok(unsafe { (driver.memory)(&raw mut free, &raw mut total) }).map(|()| free as u64)
+    };
+    let (mut primary, mut second) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: called as cuda.h says; what is pushed and made is popped and destroyed, on the way of an error the process ends.
+    unsafe {
+        ok((driver.retain)(&raw mut primary, 0))?;
+        ok((driver.push)(primary))?;
+        let before = free()?;
+        ok((driver.create)(&raw mut second, 0, 0))?;
+        let after = free()?;
+        ok((driver.destroy)(second))?;
+        ok((driver.pop)(&raw mut primary))?;
+        Ok(before.saturating_sub(after))
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`function`]: custom autograd functions. Checkpointed blocks, and whatever else decides what backward keeps.
 //! - [`mod@grad`]: gradients of chosen outputs, weighted.
 //! - [`memory`]: live and peak bytes of a device's allocator, its cap, and typed out-of-memory.
+//! - [`cap`]: what tensors may hold, and whether that is enforced.
 //! - [`timeline`]: live and peak bytes from one change of place to the next.
 //! - [`cuda`]: bringing in libtorch's CUDA half when it is there, before anything asks about CUDA.
 //! - [`parallel`]: work of our own on libtorch's threads.
@@ -12,6 +13,7 @@
 //! - [`guard`]: the one place where a libtorch failure, which tch raises as a panic, becomes an error.
 
 pub mod adamw;
+pub mod cap;
 pub mod conv;
 pub mod cuda;
 mod ffi;
@@ -19,6 +21,7 @@ pub mod function;
 pub mod grad;
 pub mod grad_mode;
 pub mod guard;
+pub(crate) mod library;
 pub mod memory;
 pub mod parallel;
 pub mod sgd;

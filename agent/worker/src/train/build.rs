@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 use fleet_common::plan::CellSettings;
-use fleet_common::record::{BlockChoice, LoadSummary};
+use fleet_common::record::{BlockChoice, Cap, LoadSummary};
 use fleet_common::spec::{BatchNorm, Checkpointing, Preprocessing, Recipe};
 use tch::{Device, Kind, Tensor};
 
@@ -33,6 +33,7 @@ pub(super) fn build(
     weights: Option<&Path>,
     classes: &[String],
     device: Device,
+    cap: Option<Cap>,
     seed: Seed,
 ) -> anyhow::Result<Built> {
     let weights = weights.map(Weights::read).transpose()?.map(Weights::without_wrapper);
@@ -61,18 +62,22 @@ pub(super) fn build(
     }
     let model = models::build(settings.backbone, settings.image_size, classes.len() as i64, &b);
     let (params, loaded) = b.finish()?;
-    let executor = CheckpointingExecutor::with(first_policy(settings, device)?);
+    let executor = CheckpointingExecutor::with(first_policy(settings, device, cap)?);
     Ok(Built { model, params, executor, method, loaded, recipe, weights_recipe })
 }
 
 /// The policy to begin with.
-pub(super) fn first_policy(settings: &CellSettings, device: Device) -> anyhow::Result<Box<dyn Policy>> {
+pub(super) fn first_policy(
+    settings: &CellSettings,
+    device: Device,
+    cap: Option<Cap>,
+) -> anyhow::Result<Box<dyn Policy>> {
     let uniform = |choice| -> Box<dyn Policy> { Box::new(Uniform(choice)) };
     Ok(match settings.checkpointing {
         Checkpointing::None => uniform(BlockChoice::Keep),
         Checkpointing::Static => uniform(BlockChoice::Whole),
         Checkpointing::Adaptive => {
-            let threshold = settings.adaptive_threshold();
+            let threshold = cap.and_then(|cap| settings.adaptive_threshold(cap.bytes));
             Box::new(Adaptive::new(device, threshold.context("the adaptive strategy lacks its budget or ratio")?))
         }
         // Until a step was profiled, whatever needs the least memory.

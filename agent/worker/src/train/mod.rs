@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
 use fleet_common::plan::CellSettings;
-use fleet_common::record::{Outcome, PeakPlace, Software, Training};
+use fleet_common::record::{Cap, Outcome, PeakPlace, Software, Training};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, DatasetError};
 use tch::Device;
@@ -67,14 +67,11 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
-/// Runs a job. Whatever happens comes back as an outcome, beside what was measured until then. Once `stop` is true, it
+/// Runs a job under the cap that was set. Whatever happens comes back as an outcome, beside what was measured until then. Once `stop` is true, it
 /// saves its state and ends as cancelled.
-pub fn run(job: &Job, device: Device, events: &Events, stop: &AtomicBool) -> (Outcome, Training) {
+pub fn run(job: &Job, device: Device, cap: Option<Cap>, events: &Events, stop: &AtomicBool) -> (Outcome, Training) {
     let memory = Memory::of(device);
-    let budget = job.settings.budget_bytes;
-    if device == Device::Cpu {
-        memory.set_cpu_cap(budget);
-    }
+    let budget = cap.map(|cap| cap.bytes);
     let refusals = || memory.stats().map_or(0, |s| s.refusals);
     let before = refusals();
     // Beside a GPU the CPU has nothing else to do; where the CPU trains, a step takes long enough for half of it to decode.
@@ -88,13 +85,14 @@ pub fn run(job: &Job, device: Device, events: &Events, stop: &AtomicBool) -> (Ou
             threads: job.threads,
             decode_threads,
         },
+        cap,
         ..Training::default()
     };
     let mut training = fresh.clone();
     let state = job.resume.as_deref().map(|path| State::read(path, &job.settings.id())).transpose();
     let mut ended = state.map_err(Stop::State).and_then(|state| {
         if let Some(state) = &state {
-            training = Training { software: fresh.software.clone(), ..state.training.clone() };
+            training = Training { software: fresh.software.clone(), cap, ..state.training.clone() };
         }
         trial(job, device, memory, events, decode_threads, state.as_ref(), stop, &mut training)
     });
@@ -150,7 +148,7 @@ fn trial(
         )));
     }
     let weights = job.weights.as_deref();
-    let mut built = guard(|| build::build(settings, weights, dataset.classes(), device, seed))??;
+    let mut built = guard(|| build::build(settings, weights, dataset.classes(), device, training.cap, seed))??;
     training.parameters = built.params.count();
     training.trainable = built.params.count_trainable();
     training.loaded = built.loaded.take();
@@ -167,7 +165,7 @@ fn trial(
     };
     if !trained {
         training.recomputed_blocks = built.executor.recomputed_blocks();
-        training.recompute_threshold_bytes = settings.adaptive_threshold();
+        training.recompute_threshold_bytes = training.cap.and_then(|cap| settings.adaptive_threshold(cap.bytes));
     }
     if outcome.is_ok() {
         meter.next(Phase::Evaluate, training)?;

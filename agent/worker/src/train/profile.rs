@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use fleet_common::plan::CellSettings;
 use fleet_common::profile::{self, Request, StepOutcome};
-use fleet_common::record::{BlockChoice, MemoryPlan};
+use fleet_common::record::{BlockChoice, Cap, MemoryPlan};
 use fleet_common::spec::Checkpointing;
 use fleet_common::units::Bytes;
 use tch::{Cuda, Device, Tensor};
@@ -66,7 +66,8 @@ impl Stage {
         let made = || -> Result<Self, Stop> {
             let classes: Vec<String> = (0..settings.dataset.classes).map(|i| i.to_string()).collect();
             let seed = Seed::root(settings.seed);
-            let built = guard(|| build::build(settings, None, &classes, device, seed))??;
+            let cap = cap_of(settings);
+            let built = guard(|| build::build(settings, None, &classes, device, cap, seed))??;
             let params: Vec<Tensor> = built.params.trainable().map(|p| p.tensor.shallow_clone()).collect();
             let own = params.iter().map(Tensor::shallow_clone).collect();
             let optimizer = guard(|| AdamW::new(own, AdamWConfig::default()))?;
@@ -183,20 +184,24 @@ enum Run {
     Failed(String),
 }
 
+/// The budget, which is the cap here: that the process itself counts is for trials.
+fn cap_of(settings: &CellSettings) -> Option<Cap> {
+    settings.budget_bytes.map(|bytes| Cap { bytes, overhead_bytes: None })
+}
+
 fn policy_of(cell: &CellSettings, device: Device, plan: Option<&MemoryPlan>) -> Result<Box<dyn Policy>, StageError> {
     match plan {
         Some(plan) => Ok(Box::new(Planned(plan.blocks.clone()))),
-        None => first_policy(cell, device).map_err(|e| StageError::Failed(e.to_string())),
+        None => first_policy(cell, device, cap_of(cell)).map_err(|e| StageError::Failed(e.to_string())),
     }
 }
 
 impl Run {
     fn prepare(stage: &Stage, profile: &Profile, cell: &CellSettings) -> Self {
         let prepared = || -> Result<Self, StageError> {
-            let plan = match (cell.checkpointing, cell.planned_limit(), cell.budget_bytes) {
-                (Checkpointing::Planned, Some(limit), Some(budget)) => Some(stage.plan(profile, limit, budget)?),
-                _ => None,
-            };
+            let planned = cell.budget_bytes.filter(|_| cell.checkpointing == Checkpointing::Planned);
+            let plan = |budget| stage.plan(profile, cell.planned_limit(budget).unwrap_or(budget), budget);
+            let plan = planned.map(plan).transpose()?;
             let timeline = stage.trace(policy_of(cell, stage.device, plan.as_ref())?)?;
             Ok(Self::Ready { plan, timeline, choices: stage.choices(), seconds: Vec::new() })
         };

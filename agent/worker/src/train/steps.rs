@@ -134,17 +134,14 @@ fn checkpoint(
     meter: &mut PhaseMeter<'_>,
     training: &mut Training,
 ) -> Result<(), Stop> {
-    let (Checkpointing::Planned, Some(limit), Some(budget)) =
-        (settings.checkpointing, settings.planned_limit(), settings.budget_bytes)
-    else {
-        return Ok(());
-    };
+    let Some(cap) = training.cap.filter(|_| settings.checkpointing == Checkpointing::Planned) else { return Ok(()) };
+    let limit = settings.planned_limit(cap.bytes).unwrap_or(cap.bytes);
     if let Some(plan) = &training.memory_plan {
         rehearsal.built.executor.set(Box::new(Planned(plan.blocks.clone())));
         return Ok(());
     }
     meter.next(Phase::Profile, training)?;
-    let planned = rehearsal.profile().and_then(|profile| rehearsal.plan(&profile, limit, budget));
+    let planned = rehearsal.profile().and_then(|profile| rehearsal.plan(&profile, limit, cap.bytes));
     rehearsal.highest().iter().for_each(|timeline| meter.note(timeline));
     training.memory_plan = Some(planned?);
     Ok(())

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::{null, null_mut};
 
 use super::Scan;
-use super::library::{library, text};
+use crate::torch::library::{library, text};
 
 library! {
     /// The functions of cuda.h that we call.

@@ -16,7 +16,6 @@ mod check;
 mod driver;
 mod inputs;
 mod kernels;
-mod library;
 pub mod nvrtc;
 
 use std::collections::HashMap;

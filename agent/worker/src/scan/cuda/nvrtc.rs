@@ -4,8 +4,8 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::null_mut;
 
-use super::library::{self, library};
 use super::{MARK, SEGMENT, Scan, THREADS, Widths};
+use crate::torch::library::{self, library};
 
 const SOURCE: &str = include_str!("kernel.cu");
 

@@ -7,29 +7,29 @@ macro_rules! library {
     ($(#[$about:meta])* $name:ident { $($field:ident = $symbol:literal ($($argument:ty),*);)* }) => {
         $(#[$about])*
         #[derive(Debug, Clone, Copy)]
-        pub(super) struct $name {
-            $(pub(super) $field: unsafe extern "C" fn($($argument),*) -> std::ffi::c_int,)*
+        pub(crate) struct $name {
+            $(pub(crate) $field: unsafe extern "C" fn($($argument),*) -> std::ffi::c_int,)*
         }
         impl $name {
             /// Opens the first library of these names that can be, and finds its functions.
             ///
             /// # Errors
             /// No library can be opened, or one has not all functions; in words.
-            pub(super) fn open(names: &[String]) -> Result<Self, String> {
-                let handle = $crate::scan::cuda::library::open(names)?;
+            pub(crate) fn open(names: &[String]) -> Result<Self, String> {
+                let handle = $crate::torch::library::open(names)?;
                 // SAFETY: the types are those of the functions in the library's header.
                 Ok(unsafe { Self { $($field: std::mem::transmute::<
                     *mut std::ffi::c_void,
                     unsafe extern "C" fn($($argument),*) -> std::ffi::c_int,
-                >($crate::scan::cuda::library::symbol(handle, $symbol)?),)* } })
+                >($crate::torch::library::symbol(handle, $symbol)?),)* } })
             }
         }
     };
 }
-pub(super) use library;
+pub(crate) use library;
 
 /// Opens the first library that can be; it stays open.
-pub(super) fn open(names: &[String]) -> Result<*mut c_void, String> {
+pub(crate) fn open(names: &[String]) -> Result<*mut c_void, String> {
     let mut failures = Vec::new();
     for name in names {
         let Ok(c_name) = CString::new(name.as_str()) else { continue };
@@ -45,14 +45,14 @@ pub(super) fn open(names: &[String]) -> Result<*mut c_void, String> {
 }
 
 /// A function's address, in the library or in one that it brought.
-pub(super) fn symbol(handle: *mut c_void, name: &CStr) -> Result<*mut c_void, String> {
+pub(crate) fn symbol(handle: *mut c_void, name: &CStr) -> Result<*mut c_void, String> {
     // SAFETY: `handle` is an open library.
     let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
     if address.is_null() { Err(format!("it has no {}", name.to_string_lossy())) } else { Ok(address) }
 }
 
 /// The folder of the library that a function is from.
-pub(super) fn folder(function: *const c_void) -> Option<String> {
+pub(crate) fn folder(function: *const c_void) -> Option<String> {
     // SAFETY: all of it may be zero; dladdr fills it in, and its name is the loader's, for as long as the library is open.
     let path = unsafe {
         let mut found: libc::Dl_info = std::mem::zeroed();
@@ -68,7 +68,7 @@ pub(super) fn folder(function: *const c_void) -> Option<String> {
 ///
 /// # Safety
 /// `text` must be null or NUL-terminated.
-pub(super) unsafe fn text(text: *const c_char) -> String {
+pub(crate) unsafe fn text(text: *const c_char) -> String {
     if text.is_null() {
         return "unknown reason".to_owned();
     }
