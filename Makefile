@@ -20,6 +20,7 @@ bench: build            ## Time and memory of a training step beside Python's: 2
 	@tests/bench/set-up.sh
 	target/release/bench --write=$(or $(WRITE),tests/bench/RESULTS.md) $(OPTIONS)
 	cargo bench --locked -p fleet-worker --bench scan
+	cargo bench --locked -p fleet-worker --bench memory
 
 references: build       ## 5 random configurations of each kind, made by timm, PEFT, bitsandbytes and Pillow, through fleet-agent verify
 	@tests/references/run.sh $(SEED) $(COUNT)

@@ -88,7 +88,7 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
         "| strategy | budget MiB | peak MiB | predicted | activations MiB | less than none | share | ratio | blocks |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    let mut rows = Vec::new();
+    let (mut rows, mut unfit) = (Vec::new(), Vec::new());
     let uniform =
         |choice| profile.predict(&vec![choice; count]).ok_or_else(|| StageError::Failed("unmeasured".to_owned()));
     let none = uniform(BlockChoice::Keep)?;
@@ -101,7 +101,7 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
         memory.set_cpu_cap(Some(budget));
         match profile.plan(budget) {
             Ok(plan) => rows.push(Row::new("planned", Some(budget), &stage, plan, timed)?),
-            Err(least) => println!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(budget), mib(least)),
+            Err(least) => unfit.push(format!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(budget), mib(least))),
         }
         // The study's ratio; and the one that, of all ratios, makes the most of this budget.
         let traced = stage.trace(Box::new(Adaptive::new(Device::Cpu, budget / 2)));
@@ -110,7 +110,7 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
         for (name, found) in [("adaptive, ratio 0.5", published), ("adaptive, best ratio", best)] {
             match found {
                 Some(found) => rows.push(Row::new(name, Some(budget), &stage, found, timed)?),
-                None => println!("| {name} | {:.1} | does not fit | | | | | | |", mib(budget)),
+                None => unfit.push(format!("| {name} | {:.1} | does not fit | | | | | | |", mib(budget))),
             }
         }
         memory.set_cpu_cap(None);
@@ -119,7 +119,7 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
     memory.set_cpu_cap(Some(least));
     match profile.plan(least) {
         Ok(plan) => rows.push(Row::new("planned, smallest", Some(least), &stage, plan, false)?),
-        Err(least) => println!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(least), mib(least)),
+        Err(least) => unfit.push(format!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(least), mib(least))),
     }
     memory.set_cpu_cap(None);
     for round in 0..=ROUNDS {
@@ -147,7 +147,7 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
             order(&row.prediction.choices),
         );
     }
-    println!();
+    println!("{}\n", unfit.join("\n"));
     Ok(())
 }
 
