@@ -17,6 +17,7 @@
 //! | [`energy`] | counters and power readings → joules |
 //! | [`chain`] | what to hold and what to pay for again along a line of stages: the exact solver behind planned checkpointing |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
+//! | [`memory`] | how much memory a training step will need, before anything runs |
 //! | [`profile`] | memory and time of one training step, block by block |
 //! | [`worker`] | the conversation between the agent's daemon and a worker process |
 //! | [`wire`] | the gRPC messages, and the one place that parses them |
@@ -29,6 +30,7 @@ pub mod contrast;
 pub mod energy;
 pub mod id;
 pub mod lease;
+pub mod memory;
 pub mod plan;
 pub mod profile;
 pub mod record;
