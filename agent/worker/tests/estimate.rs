@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use fleet_common::memory::estimate;
 use fleet_common::plan::{CellSettings, MethodSettings};
+use fleet_common::record::BlockChoice;
 use fleet_common::spec::{Backbone, Checkpointing, MethodSpecs, Precision};
 use fleet_common::units::Bytes;
-use fleet_worker::checkpointing::{CheckpointingExecutor, policy};
+use fleet_worker::checkpointing::{Adaptive, CheckpointingExecutor, Policy, Uniform};
 use fleet_worker::models::{self, Model};
 use fleet_worker::nn::{Builder, Ctx, Params, Seed};
 use fleet_worker::peft::{self, Method, Schedule};
@@ -68,8 +69,12 @@ impl Built {
     /// The peak of one step, as the training loop makes it.
     fn step(&mut self, settings: &CellSettings) -> u64 {
         let memory = Memory::of(Device::Cpu);
-        let executor =
-            CheckpointingExecutor::with(policy(settings.checkpointing, Device::Cpu, settings.adaptive_threshold()));
+        let policy: Box<dyn Policy> = match settings.budget_bytes.and_then(|b| settings.adaptive_threshold(b)) {
+            Some(threshold) => Box::new(Adaptive::new(Device::Cpu, threshold)),
+            None if settings.checkpointing == Checkpointing::None => Box::new(Uniform(BlockChoice::Keep)),
+            None => Box::new(Uniform(BlockChoice::Whole)),
+        };
+        let executor = CheckpointingExecutor::with(policy);
         let parts = settings.train.micro_batches;
         let (batch, side) = (i64::from(settings.train.batch / parts), i64::from(settings.image_size));
         memory.reset_peak().expect("resets");

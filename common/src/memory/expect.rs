@@ -118,7 +118,10 @@ impl Step {
             backbone: settings.backbone,
             method: settings.method.clone(),
             checkpointing: settings.checkpointing,
-            limits: [settings.adaptive_threshold(), settings.planned_limit()],
+            limits: [
+                settings.budget_bytes.and_then(|b| settings.adaptive_threshold(b)),
+                super::planned_limit(settings),
+            ],
             batch: settings.train.batch,
             micro_batches: settings.train.micro_batches,
             image_size: settings.image_size,
@@ -168,7 +171,7 @@ impl History {
         let peak_bytes = match settings.checkpointing {
             // It keeps as much as fits below its limit, whatever the estimate is off by.
             Checkpointing::Planned => {
-                let most = settings.planned_limit().unwrap_or(u64::MAX);
+                let most = super::planned_limit(settings).unwrap_or(u64::MAX);
                 scaled(estimate.peak_none_bytes).min(most).max(scaled(estimate.least_bytes))
             }
             Checkpointing::None | Checkpointing::Static | Checkpointing::Adaptive => scaled(estimate.peak_bytes),

@@ -62,6 +62,11 @@ pub struct BlockEstimate {
     pub backward_bytes: u64,
 }
 
+/// The peak that the planned strategy aims for, where the budget is for tensors alone.
+fn planned_limit(settings: &CellSettings) -> Option<u64> {
+    settings.budget_bytes.and_then(|budget| settings.planned_limit(budget))
+}
+
 /// Estimates a cell's training step.
 pub fn estimate(settings: &CellSettings) -> Estimate {
     let (keep, again) = (step(settings, How::Keep), step(settings, How::Again));
@@ -69,12 +74,12 @@ pub fn estimate(settings: &CellSettings) -> Estimate {
     let peak = match settings.checkpointing {
         Checkpointing::None => keep.peak,
         Checkpointing::Static => again.peak,
-        Checkpointing::Adaptive => match settings.adaptive_threshold() {
+        Checkpointing::Adaptive => match settings.budget_bytes.and_then(|budget| settings.adaptive_threshold(budget)) {
             Some(threshold) => step(settings, How::AgainFrom(threshold)).peak,
             None => keep.peak,
         },
         // As much is kept as fits below the limit; if nothing fits, the least is needed.
-        Checkpointing::Planned => keep.peak.min(settings.planned_limit().unwrap_or(u64::MAX)).max(least),
+        Checkpointing::Planned => keep.peak.min(planned_limit(settings).unwrap_or(u64::MAX)).max(least),
     };
     let blocks = keep.blocks.iter().zip(again.blocks).map(|(kept, again)| BlockEstimate {
         name: kept.name.clone(),
