@@ -13,8 +13,8 @@ use crate::worker::JobDevice;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// Cells that differ in their checkpointing alone, one for each strategy to run steps under; at least one. Their data and
-    /// weights are not looked at.
+    /// Cells that differ in their checkpointing alone, one for each strategy to run steps under; at least one. Their
+    /// data and weights are not looked at.
     pub cells: Vec<CellSettings>,
     /// Steps to time under each strategy, after one that is not.
     pub steps: u32,

@@ -1,7 +1,8 @@
 //! What checkpointing strategies make of a memory budget: activations, time, and what the profile expected of both.
 //!
-//! `cargo bench -p fleet-worker --bench memory [-- PART-OF-A-NAME …]`, or as a part of `make bench`. Budgets are placed by how
-//! much less than with everything kept the activations may take: what a step's peak has above what stays from step to step.
+//! `cargo bench -p fleet-worker --bench memory [-- PART-OF-A-NAME …]`, or as a part of `make bench`. Budgets are placed
+//! by how much less than with everything kept the activations may take: what a step's peak has above what stays from
+//! step to step.
 
 use fleet_common::profile::cells;
 use fleet_common::record::BlockChoice;
@@ -151,7 +152,8 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
     Ok(())
 }
 
-/// Some blocks kept, all later ones run again: as many kept as fit into the budget. What the adaptive strategy can come to.
+/// Some blocks kept, all later ones run again: as many kept as fit into the budget. What the adaptive strategy can come
+/// to.
 fn best_adaptive(profile: &Profile, count: usize, budget: u64) -> Option<Prediction> {
     let shapes = (0..=count).rev().map(|kept| {
         let mut choices = vec![BlockChoice::Keep; kept];

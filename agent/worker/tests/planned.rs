@@ -10,6 +10,7 @@ use fleet_common::record::BlockChoice;
 use fleet_common::spec::Backbone;
 use fleet_worker::checkpointing::profile::{Outline, Profile};
 use fleet_worker::checkpointing::{CheckpointingExecutor, Planned, Policy};
+use fleet_worker::models::vit::{Vit, VitConfig};
 use fleet_worker::models::{self, Model};
 use fleet_worker::nn::{Builder, Ctx, Executor, Params, Seed};
 use fleet_worker::peft;
@@ -30,8 +31,12 @@ struct Case {
 
 impl Case {
     fn new(backbone: Backbone, side: i64, batch: i64, method: &MethodSettings) -> Self {
+        Self::of(|b| models::build(backbone, side as u32, 10, b), side, batch, method)
+    }
+
+    fn of(build: impl Fn(&Builder) -> Box<dyn Model>, side: i64, batch: i64, method: &MethodSettings) -> Self {
         let b = Builder::new(peft::method(method), None, Seed::root(3), Device::Cpu, Kind::Float);
-        let model = models::build(backbone, side as u32, 10, &b);
+        let model = build(&b);
         Self { model, params: b.finish().expect("builds").0, batch, side }
     }
 
@@ -133,6 +138,26 @@ fn a_profile_predicts_the_peak_of_any_choices() {
     }
     println!("the worst prediction is off by {:.2} %: {}", 100.0 * worst.0, worst.1);
     assert!(worst.0 < 0.01, "off by {:.1} %: {}", 100.0 * worst.0, worst.1);
+}
+
+#[test]
+fn a_single_block_and_a_single_image_are_planned_like_others() {
+    let _alone = one_at_a_time();
+    let _counting = Memory::of(Device::Cpu);
+    let one_block = |b: &Builder| -> Box<dyn Model> { Box::new(Vit::new(b, &VitConfig { depth: 1, ..VitConfig::micro(10) })) };
+    for batch in [1, 8] {
+        let case = Case::of(one_block, 64, batch, &MethodSettings::Full);
+        let profile = case.profile();
+        for choice in BlockChoice::ALL {
+            let predicted = profile.predict(&[choice]).expect("measured").peak;
+            assert_eq!(predicted, case.peak(&[choice]), "{choice:?}, batch {batch}");
+        }
+        // Running the only block again helps nothing: its backward needs what it would have kept.
+        let least = profile.least_peak();
+        assert_eq!(profile.plan(least - 1).expect_err("too little"), least);
+        assert!(profile.plan(least).expect("fits").peak <= least);
+        assert_eq!(profile.plan(u64::MAX >> 1).expect("fits").choices, [BlockChoice::Keep]);
+    }
 }
 
 /// From the smallest limit that can be met to one under which nothing runs again.

@@ -1,5 +1,5 @@
-//! Trials under planned checkpointing, as worker processes: the plan holds, changes no bit, survives an interruption, and a
-//! budget that nothing fits says what it would take.
+//! Trials under planned checkpointing, as worker processes: the plan holds, changes no bit, survives an interruption,
+//! and a budget that nothing fits says what it would take.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
 mod support;

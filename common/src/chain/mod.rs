@@ -1,5 +1,5 @@
-//! What to hold and what to pay for again, along a line of stages that is gone through there and back. The problem, without
-//! domain words, and the proof of the solution are in this folder's README.
+//! What to hold and what to pay for again, along a line of stages that is gone through there and back. The problem,
+//! without domain words, and the proof of the solution are in this folder's README.
 //!
 //! Amounts and costs are whole numbers; nothing is rounded here, and the solution is exact.
 
@@ -64,7 +64,8 @@ pub struct Infeasible {
 }
 
 impl Problem {
-    /// What `options`, one per stage, cost and need at most. By the definition, step by step: what the solver is held against.
+    /// What `options`, one per stage, cost and need at most. By the definition, step by step: what the solver is held
+    /// against.
     ///
     /// # Panics
     /// When an option does not exist.
@@ -84,7 +85,8 @@ impl Problem {
 
     /// The smallest limit that can be met.
     pub fn least_peak(&self) -> u64 {
-        // A limit that can be met stays so when it grows, so halving finds the smallest. Everything at its largest is enough.
+        // A limit that can be met stays so when it grows, so halving finds the smallest. Everything at its largest is
+        // enough.
         let most = |f: fn(&Choice) -> u64, stage: &Stage| stage.options.iter().map(f).max().unwrap_or(0);
         let held = |choice: &Choice| choice.held.iter().copied().max().unwrap_or(0);
         let sum: u64 = self.stages.iter().map(|s| most(held, s)).sum();
@@ -97,8 +99,8 @@ impl Problem {
         low
     }
 
-    /// Whether some options stay within `limit`. Holding less is never worse, so the least per option of the latest stage is
-    /// all that has to be known.
+    /// Whether some options stay within `limit`. Holding less is never worse, so the least per option of the latest
+    /// stage is all that has to be known.
     fn can_meet(&self, limit: u64) -> bool {
         let mut least = vec![Some(0)];
         for stage in &self.stages {

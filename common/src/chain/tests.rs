@@ -94,7 +94,8 @@ proptest! {
     }
 }
 
-/// Twelve equal stages as of a transformer: running again the first ones needs less at the turn than running again the last.
+/// Twelve equal stages as of a transformer: running again the first ones needs less at the turn than running again the
+/// last.
 #[test]
 fn early_stages_run_again_before_late_ones() {
     let keep = Choice { cost: 0, held: vec![16], there: 8, back: 8 };

@@ -1,8 +1,8 @@
 //! One block by itself, under one choice: what it keeps, what it needs, and how long it takes.
 //!
-//! The block runs forward and backward on copies of its inputs, between two nodes of ours: behind its inputs one that lets
-//! nobody but the block hold them, in front of its outputs one whose backward makes their gradients. So each input and output
-//! can be let go of while the graph lives, and what stays is what the block keeps.
+//! The block runs forward and backward on copies of its inputs, between two nodes of ours: behind its inputs one that
+//! lets nobody but the block hold them, in front of its outputs one whose backward makes their gradients. So each input
+//! and output can be let go of while the graph lives, and what stays is what the block keeps.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

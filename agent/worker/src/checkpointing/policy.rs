@@ -11,7 +11,8 @@ pub trait Policy {
     fn choose(&mut self, index: usize, xs: &[Tensor]) -> BlockChoice;
 }
 
-/// The same for every block: nothing runs again, or everything does, as `torch.utils.checkpoint` over each block would do it.
+/// The same for every block: nothing runs again, or everything does, as `torch.utils.checkpoint` over each block would
+/// do it.
 pub struct Uniform(pub BlockChoice);
 
 impl Policy for Uniform {
@@ -20,8 +21,8 @@ impl Policy for Uniform {
     }
 }
 
-/// Activations are kept until so many bytes are in use; that block and all later ones of the pass are recomputed. The rule of
-/// the study (arXiv 2607.02158): nothing is profiled, and nothing is learned from one step for the next.
+/// Activations are kept until so many bytes are in use; that block and all later ones of the pass are recomputed. The
+/// rule of the study (arXiv 2607.02158): nothing is profiled, and nothing is learned from one step for the next.
 pub struct Adaptive {
     memory: Memory,
     threshold: u64,

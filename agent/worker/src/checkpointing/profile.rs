@@ -1,8 +1,9 @@
-//! What every block keeps, needs and costs under each choice, measured with the model, the method and the batch of a trial.
+//! What every block keeps, needs and costs under each choice, measured with the model, the method and the batch of a
+//! trial.
 //!
-//! Two measurements. One pass in which every block runs again as a whole, the most economical way, tells what is there beside
-//! the blocks' own: weights, gradients so far, the head at the turn. Then each block runs by itself, once per choice. Both run
-//! inside the budget. Nothing of the model moves.
+//! Two measurements. One pass in which every block runs again as a whole, the most economical way, tells what is there
+//! beside the blocks' own: weights, gradients so far, the head at the turn. Then each block runs by itself, once per
+//! choice. Both run inside the budget. Nothing of the model moves.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use crate::torch::memory::Memory;
 use crate::torch::timeline::{Stretch, Timeline};
 use crate::torch::{GradMode, TorchError, guard};
 
-/// Seconds are counted in this share of all blocks' time: finer than any clock here is steady, and coarse enough that the
-/// solver's fronts stay short.
+/// Seconds are counted in this share of all blocks' time: finer than any clock here is steady, and coarse enough that
+/// the solver's fronts stay short.
 const TICKS: f64 = 20_000.0;
 
 /// A block's profile.
@@ -67,8 +68,8 @@ pub struct Outline {
     pub wanted: Vec<Vec<bool>>,
 }
 
-/// Runs `forward` once without recording, and each block that it comes by on its own, `times` times per choice. `wanted` says
-/// which inputs of each block want a gradient; `only` which blocks to measure.
+/// Runs `forward` once without recording, and each block that it comes by on its own, `times` times per choice.
+/// `wanted` says which inputs of each block want a gradient; `only` which blocks to measure.
 fn isolated(
     device: Device,
     wanted: &[Vec<bool>],
@@ -275,8 +276,8 @@ impl Profile {
         (time(choice).unwrap_or(0.0) - least).max(0.0)
     }
 
-    /// Seconds of forward and backward of all blocks, everything kept (or, where that did not fit, as little as possible run
-    /// again).
+    /// Seconds of forward and backward of all blocks, everything kept (or, where that did not fit, as little as
+    /// possible run again).
     pub fn blocks_seconds(&self) -> f64 {
         let first = self.blocks.iter().filter_map(|b| b.choices.first());
         first.map(|(_, m)| (m.forward + m.backward).as_secs_f64()).sum()
@@ -308,7 +309,8 @@ impl Profile {
     }
 }
 
-/// Bytes held from a block's forward to its backward: its own, and those of its inputs that it or the block before keeps.
+/// Bytes held from a block's forward to its backward: its own, and those of its inputs that it or the block before
+/// keeps.
 fn holds(block: &BlockProfile, measured: &Isolated, before: Option<&Isolated>) -> u64 {
     let kept =
         |i: usize| measured.inputs.get(i) == Some(&true) || before.is_some_and(|b| b.outputs.get(i) == Some(&true));

@@ -169,8 +169,8 @@ impl Builder {
         self.param_or_adapted(name, shape, init, |_| None)
     }
 
-    /// A table of learned positions (1, 1 + `side`², `width`), one of which is the class token's. From weights for another
-    /// input size it is resampled as timm does.
+    /// A table of learned positions (1, 1 + `side`², `width`), one of which is the class token's. From weights for
+    /// another input size it is resampled as timm does.
     pub fn position_table(&self, name: &str, class: ClassToken, side: i64, width: i64) -> Tensor {
         let init = Init::TruncatedNormal { std: 0.02 };
         self.param_or_adapted(name, &[1, 1 + side * side, width], init, |theirs| {
@@ -392,7 +392,8 @@ impl Builder {
         }))
     }
 
-    /// A part of the block here that is cheap to run again, put together by `make`; `label` tells it from the block's others.
+    /// A part of the block here that is cheap to run again, put together by `make`; `label` tells it from the block's
+    /// others.
     pub fn part<B: Block + 'static>(&self, label: &str, make: impl FnOnce(&Self) -> B) -> Part {
         Part::new(self.block("", make), label)
     }

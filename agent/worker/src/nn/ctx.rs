@@ -67,8 +67,8 @@ pub struct Ctx<'a> {
     pub train: bool,
     /// This forward runs again for backward's sake: statistics must not move a second time.
     pub recomputing: bool,
-    /// Somebody reads what comes out. Where a block or part runs again, only its gradients are wanted, and the last product
-    /// of it need not be computed.
+    /// Somebody reads what comes out. Where a block or part runs again, only its gradients are wanted, and the last
+    /// product of it need not be computed.
     pub values: bool,
     /// Parts that are cheap to run again keep only their inputs.
     pub cheap: bool,

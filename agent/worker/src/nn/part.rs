@@ -1,8 +1,8 @@
 //! Parts of a block that are cheap to run again.
 //!
 //! A part is what lies between two large products: a norm, an activation, an expansion, together with the product that
-//! reads its result. Run in the ordinary way, backward keeps the product's input; run cheaply, it keeps the part's input
-//! alone, and computes the product's input again but not the product (see [`Ctx::values`]).
+//! reads its result. Run in the ordinary way, backward keeps the product's input; run cheaply, it keeps the part's
+//! input alone, and computes the product's input again but not the product (see [`Ctx::values`]).
 
 use tch::Tensor;
 
@@ -33,12 +33,12 @@ impl Part {
         self.forward_last(x, &Ctx { values: true, ..*ctx })
     }
 
-    /// The same for a part whose output is only added to something else, or is the block's: where the block runs again for
-    /// backward's sake, the values of the last product are not computed.
+    /// The same for a part whose output is only added to something else, or is the block's: where the block runs again
+    /// for backward's sake, the values of the last product are not computed.
     pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
         let mut ctx = *ctx;
-        // A part that draws has a place of its own in the tree of randomness, so that it can run again without what came
-        // before it in the block.
+        // A part that draws has a place of its own in the tree of randomness, so that it can run again without what
+        // came before it in the block.
         if ctx.train && self.draws {
             ctx.seed = ctx.seed.named(&self.label);
             ctx.seed.apply();

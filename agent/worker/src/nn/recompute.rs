@@ -1,4 +1,5 @@
-//! A block, or a part of one, whose activations are not kept: backward runs its forward again (Chen et al., arXiv 1604.06174).
+//! A block, or a part of one, whose activations are not kept: backward runs its forward again (Chen et al., arXiv
+//! 1604.06174).
 
 use anyhow::ensure;
 use fleet_common::spec::Precision;

@@ -1,9 +1,9 @@
 //! The last product of a block, or of a part of one, that runs again for backward's sake.
 //!
 //! Nobody reads what comes out of it, so backward needs the layer's input and weight and no value of its output. For a
-//! transformer block, running it again would be a third of the products for nothing (PyTorch's own checkpointing saves them
-//! too, by ending a recomputation at the last tensor that it needs); for a part that is cheap to run again, it is what
-//! makes it cheap.
+//! transformer block, running it again would be a third of the products for nothing (PyTorch's own checkpointing saves
+//! them too, by ending a recomputation at the last tensor that it needs); for a part that is cheap to run again, it is
+//! what makes it cheap.
 
 use anyhow::Context as _;
 use tch::{Kind, Tensor};

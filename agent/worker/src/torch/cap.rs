@@ -40,8 +40,8 @@ pub(super) fn beside(budget: u64, overhead: u64) -> Result<Cap, CapError> {
     }
 }
 
-/// Caps tensors on the CPU at `budget` bytes, or with [`BudgetScope::Process`] at what the process, as it is now, leaves of
-/// them.
+/// Caps tensors on the CPU at `budget` bytes, or with [`BudgetScope::Process`] at what the process, as it is now,
+/// leaves of them.
 ///
 /// # Errors
 /// The process leaves nothing, or its size cannot be read.

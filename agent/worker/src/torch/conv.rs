@@ -15,9 +15,9 @@ pub struct ConvSteps {
     pub groups: i64,
 }
 
-/// Gradients with respect to `x` (batch, channels, height, width), `weight` and the bias of a 2-d convolution, given `grad`,
-/// that of its output; those that are `needed`. It is what libtorch's autograd calls, so the values are the same to the last
-/// bit.
+/// Gradients with respect to `x` (batch, channels, height, width), `weight` and the bias of a 2-d convolution, given
+/// `grad`, that of its output; those that are `needed`. It is what libtorch's autograd calls, so the values are the
+/// same to the last bit.
 ///
 /// # Errors
 /// A failure inside libtorch.

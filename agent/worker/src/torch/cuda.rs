@@ -16,9 +16,9 @@ use super::{TorchError, check, ffi};
 /// libtorch's allocator settings; the first that is set counts.
 const SETTINGS: [&str; 2] = ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"];
 
-/// Caps what libtorch's CUDA allocator may take from the device that it will see as the first, and returns the cap: `bytes`, or
-/// with [`BudgetScope::Process`] what a context leaves of them. (Kernels and libraries' own memory that come later are not
-/// known then; the driver's view of the process is sampled beside.)
+/// Caps what libtorch's CUDA allocator may take from the device that it will see as the first, and returns the cap:
+/// `bytes`, or with [`BudgetScope::Process`] what a context leaves of them. (Kernels and libraries' own memory that
+/// come later are not known then; the driver's view of the process is sampled beside.)
 ///
 /// The cap is a share of the device's memory, read from the environment when the allocator starts; settings that the
 /// user has made there stay. The share is of what the *driver* calls the device's memory, which is less than NVML's
@@ -99,8 +99,8 @@ fn driver_memory() -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
-/// What a context on the first visible device takes of its memory, bytes, whoever else is on the device: free memory before
-/// and after a second one is made. The first is the primary context, which stays and becomes libtorch's.
+/// What a context on the first visible device takes of its memory, bytes, whoever else is on the device: free memory
+/// before and after a second one is made. The first is the primary context, which stays and becomes libtorch's.
 fn context_memory() -> Result<u64, String> {
     let driver = Contexts::open(&names()).map_err(|why| format!("NVIDIA's driver cannot be opened ({why})"))?;
     let free = || {
@@ -109,7 +109,8 @@ fn context_memory() -> Result<u64, String> {
         ok(unsafe { (driver.memory)(&raw mut free, &raw mut total) }).map(|()| free as u64)
     };
     let (mut primary, mut second) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: called as cuda.h says; what is pushed and made is popped and destroyed, on the way of an error the process ends.
+    // SAFETY: called as cuda.h says; what is pushed and made is popped and destroyed, on the way of an error the
+    // process ends.
     unsafe {
         ok((driver.retain)(&raw mut primary, 0))?;
         ok((driver.push)(primary))?;
@@ -148,8 +149,8 @@ pub fn load() -> CudaHalf {
     }
 }
 
-/// The stream (a `CUstream`) that libtorch's work for the calling thread goes to; null, which is the default stream, for
-/// a device that has none.
+/// The stream (a `CUstream`) that libtorch's work for the calling thread goes to; null, which is the default stream,
+/// for a device that has none.
 ///
 /// # Errors
 /// libtorch's CUDA half is not loaded, or has no such device.

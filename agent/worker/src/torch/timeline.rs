@@ -1,7 +1,7 @@
 //! Memory over time: what was live, and at most, between one change of place and the next.
 //!
-//! Works with any allocator that has live bytes and a peak that can be reset, so the same on CPU and CUDA. While a timeline
-//! runs it resets the allocator's peak at each change of place; [`Timeline::finish`] gives the highest.
+//! Works with any allocator that has live bytes and a peak that can be reset, so the same on CPU and CUDA. While a
+//! timeline runs it resets the allocator's peak at each change of place; [`Timeline::finish`] gives the highest.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Steps for trying things out, and the planned strategy: profile a step, choose per block what runs again, try the plan, and
-//! plan once more if it missed.
+//! Steps for trying things out, and the planned strategy: profile a step, choose per block what runs again, try the
+//! plan, and plan once more if it missed.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -97,8 +97,8 @@ impl<'a> Rehearsal<'a> {
         self.highest.borrow().clone()
     }
 
-    /// Plans from `profile` within `limit` bytes (or, where nothing fits, within `budget`), and leaves the executor with the
-    /// plan.
+    /// Plans from `profile` within `limit` bytes (or, where nothing fits, within `budget`), and leaves the executor
+    /// with the plan.
     pub(super) fn plan(&self, profile: &Profile, limit: u64, budget: u64) -> Result<MemoryPlan, Stop> {
         let too_little = |needed| Stop::DoesNotFit { needed, budget };
         let within = |limit: u64| profile.plan(limit).or_else(|_| profile.plan(budget)).map_err(too_little);
@@ -109,7 +109,8 @@ impl<'a> Rehearsal<'a> {
             measured.is_none_or(|m| m > limit.max(plan.peak) || (m as f64 / plan.peak as f64 - 1.0).abs() > MOST_OFF)
         };
         if off(&plan, measured) {
-            // What the model does not know shifts every prediction alike; a refused step tells no size, so as much again.
+            // What the model does not know shifts every prediction alike; a refused step tells no size, so as much
+            // again.
             let found = measured.unwrap_or(limit + limit / 20);
             let shifted = (limit + plan.peak).saturating_sub(found);
             tracing::info!("planned for {} bytes, a step needs {found}: planning once more", plan.peak);

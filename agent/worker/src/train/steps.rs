@@ -122,7 +122,8 @@ pub(super) fn train(
     Ok(())
 }
 
-/// The step whose memory is recorded: the last one that is not timed. It is like the others, but where clocks wait for a GPU.
+/// The step whose memory is recorded: the last one that is not timed. It is like the others, but where clocks wait for
+/// a GPU.
 fn traced_step(train: &TrainSettings) -> u32 {
     train.warm_up_steps.min(train.steps).saturating_sub(1)
 }
@@ -141,7 +142,13 @@ fn checkpoint(
         return Ok(());
     }
     meter.next(Phase::Profile, training)?;
-    let planned = rehearsal.profile().and_then(|profile| rehearsal.plan(&profile, limit, cap.bytes));
+    // The profile is the longer part by far.
+    meter.progress(0, 2, None);
+    let planned = rehearsal.profile().and_then(|profile| {
+        meter.progress(1, 2, None);
+        rehearsal.plan(&profile, limit, cap.bytes)
+    });
+    meter.progress(2, 2, None);
     rehearsal.highest().iter().for_each(|timeline| meter.note(timeline));
     training.memory_plan = Some(planned?);
     Ok(())
