@@ -11,8 +11,8 @@
 //! | [`doctor`] | what this machine has, what is missing, how to get it |
 //! | [`files`] | data sets and weights by content |
 //! | [`ask`] | questions to the worker program |
-//! | [`profile`] | what each block of a model keeps and costs, and steps under each strategy |
 //! | [`verify`] | reference folders through our implementation |
+//! | [`profile`] | memory and time of a training step, block by block |
 
 pub mod ask;
 pub mod daemon;

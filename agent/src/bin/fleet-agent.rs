@@ -1,19 +1,20 @@
 //! The agent's command line.
 
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fleet_agent::ask;
 use fleet_agent::daemon;
-use fleet_agent::device::{Label, default_lock_dir};
+use fleet_agent::device::{self, DeviceLock, Host, Label, LockError, Nvidia, Slot, default_lock_dir};
 use fleet_agent::doctor::{self, Level};
 use fleet_agent::meter::POWERCAP;
 use fleet_agent::profile;
 use fleet_agent::verify;
-use fleet_common::units::Bytes;
+use fleet_common::profile::Request;
+use fleet_common::units::{Bytes, duration};
 use fleet_common::verify::Verdict;
 use fleet_common::worker::{JobDevice, Merged};
 use tokio::sync::watch;
@@ -43,116 +44,16 @@ enum Command {
         after_help = "Example: fleet-agent verify tests/fixtures/*\nExit codes: 0 all within their tolerance; 1 something is not; 2 a folder cannot be run."
     )]
     Verify(Verify),
+    /// Measures one training step: what each block keeps and costs, and how the step goes under each checkpointing strategy.
+    #[command(
+        after_help = "Example: fleet-agent profile vit_small_patch16_224 --budget 500MiB --svg memory.svg\nThe weights are fresh and the images random; neither changes memory. Exit codes: 0 a step ran; 1 none did, or the worker failed; 2 wrong usage."
+    )]
+    Profile(Profile),
     /// Adds an adapter (a folder in HF PEFT's layout, from here or from Python) to the weights that it was trained on.
     #[command(
         after_help = "Example: fleet-agent merge my-adapter --base weights/vit_small_patch16_224.safetensors --out merged/vit_small_patch16_224.safetensors\nThe result serves as initial weights. Exit codes: 0 written; 2 the adapter or the weights cannot be used."
     )]
     Merge(Merge),
-    /// Shows what each block of a model keeps and costs, and the memory and time of a training step under each checkpointing
-    /// strategy; no data and no campaign are needed.
-    #[command(
-        after_help = "Example: fleet-agent profile vit_small_patch16_224 --method lora --batch 8 --budget 500MiB\nExit codes: 0 measured; 1 nothing could be measured; 2 wrong usage."
-    )]
-    Profile(Profile),
-}
-
-#[derive(Debug, Args)]
-struct Profile {
-    /// The backbone, by its name in campaign files
-    backbone: String,
-    /// The method, with its usual settings
-    #[arg(long, default_value = "full")]
-    method: String,
-    /// Images per step [default: the campaign file's]
-    #[arg(long, value_name = "N")]
-    batch: Option<u32>,
-    /// Parts in which a batch goes through the model
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    micro_batches: u32,
-    /// Side of the square input, pixels [default: the backbone's]
-    #[arg(long, value_name = "PIXELS")]
-    image_size: Option<u32>,
-    /// Classes of the head
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    classes: u32,
-    /// fp32 or bf16
-    #[arg(long, default_value = "fp32")]
-    precision: String,
-    /// Strategies to run steps under [default: none,static, and with a budget adaptive,planned]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    checkpointing: Vec<String>,
-    /// Most bytes that tensors may hold, such as 500MiB [default: no cap]
-    #[arg(long, value_name = "SIZE")]
-    budget: Option<Bytes>,
-    /// Share of the budget from which on the adaptive strategy runs blocks again
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
-    adaptive_ratio: f64,
-    /// Share of the budget that the planned strategy leaves free
-    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
-    planned_margin: f64,
-    /// Steps to time under each strategy
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    steps: u32,
-    /// cpu, or cuda:N
-    #[arg(long, default_value = "cpu", value_parser = device)]
-    device: ProfileDevice,
-    /// Threads for libtorch [default: all CPUs]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
-    /// Write the memory over one step under each strategy as a picture
-    #[arg(long, value_name = "OUT.svg")]
-    svg: Option<PathBuf>,
-    /// Print JSON (schema fleet.profile/1) instead of text
-    #[arg(long)]
-    json: bool,
-    /// The worker program [default: fleet-worker beside this program]
-    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
-    worker: Option<PathBuf>,
-}
-
-/// A device as `--device` names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum ProfileDevice {
-    Cpu,
-    Cuda(String),
-}
-
-fn device(text: &str) -> Result<ProfileDevice, String> {
-    match text.strip_prefix("cuda:") {
-        Some(number) if number.parse::<u32>().is_ok() => Ok(ProfileDevice::Cuda(number.to_owned())),
-        _ if text == "cpu" => Ok(ProfileDevice::Cpu),
-        _ => Err(format!("expected cpu or cuda:N, found \"{text}\"")),
-    }
-}
-
-impl Profile {
-    /// The options as lines of a campaign file: so that names, defaults and limits are the same, and the messages about them.
-    fn toml(&self) -> String {
-        let quoted = |text: &str| format!("{text:?}");
-        let usual: &[&str] =
-            if self.budget.is_some() { &["none", "static", "adaptive", "planned"] } else { &["none", "static"] };
-        let strategies: Vec<String> = if self.checkpointing.is_empty() {
-            usual.iter().map(|s| quoted(s)).collect()
-        } else {
-            self.checkpointing.iter().map(|s| quoted(s)).collect()
-        };
-        let budget = self.budget.map_or_else(|| "\"unlimited\"".to_owned(), |b| b.0.to_string());
-        let number = |key: &str, value: Option<u32>| value.map(|v| format!("{key} = {v}\n")).unwrap_or_default();
-        format!(
-            "name = \"profile\"\nbudget = {budget}\n[matrix]\nmethod = {}\nbackbone = {}\ncheckpointing = [{}]\n\
-             dataset = \"textures\"\n[train]\n{}{}micro_batches = {}\nprecision = {}\n\
-             [checkpointing.adaptive]\nratio = {:?}\n[checkpointing.planned]\nmargin = {:?}\n",
-            quoted(&self.method),
-            quoted(&self.backbone),
-            strategies.join(", "),
-            number("batch", self.batch),
-            number("image_size", self.image_size),
-            self.micro_batches,
-            quoted(&self.precision),
-            self.adaptive_ratio,
-            self.planned_margin,
-        )
-    }
 }
 
 #[derive(Debug, Args)]
@@ -235,6 +136,21 @@ struct Verify {
     /// The worker program [default: fleet-worker beside this program]
     #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
     worker: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Profile {
+    #[command(flatten)]
+    options: profile::Options,
+    /// The worker program [default: fleet-worker beside this program]
+    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
+    worker: Option<PathBuf>,
+    /// Folder of the device locks, which all agents of a machine must share [default: in the system's folder for temporary files]
+    #[arg(long, env = "FLEET_LOCK_DIR", value_name = "DIR")]
+    lock_dir: Option<PathBuf>,
+    /// NVIDIA's management library, if it is not in the usual place
+    #[arg(long, env = "FLEET_NVML", value_name = "FILE")]
+    nvml: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -366,36 +282,106 @@ fn merge(asked: &Merge) -> ExitCode {
 }
 
 fn measure(asked: &Profile) -> ExitCode {
-    let cells = match profile::cells(&asked.toml(), asked.classes) {
-        Ok(cells) => cells,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(2);
+    let failed = |code: u8, error: String| {
+        eprintln!("error: {error}");
+        ExitCode::from(code)
+    };
+    let (slot, request) = match prepare(asked) {
+        Ok(ready) => ready,
+        Err(error) => return failed(2, error),
+    };
+    let owner = format!("fleet-agent profile, process {}", std::process::id());
+    // Held to the end: two at work on one device would measure each other.
+    let lock_dir = asked.lock_dir.clone().unwrap_or_else(default_lock_dir);
+    let _lock = match DeviceLock::take(&lock_dir, &slot.id, &owner) {
+        Ok(lock) => lock,
+        Err(LockError::Taken { slot, owner }) => {
+            let what = "two at work on it would measure each other";
+            return failed(1, format!("{slot} is in use by {owner}: {what}. Stop that, or name another --device"));
         }
+        Err(error) => return failed(1, error.to_string()),
     };
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let (device, gpu) = match &asked.device {
-        ProfileDevice::Cpu => (JobDevice::Cpu, None),
-        ProfileDevice::Cuda(number) => (JobDevice::Cuda, Some(number.as_str())),
+    let mut progress = Progress::new(format!("profiling {} on {}", asked.options.backbone.name(), slot.id));
+    let answer = profile::profile(&worker(asked.worker.as_ref()), &slot, request, |waited| progress.waits(waited));
+    progress.ends();
+    let document = match answer {
+        Ok(document) => document,
+        Err(error) => return failed(1, error),
     };
-    let request = profile::Request { cells, steps: asked.steps, device, threads: asked.threads.unwrap_or(cpus) };
-    if std::io::IsTerminal::is_terminal(&std::io::stderr()) && !asked.json {
-        eprintln!("measuring every block in four ways, then {} steps under each strategy …", asked.steps + 1);
-    }
-    let profile = match profile::profile(&worker(asked.worker.as_ref()), gpu, &request) {
-        Ok(profile) => profile,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let document = profile::Document { schema: profile::SCHEMA.to_owned(), request, profile };
-    if asked.json {
+    if asked.options.json {
         println!("{}", serde_json::to_string_pretty(&document).expect("our own types are JSON"));
     } else {
         print!("{}", profile::text(&document));
     }
-    ExitCode::SUCCESS
+    if let Some(path) = &asked.options.svg {
+        if let Err(error) = std::fs::write(path, profile::picture(&document)) {
+            return failed(1, format!("the picture cannot be written to {}: {error}", path.display()));
+        }
+        eprintln!("Picture: {}", path.display());
+    }
+    if document.any_ran() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The device and the request; errors are in words.
+fn prepare(asked: &Profile) -> Result<(Slot, Request), String> {
+    let options = &asked.options;
+    // Found out now rather than after minutes.
+    let folder = options.svg.as_deref().and_then(Path::parent).filter(|f| !f.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|f| !f.is_dir()) {
+        return Err(format!(
+            "--svg: expected a file in a folder that is there, found no folder {}; make it first",
+            folder.display()
+        ));
+    }
+    let host = Host::read();
+    // What the options alone show to be wrong needs no device.
+    options.request(JobDevice::Cpu, 1)?;
+    let nvidia = Nvidia::open(asked.nvml.as_deref());
+    let boards = device::all(&host, nvidia.as_ref(), &worker(asked.worker.as_ref()));
+    let slots = device::choose(boards, options.device.as_slice()).map_err(|e| e.to_string())?;
+    let slot = slots.into_iter().next().ok_or("this machine has no device")?;
+    let device = if slot.gpu.is_some() { JobDevice::Cuda } else { JobDevice::Cpu };
+    let request = options.request(device, options.threads.unwrap_or(host.cpus).max(1))?;
+    Ok((slot, request))
+}
+
+/// What is said on standard error while one waits: a line that is written anew in a terminal, a few lines elsewhere.
+struct Progress {
+    what: String,
+    terminal: bool,
+    /// When to say something next.
+    next: Duration,
+}
+
+impl Progress {
+    /// Shorter waits need no words.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    /// Between lines that stay.
+    const PAUSE: Duration = Duration::from_secs(30);
+
+    fn new(what: String) -> Self {
+        Self { what, terminal: std::io::IsTerminal::is_terminal(&std::io::stderr()), next: Self::PATIENCE }
+    }
+
+    fn waits(&mut self, waited: Duration) {
+        if waited < self.next {
+            return;
+        }
+        let words = format!("{}: {}", self.what, duration(waited.as_secs_f64()));
+        if self.terminal {
+            eprint!("\r{words}  ");
+        } else {
+            eprintln!("{words}");
+            self.next = waited + Self::PAUSE;
+        }
+    }
+
+    fn ends(&self) {
+        if self.terminal {
+            // The line is cleared, so that only results stay.
+            eprint!("\r\x1b[K");
+        }
+    }
 }
 
 fn compare(asked: &Verify) -> ExitCode {

@@ -9,6 +9,7 @@ use fleet_common::worker::{Event, Job, STOP};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::ask;
 use crate::device::{DeviceLock, Slot};
 
 /// A line from a worker is never longer: losses of a long training are the largest part.
@@ -41,12 +42,7 @@ impl Worker {
         let log_file = std::fs::File::create(log).with_context(|| format!("cannot write the log {}", log.display()))?;
         let mut command = Command::new(program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file).kill_on_drop(true);
-        // libgomp's threads spin while they wait, by default for a long time. With anything else on the machine, decoding
-        // threads among it, that made a step seven times slower on two cores; a short spin costs nothing on an idle one.
-        // What the user has set is meant.
-        if std::env::var_os("GOMP_SPINCOUNT").is_none() {
-            command.env("GOMP_SPINCOUNT", "1000");
-        }
+        command.envs(ask::spin());
         if let Some(gpu) = &slot.gpu {
             command.env("CUDA_VISIBLE_DEVICES", &gpu.uuid);
         }

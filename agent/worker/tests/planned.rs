@@ -144,7 +144,8 @@ fn a_profile_predicts_the_peak_of_any_choices() {
 fn a_single_block_and_a_single_image_are_planned_like_others() {
     let _alone = one_at_a_time();
     let _counting = Memory::of(Device::Cpu);
-    let one_block = |b: &Builder| -> Box<dyn Model> { Box::new(Vit::new(b, &VitConfig { depth: 1, ..VitConfig::micro(10) })) };
+    let one_block =
+        |b: &Builder| -> Box<dyn Model> { Box::new(Vit::new(b, &VitConfig { depth: 1, ..VitConfig::micro(10) })) };
     for batch in [1, 8] {
         let case = Case::of(one_block, 64, batch, &MethodSettings::Full);
         let profile = case.profile();
