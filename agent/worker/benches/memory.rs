@@ -54,6 +54,8 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
     );
     let cells = cells(&toml, 100).map_err(StageError::Failed)?;
     let memory = Memory::of(Device::Cpu);
+    // A case before may have ended in the middle.
+    memory.set_cpu_cap(None);
     let mut stage = Stage::new(&cells[0], Device::Cpu)?;
     let persistent = memory.stats().map_or(0, |s| s.live);
     let profile = stage.profile()?;
@@ -90,8 +92,8 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     let (mut rows, mut unfit) = (Vec::new(), Vec::new());
-    let uniform =
-        |choice| profile.predict(&vec![choice; count]).ok_or_else(|| StageError::Failed("unmeasured".to_owned()));
+    let unmeasured = || StageError::Failed("a choice was not measured".to_owned());
+    let uniform = |choice| profile.predict(&vec![choice; count]).ok_or_else(unmeasured);
     let none = uniform(BlockChoice::Keep)?;
     rows.push(Row::new("none", None, &stage, none.clone(), true)?);
     rows.push(Row::new("static", None, &stage, uniform(BlockChoice::Whole)?, true)?);
@@ -100,29 +102,34 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
         let timed = TIMED.contains(&less);
         let budget = persistent + (activations(none.peak) * f64::from(100 - less) / 100.0) as u64;
         memory.set_cpu_cap(Some(budget));
-        match profile.plan(budget) {
-            Ok(plan) => rows.push(Row::new("planned", Some(budget), &stage, plan, timed)?),
-            Err(least) => unfit.push(format!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(budget), mib(least))),
+        // As a trial does it: planned, tried, and planned again where the trial misses.
+        match stage.plan(&profile, budget, budget) {
+            Ok(plan) => {
+                let prediction = profile.predict(&plan.blocks).ok_or_else(unmeasured)?;
+                rows.push(Row::new("planned", Some(budget), &stage, prediction, timed)?);
+            }
+            Err(StageError::DoesNotFit { needed, .. }) => {
+                unfit.push(format!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(budget), mib(needed)));
+            }
+            Err(error) => return Err(error),
         }
         // The study's ratio; and the one that, of all ratios, makes the most of this budget.
         let traced = stage.trace(Box::new(Adaptive::new(Device::Cpu, budget / 2)));
         let published = traced.ok().and_then(|_| profile.predict(&stage.choices()));
-        let best = best_adaptive(&profile, count, budget);
+        let row = |name, prediction| Row::new(name, Some(budget), &stage, prediction, timed).ok();
+        let published = published.and_then(|p| row("adaptive, ratio 0.5", p));
+        let best = adaptive_shapes(&profile, count, budget).find_map(|p| row("adaptive, best ratio", p));
         for (name, found) in [("adaptive, ratio 0.5", published), ("adaptive, best ratio", best)] {
             match found {
-                Some(found) => rows.push(Row::new(name, Some(budget), &stage, found, timed)?),
+                Some(found) => rows.push(found),
                 None => unfit.push(format!("| {name} | {:.1} | does not fit | | | | | | |", mib(budget))),
             }
         }
         memory.set_cpu_cap(None);
     }
     let least = profile.least_peak();
-    memory.set_cpu_cap(Some(least));
-    match profile.plan(least) {
-        Ok(plan) => rows.push(Row::new("planned, smallest", Some(least), &stage, plan, false)?),
-        Err(least) => unfit.push(format!("| planned | {:.1} | needs {:.1} | | | | | | |", mib(least), mib(least))),
-    }
-    memory.set_cpu_cap(None);
+    let smallest = profile.predict_least().ok_or_else(unmeasured)?;
+    rows.push(Row::new("planned, smallest", Some(least), &stage, smallest, false)?);
     for round in 0..=ROUNDS {
         for row in rows.iter_mut().filter(|r| r.timed) {
             let seconds = stage.time(row.policy())?;
@@ -152,15 +159,15 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
     Ok(())
 }
 
-/// Some blocks kept, all later ones run again: as many kept as fit into the budget. What the adaptive strategy can come
-/// to.
-fn best_adaptive(profile: &Profile, count: usize, budget: u64) -> Option<Prediction> {
-    let shapes = (0..=count).rev().map(|kept| {
+/// Some blocks kept, all later ones run again: what the adaptive strategy can come to within the budget, the most that is
+/// kept first.
+fn adaptive_shapes(profile: &Profile, count: usize, budget: u64) -> impl Iterator<Item = Prediction> {
+    let shapes = (0..=count).rev().filter_map(move |kept| {
         let mut choices = vec![BlockChoice::Keep; kept];
         choices.resize(count, BlockChoice::Whole);
         profile.predict(&choices)
     });
-    shapes.flatten().find(|p| p.peak <= budget)
+    shapes.filter(move |p| p.peak <= budget)
 }
 
 struct Row {

@@ -101,6 +101,16 @@ pub enum BudgetScope {
     Process,
 }
 
+impl BudgetScope {
+    /// The name in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allocator => "allocator",
+            Self::Process => "process",
+        }
+    }
+}
+
 /// Where a campaign's trials run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hardware {

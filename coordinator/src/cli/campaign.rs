@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::{LineStyle, Table, TableStyle};
+use fleet_common::memory::{Expected, History, Shortage, estimate};
 use fleet_common::plan::{self, Excluded, Resolution};
 use fleet_common::spec;
 use fleet_common::units::Bytes;
@@ -12,7 +13,7 @@ use prost::Message as _;
 use serde::Serialize;
 use tonic::transport::Channel;
 
-use super::{Coordinator, Failure, Files, Json, Named, client, print_json, resolve};
+use super::{Coordinator, Failure, Files, Json, Named, client, print_json, records, resolve};
 use crate::service::rpc::operator_client::OperatorClient;
 
 /// `fleet submit`.
@@ -94,6 +95,10 @@ pub(super) struct Plan {
     file: PathBuf,
     #[command(flatten)]
     files: Files,
+    /// Corrects the estimates of memory by what this coordinator's finished trials measured, and marks what its agents'
+    /// devices cannot hold
+    #[arg(long, value_name = "URL")]
+    coordinator: Option<String>,
     #[command(flatten)]
     json: Json,
 }
@@ -113,6 +118,49 @@ struct PlanDocument<'a> {
 struct CellDocument<'a> {
     id: &'a str,
     settings: &'a plan::CellSettings,
+    expected: &'a Expected,
+    shortage: Option<Shortage>,
+}
+
+/// What is known of memory before anything runs.
+#[derive(Default)]
+struct Known {
+    history: History,
+    /// The memories of the devices that are connected, bytes.
+    devices: Vec<u64>,
+}
+
+impl Known {
+    /// What a coordinator knows: all its records, and its agents' devices.
+    async fn of(coordinator: &str) -> Result<Self, Failure> {
+        let mut client = client::connect(coordinator).await?;
+        let status = client.status(v1::StatusRequest::default()).await?.into_inner();
+        let campaigns = status.campaigns.into_iter().map(|c| c.name);
+        let names: Vec<String> = campaigns.chain(status.imported.into_iter().map(|i| i.name)).collect();
+        let mut records = Vec::new();
+        for name in names {
+            records.extend(records::held(&mut client, &name).await?.records);
+        }
+        let devices = status.agents.iter().flat_map(|a| &a.slots).map(|slot| slot.memory_bytes).collect();
+        Ok(Self { history: History::of(&records), devices })
+    }
+
+    /// What to expect of each cell. Seeds share an estimate.
+    fn expect(&self, cells: &[plan::PlannedCell]) -> Vec<(Expected, Option<Shortage>)> {
+        let mut known: Vec<(plan::CellSettings, Expected)> = Vec::new();
+        let mut of = |cell: &plan::PlannedCell| {
+            let settings = plan::CellSettings { seed: 0, ..cell.settings.clone() };
+            // Seeds of a combination follow on each other.
+            if known.last().is_none_or(|(latest, _)| *latest != settings) {
+                let expected = self.history.expect(&settings, &estimate(&settings));
+                known = vec![(settings, expected)];
+            }
+            let expected = known[0].1.clone();
+            let shortage = expected.shortage(cell.settings.budget_bytes, &self.devices);
+            (expected, shortage)
+        };
+        cells.iter().map(&mut of).collect()
+    }
 }
 
 impl Plan {
@@ -120,23 +168,38 @@ impl Plan {
         let (campaign, _) = resolve::campaign(&self.file)?;
         let resolution = resolve::resolve(&campaign, &self.files)?;
         let plan = plan::plan(&campaign, &resolution);
+        let known = match &self.coordinator {
+            Some(coordinator) => Known::of(coordinator).await?,
+            None => Known::default(),
+        };
+        let expected = known.expect(&plan.cells);
         if self.json.json {
             print_json(&PlanDocument {
                 schema: "fleet.plan/1",
                 campaign: campaign.name.as_str(),
-                cells: plan.cells.iter().map(|c| CellDocument { id: c.id.as_str(), settings: &c.settings }).collect(),
+                cells: plan
+                    .cells
+                    .iter()
+                    .zip(&expected)
+                    .map(|(c, (expected, shortage))| CellDocument {
+                        id: c.id.as_str(),
+                        settings: &c.settings,
+                        expected,
+                        shortage: *shortage,
+                    })
+                    .collect(),
                 excluded: &plan.excluded,
                 warnings: &plan.warnings,
                 repeats: plan.repeats,
             });
         } else {
-            print(&campaign, &plan);
+            print(&campaign, &plan, &expected);
         }
         Ok(())
     }
 }
 
-fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
+fn print(campaign: &spec::Campaign, plan: &plan::Plan, expected: &[(Expected, Option<Shortage>)]) {
     let mut table = Table::new();
     table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('-').junction('-')));
     table.set_header([
@@ -148,9 +211,10 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
         "weights",
         "seed",
         "steps × batch",
+        "peak",
         "budget",
     ]);
-    for cell in &plan.cells {
+    for (cell, (expected, shortage)) in plan.cells.iter().zip(expected) {
         let s = &cell.settings;
         let weights = match &s.weights {
             plan::WeightsRef::Scratch => "scratch".to_owned(),
@@ -165,6 +229,7 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
             weights,
             s.seed.to_string(),
             format!("{} × {}", s.train.steps, s.train.batch),
+            format!("{}{}", Bytes(expected.peak_bytes), if shortage.is_some() { " x" } else { "" }),
             s.budget_bytes.map_or_else(|| "unlimited".to_owned(), |b| Bytes(b).to_string()),
         ]);
     }
@@ -176,6 +241,8 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
     };
     say!("{}: {} cells × {} repeats = {trials} trials{per}\n", campaign.name, plan.cells.len(), plan.repeats);
     say!("{table}");
+    say!("\npeak: the most that tensors will hold in a training step, {}", bases(expected));
+    short(plan, expected);
     if !plan.excluded.is_empty() {
         say!("\nLeft out:");
         for e in &plan.excluded {
@@ -191,6 +258,40 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan) {
         }
     }
     plan.warnings.iter().for_each(|w| say!("\nnote: {w}"));
+}
+
+/// Where the peaks come from.
+fn bases(expected: &[(Expected, Option<Shortage>)]) -> String {
+    let mut bases: Vec<String> = Vec::new();
+    for basis in expected.iter().map(|(e, _)| e.basis.to_string()) {
+        if !bases.contains(&basis) {
+            bases.push(basis);
+        }
+    }
+    bases.join("; ")
+}
+
+/// The combinations that will not fit, with what they need.
+fn short(plan: &plan::Plan, expected: &[(Expected, Option<Shortage>)]) {
+    let mut said: Vec<String> = Vec::new();
+    for (cell, (expected, shortage)) in plan.cells.iter().zip(expected) {
+        let Some(shortage) = shortage else { continue };
+        let s = &cell.settings;
+        let line = format!(
+            "  {} · {} · {} · {}: {}",
+            s.method.method().name(),
+            s.backbone.name(),
+            s.checkpointing.name(),
+            s.dataset.name,
+            expected.describe(*shortage)
+        );
+        if !said.contains(&line) {
+            said.push(line);
+        }
+    }
+    if !said.is_empty() {
+        say!("\nx Will not fit (they are run nevertheless, and end as \"does not fit\"):\n{}", said.join("\n"));
+    }
 }
 
 /// `fleet retry`.

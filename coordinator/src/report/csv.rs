@@ -132,7 +132,7 @@ static MACHINE: [Column; 18] = [
 ];
 
 /// What came after the first version of this table.
-static LATER: [Column; 13] = [
+static LATER: [Column; 19] = [
     ("preprocessing", |r| r.record.settings.train.preprocessing.name().to_owned()),
     ("precision", |r| r.record.settings.train.precision.name().to_owned()),
     ("batch_norm", |r| r.record.settings.train.batch_norm.name().to_owned()),
@@ -146,6 +146,15 @@ static LATER: [Column; 13] = [
     ("plan_measured_peak_bytes", |r| planned(r, |p| p.measured_peak_bytes)),
     ("recompute_seconds", |r| planned(r, |p| p.recompute_seconds)),
     ("replanned", |r| planned(r, |p| p.replanned)),
+    ("budget_scope", |r| r.record.settings.budget_scope.name().to_owned()),
+    ("cap_bytes", |r| optional(r.record.training.cap.map(|c| c.bytes).as_ref())),
+    ("overhead_bytes", |r| optional(r.record.training.cap.and_then(|c| c.overhead_bytes).as_ref())),
+    ("profile_seconds", |r| optional(r.record.phase(Phase::Profile).map(|p| p.seconds).as_ref())),
+    ("profile_joules", |r| {
+        let energy = r.record.phase(Phase::Profile).and_then(|p| p.energy.value());
+        optional(energy.map(|e| e.joules).as_ref())
+    }),
+    ("profile_peak_bytes", |r| optional(r.record.worker_phase(Phase::Profile).map(|p| p.peak_bytes).as_ref())),
 ];
 
 /// The first tenth of the steps, rounded up.

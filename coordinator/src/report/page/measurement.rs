@@ -27,7 +27,8 @@ pub(super) fn conventions(records: &[&Record], sensors: &str) -> Markup {
         dl.measured {
             dt { "Windows" }
             dd {
-                "A trial loads, warms up, trains and evaluates; each phase has its own time, memory and energy. "
+                "A trial loads, warms up, trains and evaluates; each phase has its own time, memory and energy. Where checkpointing is "
+                "planned, a phase of profiling comes before the warm-up. "
                 "Training time and energy are those of the train phase, waiting for data included; the first "
                 (warm_up_steps(records)) ", which train like the others, are the warm-up and lie outside. Before each "
                 "edge the device finishes its work."
