@@ -84,6 +84,25 @@ fn a_campaign_of_all_methods_is_trained_told_apart_exported_and_compared() {
         assert!(left.iter().any(|r| *r != TARGET_RANK), "by importance, not evenly: {ranks:?}");
     }
 
+    // What was planned against what was measured, before and after it is known.
+    let peaks = |extra: &[&str]| -> Vec<(u64, String)> {
+        let plan = fleet.fleet(&[&["plan", "methods.toml", "--json"], extra].concat()).ended_with(0).json();
+        let cells = plan["cells"].as_array().expect("cells").iter();
+        let of = |cell: &Value| {
+            assert_eq!(cell["shortage"], Value::Null, "{cell}");
+            let from = cell["expected"]["basis"]["from"].as_str().expect("a basis").to_owned();
+            (cell["expected"]["peak_bytes"].as_u64().expect("bytes"), from)
+        };
+        cells.map(of).collect()
+    };
+    let (estimated, measured) = (peaks(&[]), peaks(&url));
+    assert!(
+        estimated.iter().all(|(_, from)| from == "estimated") && measured.iter().all(|(_, from)| from == "measured")
+    );
+    for ((estimated, _), (measured, _)) in estimated.iter().zip(&measured) {
+        assert!(estimated.abs_diff(*measured) * 20 < *measured, "estimated {estimated}, measured {measured}");
+    }
+
     fleet.fleet(&["import", "records.jsonl", "--as", "elsewhere", url[0], url[1]]).ended_with(0);
     for sets in [&["methods"][..], &["elsewhere"]] {
         let compared = fleet

@@ -184,5 +184,5 @@ impl History {
 fn median(ascending: &[f64]) -> Option<f64> {
     let n = ascending.len();
     let upper = *ascending.get(n / 2)?;
-    Some(if n % 2 == 0 { (ascending[n / 2 - 1] + upper) / 2.0 } else { upper })
+    Some(if n.is_multiple_of(2) { (ascending[n / 2 - 1] + upper) / 2.0 } else { upper })
 }

@@ -8,14 +8,19 @@ use super::{mamba_vision, tiny_vit, vim, vit};
 use crate::plan::CellSettings;
 use crate::spec::Backbone;
 
+/// What is in front of the blocks, as a function.
+type Before = Box<dyn Fn(&Tensor, Pass) -> Vec<Tensor>>;
+/// What is behind them.
+type After = Box<dyn Fn(Vec<Tensor>, Pass) -> Tensor>;
+
 /// A backbone with its classification head.
 pub(super) struct Model {
     /// From images to what the first block takes.
-    pub(super) before: Box<dyn Fn(&Tensor, Pass) -> Vec<Tensor>>,
+    pub(super) before: Before,
     /// What a strategy decides about.
     pub(super) blocks: Vec<Block>,
     /// From what the last block gives to logits.
-    pub(super) after: Box<dyn Fn(Vec<Tensor>, Pass) -> Tensor>,
+    pub(super) after: After,
 }
 
 /// The model that settings name.

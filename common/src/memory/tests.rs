@@ -37,7 +37,8 @@ fn parameters_are_the_references() {
     const ALL: &[&str] = &["qkv", "attn.proj", "fc1", "fc2"];
     const VIM: &[&str] = &["in_proj", "x_proj", "dt_proj", "out_proj", "x_proj_b", "dt_proj_b"];
     const MAMBA: &[&str] = &["qkv", "mixer.proj", "in_proj", "x_proj", "dt_proj", "out_proj", "fc1", "fc2"];
-    let known: [(Backbone, u64, u64, u64, &[(Value, u64)]); 7] = [
+    type Counted<'a> = (Backbone, u64, u64, u64, &'a [(Value, u64)]);
+    let known: [Counted<'_>; 7] = [
         (
             Backbone::VitSmallPatch16,
             21_704_164,

@@ -37,7 +37,7 @@ pub(super) fn model(b: &Builder<'_>, backbone: Backbone, side: u64, classes: u64
         let b = b.sub("blocks");
         for i in 0..depth {
             // The first block's rate is 0.
-            let drops = drops && blocks.len() > 0;
+            let drops = drops && !blocks.is_empty();
             blocks.push(if stage == 0 {
                 b.block(&i.to_string(), |b| bottleneck(b, width, map * map, drops))
             } else {

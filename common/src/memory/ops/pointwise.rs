@@ -6,14 +6,14 @@ use crate::memory::tape::Tensor;
 /// a + b, where `b` may be smaller and repeat. Gradients pass through; a smaller one is summed, a narrower one cast.
 pub(crate) fn add(a: &Tensor, b: &Tensor) -> Tensor {
     let y = a.tape().tensor(a.numel.max(b.numel), a.width.max(b.width));
-    let sizes = [a.numel, b.numel];
+    let shapes = [(a.numel, a.width), (b.numel, b.width)];
     record_one(y, &[a, b], Vec::new(), move |grad, needed| {
-        let of =
-            |i: usize| {
-                needed[i].then(|| {
-                    if sizes[i] == grad.numel { grad.clone() } else { grad.tape().tensor(sizes[i], grad.width) }
-                })
-            };
+        // Handed on as it is, or summed to the smaller shape, and in the precision of who gets it.
+        let of = |i: usize| {
+            let (numel, width) = shapes[i];
+            let same = (numel, width) == (grad.numel, grad.width);
+            needed[i].then(|| if same { grad.clone() } else { grad.tape().tensor(numel, width) })
+        };
         vec![of(0), of(1)]
     })
 }
