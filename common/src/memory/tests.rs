@@ -155,8 +155,8 @@ fn record(settings: &CellSettings, peak: u64) -> Record {
         },
         "phases": [],
         "machine": {
-            "agent": "a", "host": "h", "slot": "cpu", "hardware": "CPU", "device": "CPU", "memory_bytes": 1, "cores": 1,
-            "os": "linux", "driver": null, "cpu": "CPU", "cpu_cores": 1, "ram_bytes": 1
+            "agent": "a", "host": "h", "slot": "cpu", "hardware": "CPU", "memory_bytes": 1, "os": "linux", "cpu": "CPU",
+            "cpus": 1
         },
         "started_unix_ms": 0, "finished_unix_ms": 1, "samples_taken": 0
     }))
@@ -224,7 +224,7 @@ fn shortages_name_what_is_exceeded() {
     let words = |budget, devices: &[u64]| expected.shortage(budget, devices).map(|s| expected.describe(s));
     assert_eq!(words(None, &[]), None);
     assert_eq!(words(Some(300 << 20), &[1 << 30, 1]), None);
-    assert_eq!(words(Some(256 << 20), &[1 << 30]).as_deref(), Some("needs about 300 MiB of 256 MiB"));
+    assert_eq!(words(Some(256 << 20), &[1 << 30]).as_deref(), Some("needs about 300.0 MiB of 256.0 MiB"));
     let devices = words(Some(1 << 30), &[100 << 20, 200 << 20]);
-    assert_eq!(devices.as_deref(), Some("needs about 300 MiB of 200 MiB that the largest device has"));
+    assert_eq!(devices.as_deref(), Some("needs about 300.0 MiB of 200.0 MiB that the largest device has"));
 }
