@@ -89,20 +89,8 @@ fn run(case: &Case, bandwidth: f64, flops: f64) {
         })
         .chain(case.gate.then(|| rows(case.channels)))
         .collect();
-    let passes: Vec<Pass> = leaves
-        .chunks_exact(7)
-        .enumerate()
-        .map(|(i, t)| Pass {
-            x: &t[0],
-            delta: &t[1],
-            a: &t[2],
-            b: &t[3],
-            c: &t[4],
-            d: &t[5],
-            bias: &t[6],
-            reverse: i == 1,
-        })
-        .collect();
+    let passes: Vec<Pass> =
+        leaves.chunks_exact(Pass::TENSORS).enumerate().map(|(i, tensors)| Pass::of(tensors, i == 1)).collect();
     let gate = case.gate.then(|| leaves.last().expect("a gate"));
     let weight = Tensor::randn([case.batch, case.length, case.channels], options);
     let targets: Vec<&Tensor> = leaves.iter().collect();

@@ -58,17 +58,7 @@ fn leaves(case: &Case, kind: Kind, seed: i64) -> Vec<Tensor> {
 }
 
 fn passes<'a>(case: &Case, leaves: &'a [Tensor]) -> Vec<Pass<'a>> {
-    let of = |(t, reverse): (&'a [Tensor], &bool)| Pass {
-        x: &t[0],
-        delta: &t[1],
-        a: &t[2],
-        b: &t[3],
-        c: &t[4],
-        d: &t[5],
-        bias: &t[6],
-        reverse: *reverse,
-    };
-    leaves.chunks_exact(7).zip(case.passes).map(of).collect()
+    leaves.chunks_exact(Pass::TENSORS).zip(case.passes).map(|(t, reverse)| Pass::of(t, *reverse)).collect()
 }
 
 type Scan = fn(&[Pass], Option<&Tensor>, f64) -> Tensor;

@@ -211,8 +211,9 @@ impl Profile {
         let mut stages = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let previous = i.checked_sub(1).map(|p| &self.blocks[p]);
-            let options = block.choices.iter().map(|(choice, measured)| chain::Choice {
-                cost: (self.cost(block, *choice) / tick).round() as u64,
+            let options = (0..).zip(&block.choices).map(|(rank, (choice, measured))| chain::Choice {
+                // Of choices that cost the same as far as the clock can tell, the one that runs less again.
+                cost: (self.cost(block, *choice) / tick).round() as u64 + rank,
                 held: match previous {
                     None => vec![holds(block, measured, None)],
                     Some(p) => p.choices.iter().map(|(_, m)| holds(block, measured, Some(m))).collect(),
@@ -266,14 +267,13 @@ impl Profile {
         Prediction { choices, peak: solved.peak.max(self.beside), recompute_seconds }
     }
 
-    /// Seconds that a choice costs beside the cheapest one.
+    /// Seconds that a choice costs beside keeping everything. One that keeps less does not cost less: where it seems to, the
+    /// clock was disturbed.
     fn cost(&self, block: &BlockProfile, choice: BlockChoice) -> f64 {
-        let time = |c: BlockChoice| {
-            let found = block.choices.iter().find(|(found, _)| *found == c);
-            found.map(|(_, m)| (m.forward + m.backward).as_secs_f64())
-        };
-        let least = block.choices.first().and_then(|(first, _)| time(*first)).unwrap_or(0.0);
-        (time(choice).unwrap_or(0.0) - least).max(0.0)
+        let time = |m: &Isolated| (m.forward + m.backward).as_secs_f64();
+        let least = block.choices.first().map_or(0.0, |(_, m)| time(m));
+        let up_to = block.choices.iter().take_while(|(c, _)| *c <= choice);
+        up_to.map(|(_, m)| time(m) - least).fold(0.0, f64::max)
     }
 
     /// Seconds of forward and backward of all blocks, everything kept (or, where that did not fit, as little as

@@ -45,14 +45,18 @@ pub struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     /// Tensors of a pass.
-    const TENSORS: usize = 7;
+    pub const TENSORS: usize = 7;
 
     fn tensors(&self) -> [&'a Tensor; 7] {
         [self.x, self.delta, self.a, self.b, self.c, self.d, self.bias]
     }
 
-    fn of(tensors: &'a [Tensor], reverse: bool) -> Self {
-        let [x, delta, a, b, c, d, bias] = tensors else { unreachable!("a pass has seven tensors") };
+    /// A pass of its tensors: x, delta, a, b, c, d and bias.
+    ///
+    /// # Panics
+    /// When they are not seven.
+    pub fn of(tensors: &'a [Tensor], reverse: bool) -> Self {
+        let [x, delta, a, b, c, d, bias] = tensors else { panic!("a pass has seven tensors, found {}", tensors.len()) };
         Self { x, delta, a, b, c, d, bias, reverse }
     }
 

@@ -43,7 +43,6 @@ fn one_pass(pass: &Pass<'_>) -> Tensor {
 
 /// As [`super::conv_silu`].
 pub fn conv_silu(x: &Tensor, convs: &[Conv<'_>]) -> Vec<Tensor> {
-    let length = x.size()[1];
     let one = |conv: &Conv<'_>| {
         let (channels, taps) = (conv.weight.size()[0], conv.weight.size()[2]);
         let right = taps - 1 - conv.left;
@@ -53,9 +52,7 @@ pub fn conv_silu(x: &Tensor, convs: &[Conv<'_>]) -> Vec<Tensor> {
         } else {
             (x.constant_pad_nd([conv.left, right]), conv.weight.shallow_clone())
         };
-        let y = x.conv1d(&weight, conv.bias, 1, 0, 1, channels);
-        debug_assert_eq!(y.size()[2], length);
-        y.silu().transpose(1, 2)
+        x.conv1d(&weight, conv.bias, 1, 0, 1, channels).silu().transpose(1, 2)
     };
     convs.iter().map(one).collect()
 }

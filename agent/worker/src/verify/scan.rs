@@ -1,7 +1,7 @@
 //! Kind `scan`: a Mamba that scans in one direction, as transformers' `MambaModel` without its word embeddings. It checks the
 //! causal convolution, the scan and their gradients by a reference that is no vision model.
 
-use anyhow::ensure;
+use anyhow::anyhow;
 use fleet_common::plan::MethodSettings;
 use tch::{Device, Kind, Tensor};
 
@@ -65,10 +65,9 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
     let load = load.unwrap_or_default();
     let strange: Vec<_> =
         load.unexpected.iter().filter(|name| *name != "embeddings.weight").chain(&load.missing).collect();
-    (|| {
-        ensure!(strange.is_empty(), "the weights and the model do not have the same tensors: {strange:?}");
-        Ok(())
-    })()?;
+    if !strange.is_empty() {
+        return Err(anyhow!("the weights and the model do not have the same tensors: {strange:?}").into());
+    }
 
     let ctx = Ctx::train(Seed::root(0));
     let mut x = folder.io("inputs_embeds")?;
