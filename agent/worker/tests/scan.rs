@@ -3,8 +3,8 @@
 mod support;
 
 use fleet_worker::scan::{Conv, Pass, conv_silu, plain, selective_scan};
-use fleet_worker::torch::grad;
 use fleet_worker::torch::memory::Memory;
+use fleet_worker::torch::{GradMode, grad};
 use support::{gradcheck, one_at_a_time};
 use tch::{Device, Kind, Tensor};
 
@@ -214,5 +214,40 @@ fn convolutions_are_libtorchs() {
                 assert!(off(ours, &theirs) < 1e-13, "case {i}, length {length}, tensor {n}: {:e}", off(ours, &theirs));
             }
         }
+    }
+}
+
+/// Adds to a tensor in place, as an optimiser's step would.
+fn write(tensor: &Tensor) {
+    let _off = GradMode::off();
+    let _ = tensor.shallow_clone().g_add_scalar_(1.0);
+}
+
+#[test]
+fn what_a_scan_has_kept_may_not_change_before_backward() {
+    let _alone = one_at_a_time();
+    let case = CASES[0];
+    let names = ["x", "delta", "a", "b", "c", "d", "bias"].iter().cycle().take(7 * case.passes.len()).chain(&["gate"]);
+    for (i, name) in names.enumerate() {
+        let leaves = leaves(&case, Kind::Float, 3);
+        let gate = case.gate.then(|| &leaves[7 * case.passes.len()]);
+        let y = selective_scan(&passes(&case, &leaves), gate, 0.5).sum(Kind::Float);
+        write(&leaves[i]);
+        let error = grad(&[&y], &[None], &[&leaves[1]]).expect_err(name).to_string();
+        assert!(error.contains(&format!("a scan's {name} [")) && error.contains("changed in place"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn what_a_convolution_has_kept_may_not_change_before_backward() {
+    let _alone = one_at_a_time();
+    for (i, what) in ["input", "weight", "bias"].iter().enumerate() {
+        let sizes: [&[i64]; 3] = [&[2, 9, 4], &[4, 1, 3], &[4]];
+        let leaves = sizes.map(|size| Tensor::randn(size, (Kind::Float, Device::Cpu)).set_requires_grad(true));
+        let conv = Conv { weight: &leaves[1], bias: Some(&leaves[2]), left: 2, reverse: false };
+        let y = conv_silu(&leaves[0], &[conv]).remove(0).sum(Kind::Float);
+        write(&leaves[i]);
+        let error = grad(&[&y], &[None], &[&leaves[0]]).expect_err(what).to_string();
+        assert!(error.contains(&format!("a convolution's {what} [")), "{what}: {error}");
     }
 }

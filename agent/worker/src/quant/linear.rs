@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::Nf4;
-use crate::torch::{Function, GradMode, attach};
+use crate::torch::{Function, GradMode, Saved, attach};
 
 impl Nf4 {
     /// Applies the layer to the last dimension of `x`, in the kind of `x`. The weight is unpacked for the product and again
@@ -28,7 +28,7 @@ impl Nf4 {
                 Tensor::zeros([1], (x.kind(), x.device())).expand(&shape, false)
             }
         };
-        let y = match attach(vec![y], &[x], Saved(self.clone())) {
+        let y = match attach(vec![y], &[x], Recorded::new(self)) {
             Ok(mut outputs) => outputs.swap_remove(0),
             Err(error) => panic!("{error}"),
         };
@@ -39,11 +39,51 @@ impl Nf4 {
     }
 }
 
-struct Saved(Nf4);
+struct Recorded {
+    weight: Nf4,
+    /// Handles on the tensors of `weight`, so that a change is noticed.
+    tensors: Vec<Saved>,
+}
 
-impl Function for Saved {
+impl Recorded {
+    fn new(weight: &Nf4) -> Self {
+        let scales = weight.scales.tensors().into_iter().map(|t| Saved::new("the scales of a packed weight", t));
+        let codes = Saved::new("the codes of a packed weight", &weight.codes);
+        Self { weight: weight.clone(), tensors: std::iter::once(codes).chain(scales).collect() }
+    }
+}
+
+impl Function for Recorded {
     fn backward(&mut self, grads: Vec<Option<Tensor>>, needed: &[bool]) -> anyhow::Result<Vec<Option<Tensor>>> {
-        let grad = grads.into_iter().next().flatten().filter(|_| needed[0]);
-        Ok(vec![grad.map(|g| g.matmul(&self.0.dequantize(g.kind())))])
+        let Some(grad) = grads.into_iter().next().flatten().filter(|_| needed[0]) else { return Ok(vec![None]) };
+        for tensor in &self.tensors {
+            tensor.get()?;
+        }
+        Ok(vec![Some(grad.matmul(&self.weight.dequantize(grad.kind())))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::kind::FLOAT_CPU;
+    use tch::{Kind, Tensor};
+
+    use super::super::{Nf4, Packing};
+    use crate::torch::{GradMode, grad};
+
+    #[test]
+    fn codes_and_scales_that_were_changed_in_place_are_noticed() {
+        let packed = Nf4::quantize(&Tensor::randn([8, 64], FLOAT_CPU), Packing { block: 64, double: true });
+        let x = Tensor::ones([2, 64], FLOAT_CPU).set_requires_grad(true);
+        let of = [(packed.codes(), "codes"), (packed.scales.tensors()[1], "scales")];
+        for (tensor, what) in of {
+            let y = packed.linear(&x, None, true).sum(Kind::Float);
+            {
+                let _off = GradMode::off();
+                let _ = tensor.shallow_clone().zero_();
+            }
+            let error = grad(&[&y], &[None], &[&x]).expect_err("gradients of another weight").to_string();
+            assert!(error.contains(&format!("the {what} of a packed weight")), "{what}: {error}");
+        }
     }
 }

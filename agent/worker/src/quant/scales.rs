@@ -72,6 +72,14 @@ impl Scales {
         }
     }
 
+    /// What is kept.
+    pub(super) fn tensors(&self) -> Vec<&Tensor> {
+        match self {
+            Self::Plain(scales) => vec![scales],
+            Self::Double { codes, absmax, offset } => vec![codes, absmax, offset],
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Plain(scales) => scales.numel() * 4,

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use tch::Tensor;
 
 use super::{Conv, Gradients, Pass, cpu, cuda, plain};
-use crate::torch::{Function, GradMode, attach, weightless};
+use crate::torch::{Function, GradMode, Saved, attach, weightless};
 
 /// Who runs the kernels.
 #[allow(clippy::large_enum_variant, reason = "there is one per scan, and it lives as long as the scan")]
@@ -13,14 +13,18 @@ pub(super) enum Kernels {
     Gpu(cuda::Kernels),
 }
 
+/// What a scan keeps, by the names in messages: the tensors of a pass, in the order of [`Pass::of`].
+const OF_PASS: [&str; Pass::TENSORS] =
+    ["a scan's x", "a scan's delta", "a scan's a", "a scan's b", "a scan's c", "a scan's d", "a scan's bias"];
+
 /// A scan with its tensors: those of each pass, then the gate.
-pub(super) struct SavedScan {
+pub(super) struct OwnScan {
     pub(super) tensors: Vec<Tensor>,
     pub(super) reverse: Vec<bool>,
     pub(super) scale: f64,
 }
 
-impl SavedScan {
+impl OwnScan {
     fn passes(&self) -> Vec<Pass<'_>> {
         self.tensors.chunks_exact(Pass::TENSORS).zip(&self.reverse).map(|(t, reverse)| Pass::of(t, *reverse)).collect()
     }
@@ -47,23 +51,28 @@ impl SavedScan {
                 },
             }
         };
-        let inputs: Vec<Tensor> = self.tensors.iter().map(Tensor::shallow_clone).collect();
-        let scan = Self { tensors: self.tensors.iter().map(Tensor::detach).collect(), ..self };
-        match attach(vec![y], &inputs.iter().collect::<Vec<_>>(), Recorded { scan, kernels }) {
+        let names = OF_PASS.iter().cycle().take(Pass::TENSORS * self.reverse.len()).chain(&["a scan's gate"]);
+        let saved = self.tensors.iter().zip(names).map(|(tensor, what)| Saved::new(what, tensor)).collect();
+        let recorded = RecordedScan { tensors: saved, reverse: self.reverse, scale: self.scale, kernels };
+        match attach(vec![y], &self.tensors.iter().collect::<Vec<_>>(), recorded) {
             Ok(mut outputs) => outputs.swap_remove(0),
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-struct Recorded {
-    scan: SavedScan,
+struct RecordedScan {
+    tensors: Vec<Saved>,
+    reverse: Vec<bool>,
+    scale: f64,
     kernels: Kernels,
 }
 
-impl Recorded {
+impl RecordedScan {
     fn gradients(&self, dy: &Tensor) -> anyhow::Result<Gradients> {
-        let (passes, gate, scale) = (self.scan.passes(), self.scan.gate(), self.scan.scale);
+        let tensors = self.tensors.iter().map(|t| t.get().map(Tensor::shallow_clone)).collect::<Result<_, _>>()?;
+        let scan = OwnScan { tensors, reverse: self.reverse.clone(), scale: self.scale };
+        let (passes, gate, scale) = (scan.passes(), scan.gate(), scan.scale);
         match &self.kernels {
             Kernels::Cpu => Ok(cpu::backward(&passes, gate, scale, dy)),
             Kernels::Gpu(gpu) => gpu.backward(&passes, gate, scale, dy),
@@ -71,7 +80,7 @@ impl Recorded {
     }
 }
 
-impl Function for Recorded {
+impl Function for RecordedScan {
     fn backward(&mut self, grads: Vec<Option<Tensor>>, _needed: &[bool]) -> anyhow::Result<Vec<Option<Tensor>>> {
         let dy = grads.into_iter().next().flatten().context("a scan's output influences the loss")?;
         let found = self.gradients(&dy.contiguous())?;
@@ -81,28 +90,28 @@ impl Function for Recorded {
 }
 
 /// Convolutions of one input.
-pub(super) struct SavedConvs {
+pub(super) struct OwnConvs {
     x: Tensor,
-    convs: Vec<SavedConv>,
+    convs: Vec<OwnConv>,
 }
 
-struct SavedConv {
+struct OwnConv {
     weight: Tensor,
     bias: Option<Tensor>,
     left: i64,
     reverse: bool,
 }
 
-impl SavedConv {
+impl OwnConv {
     fn borrowed(&self) -> Conv<'_> {
         Conv { weight: &self.weight, bias: self.bias.as_ref(), left: self.left, reverse: self.reverse }
     }
 }
 
-impl SavedConvs {
+impl OwnConvs {
     pub(super) fn new(x: &Tensor, convs: &[Conv<'_>]) -> Self {
         let kind = x.kind();
-        let convs = convs.iter().map(|c| SavedConv {
+        let convs = convs.iter().map(|c| OwnConv {
             weight: c.weight.to_kind(kind).contiguous(),
             bias: c.bias.map(|bias| bias.to_kind(kind).contiguous()),
             left: c.left,
@@ -115,32 +124,52 @@ impl SavedConvs {
     pub(super) fn run(self) -> Vec<Tensor> {
         let y = {
             let _off = GradMode::off();
-            cpu::conv_forward(&self.x, &self.convs.iter().map(SavedConv::borrowed).collect::<Vec<_>>())
+            cpu::conv_forward(&self.x, &self.convs.iter().map(OwnConv::borrowed).collect::<Vec<_>>())
         };
-        let convs = self.convs.iter().map(|c| SavedConv {
-            weight: c.weight.detach(),
-            bias: c.bias.as_ref().map(Tensor::detach),
+        let convs = self.convs.iter().map(|c| RecordedConv {
+            weight: Saved::new("a convolution's weight", &c.weight),
+            bias: c.bias.as_ref().map(|bias| Saved::new("a convolution's bias", bias)),
             left: c.left,
             reverse: c.reverse,
         });
-        let saved = Self { x: self.x.detach(), convs: convs.collect() };
+        let recorded = RecordedConvs { x: Saved::new("a convolution's input", &self.x), convs: convs.collect() };
         let of_convs = self.convs.iter().flat_map(|c| std::iter::once(&c.weight).chain(&c.bias));
         let inputs: Vec<&Tensor> = std::iter::once(&self.x).chain(of_convs).collect();
-        match attach(y, &inputs, saved) {
+        match attach(y, &inputs, recorded) {
             Ok(outputs) => outputs,
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-impl Function for SavedConvs {
+struct RecordedConvs {
+    x: Saved,
+    convs: Vec<RecordedConv>,
+}
+
+struct RecordedConv {
+    weight: Saved,
+    bias: Option<Saved>,
+    left: i64,
+    reverse: bool,
+}
+
+impl RecordedConv {
+    fn borrowed(&self) -> anyhow::Result<Conv<'_>> {
+        let bias = self.bias.as_ref().map(Saved::get).transpose()?;
+        Ok(Conv { weight: self.weight.get()?, bias, left: self.left, reverse: self.reverse })
+    }
+}
+
+impl Function for RecordedConvs {
     fn backward(&mut self, grads: Vec<Option<Tensor>>, _needed: &[bool]) -> anyhow::Result<Vec<Option<Tensor>>> {
-        let zeros = || Tensor::zeros(self.x.size(), (self.x.kind(), self.x.device()));
+        let x = self.x.get()?;
+        let zeros = || Tensor::zeros(x.size(), (x.kind(), x.device()));
         let dy: Vec<Tensor> = grads.into_iter().map(|g| g.map_or_else(zeros, |g| g.contiguous())).collect();
-        let convs: Vec<Conv<'_>> = self.convs.iter().map(SavedConv::borrowed).collect();
-        let found = cpu::conv_backward(&self.x, &convs, &dy);
+        let convs = self.convs.iter().map(RecordedConv::borrowed).collect::<Result<Vec<_>, _>>()?;
+        let found = cpu::conv_backward(x, &convs, &dy);
         let mut answer = vec![Some(found.x)];
-        for (conv, (weight, bias)) in self.convs.iter().zip(found.convs) {
+        for (conv, (weight, bias)) in convs.iter().zip(found.convs) {
             answer.push(Some(weight));
             answer.extend(conv.bias.is_some().then_some(Some(bias)));
         }

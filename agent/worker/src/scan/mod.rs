@@ -20,7 +20,7 @@ pub mod plain;
 
 use tch::{Device, Kind, Tensor};
 
-use function::{Kernels, SavedConvs, SavedScan};
+use function::{Kernels, OwnConvs, OwnScan};
 
 /// One pass of a scan.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +137,7 @@ impl Scan<'_> {
         assert!(gate.is_none_or(|gate| gate.size() == passes[0].x.size()), "a scan's gate has the shape of its input");
         let tensors: Vec<Tensor> = passes.iter().flat_map(|p| p.tensors()).chain(gate).map(wide).collect();
         let reverse: Vec<bool> = passes.iter().map(|p| p.reverse).collect();
-        let scan = SavedScan { tensors, reverse, scale };
+        let scan = OwnScan { tensors, reverse, scale };
         match passes[0].x.device() {
             Device::Cpu => scan.run(Kernels::Cpu, values),
             device => match gpu_kernels(passes, device, scan.tensors[0].kind()) {
@@ -198,7 +198,7 @@ pub fn conv_silu(x: &Tensor, convs: &[Conv<'_>]) -> Vec<Tensor> {
             "a depthwise convolution of {channels} channels has {size:?}"
         );
     }
-    SavedConvs::new(&wide(x), convs).run()
+    OwnConvs::new(&wide(x), convs).run()
 }
 
 /// As the kernels take tensors: in f32 or f64, with the numbers of a row side by side.

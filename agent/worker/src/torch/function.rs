@@ -9,7 +9,8 @@ use tch::Tensor;
 
 use super::{GradMode, TorchError, check, ffi, give, guard, own, raw_all};
 
-/// The backward half of a custom function, holding what it saved in forward.
+/// The backward half of a custom function, holding what it saved in forward: tensors that others can reach as
+/// [`super::Saved`], so that a change in place is noticed.
 ///
 /// It must be `Send`: for CUDA graphs libtorch's engine calls it on a thread of its own, while the thread that
 /// started backward waits. It is dropped as soon as its part of backward is done.

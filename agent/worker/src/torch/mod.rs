@@ -1,6 +1,7 @@
 //! The libtorch extension: what tch 0.24 does not offer, as a small C++ file (`shim.cpp`) and a safe Rust face.
 //!
 //! - [`function`]: custom autograd functions. Checkpointed blocks, and whatever else decides what backward keeps.
+//! - [`saved`]: what they keep, and whether it is still what it was.
 //! - [`mod@grad`]: gradients of chosen outputs, weighted.
 //! - [`memory`]: live and peak bytes of a device's allocator, its cap, and typed out-of-memory.
 //! - [`cap`]: what tensors may hold, and whether that is enforced.
@@ -24,6 +25,7 @@ pub mod guard;
 pub(crate) mod library;
 pub mod memory;
 pub mod parallel;
+pub mod saved;
 pub mod sgd;
 pub mod timeline;
 
@@ -31,6 +33,7 @@ pub use function::{Function, attach, weightless};
 pub use grad::grad;
 pub use grad_mode::GradMode;
 pub use guard::guard;
+pub use saved::Saved;
 
 use std::ffi::{CStr, c_char};
 
