@@ -45,8 +45,10 @@ impl Architecture {
             None => None,
         };
         match (folder.text("architecture")?, preset) {
-            ("vit", Some(Backbone::VitTinyPatch16)) => Self::vit_preset(folder, VitConfig::tiny_patch16_224(classes)),
-            ("vit", Some(Backbone::VitSmallPatch16)) => Self::vit_preset(folder, VitConfig::small_patch16_224(classes)),
+            ("vit", Some(Backbone::VitTinyPatch16)) => Self::Vit(VitConfig::tiny_patch16_224(classes)).adjusted(folder),
+            ("vit", Some(Backbone::VitSmallPatch16)) => {
+                Self::Vit(VitConfig::small_patch16_224(classes)).adjusted(folder)
+            }
             ("vit", None) => Ok(Self::Vit(VitConfig {
                 image_size: folder.int("img_size")?,
                 patch_size: folder.int("patch_size")?,
@@ -58,8 +60,7 @@ impl Architecture {
                 norm_eps: folder.number_or("norm_eps", 1e-6)?,
             })),
             ("tiny_vit", Some(b @ (Backbone::TinyVit5m | Backbone::TinyVit11m | Backbone::TinyVit21m))) => {
-                let drop_path = folder.number_or("drop_path_rate", 0.0)?;
-                Ok(Self::TinyVit(TinyVitConfig { drop_path, ..TinyVitConfig::preset(b, classes) }))
+                Self::TinyVit(TinyVitConfig::preset(b, classes)).adjusted(folder)
             }
             ("tiny_vit", None) => {
                 let depths = folder.ints("depths")?.iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>();
@@ -76,17 +77,11 @@ impl Architecture {
                 }))
             }
             ("vim", Some(b @ (Backbone::VimTiny | Backbone::VimSmall))) => {
-                let preset = VimConfig::preset(b, classes);
-                let image_size = folder.number_or("size", preset.image_size as f64)? as i64;
-                let drop_path = folder.number_or("drop_path_rate", 0.0)?;
-                Ok(Self::Vim(VimConfig { drop_path, ..preset }.with_image_size(image_size)))
+                Self::Vim(VimConfig::preset(b, classes)).adjusted(folder)
             }
             ("vim", None) => Self::vim(folder, classes),
             ("mambavision", Some(Backbone::MambaVisionT)) => {
-                let preset = MambaVisionConfig::tiny(classes);
-                let image_size = folder.number_or("size", preset.image_size as f64)? as i64;
-                let drop_path = folder.number_or("drop_path_rate", 0.0)?;
-                Ok(Self::MambaVision(MambaVisionConfig { drop_path, ..preset }.with_image_size(image_size)))
+                Self::MambaVision(MambaVisionConfig::tiny(classes)).adjusted(folder)
             }
             ("mambavision", None) => Self::mamba_vision(folder, classes),
             (other, preset) => Err(VerifyError::Unsupported(format!(
@@ -96,9 +91,21 @@ impl Architecture {
         }
     }
 
-    fn vit_preset(folder: &Folder, config: VitConfig) -> Result<Self, VerifyError> {
-        let size = folder.number_or("size", config.image_size as f64)? as i64;
-        Ok(Self::Vit(config.with_image_size(size)))
+    /// A preset with the image size and the drop path that the folder says; without a word there is no drop path.
+    fn adjusted(mut self, folder: &Folder) -> Result<Self, VerifyError> {
+        let (image_size, drop_path) = match &mut self {
+            Self::Vit(config) => (Some(&mut config.image_size), None),
+            Self::TinyVit(config) => (None, Some(&mut config.drop_path)),
+            Self::Vim(config) => (Some(&mut config.image_size), Some(&mut config.drop_path)),
+            Self::MambaVision(config) => (Some(&mut config.image_size), Some(&mut config.drop_path)),
+        };
+        if let Some(image_size) = image_size {
+            *image_size = folder.number_or("size", *image_size as f64)? as i64;
+        }
+        if let Some(drop_path) = drop_path {
+            *drop_path = folder.number_or("drop_path_rate", 0.0)?;
+        }
+        Ok(self)
     }
 
     /// By its arguments; what our Vim cannot be is an error.
@@ -238,6 +245,55 @@ impl Architecture {
                 let head = third / config.heads.get(stage)?;
                 Some((0..rows).filter(|row| row / head % 3 == 1).collect())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
+mod tests {
+    use super::*;
+
+    /// What a folder with this configuration describes.
+    fn of(config: &serde_json::Value) -> Architecture {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        Tensor::write_safetensors(
+            &[("nothing", Tensor::zeros([1], (Kind::Float, Device::Cpu)))],
+            dir.path().join("io.safetensors"),
+        )
+        .unwrap();
+        Architecture::of(&Folder::open(dir.path()).unwrap()).unwrap()
+    }
+
+    fn drop_path(architecture: &Architecture) -> Option<f64> {
+        match architecture {
+            Architecture::Vit(_) => None,
+            Architecture::TinyVit(config) => Some(config.drop_path),
+            Architecture::Vim(config) => Some(config.drop_path),
+            Architecture::MambaVision(config) => Some(config.drop_path),
+        }
+    }
+
+    #[test]
+    fn presets_take_the_folders_size_and_drop_path() {
+        // Architecture, preset, whether its images have a size and its blocks are dropped.
+        let presets = [
+            ("vit", "vit_tiny_patch16_224", true, false),
+            ("vit", "vit_small_patch16_224", true, false),
+            ("tiny_vit", "tiny_vit_5m_224", false, true),
+            ("vim", "vim_tiny", true, true),
+            ("mambavision", "mamba_vision_T", true, true),
+        ];
+        for (architecture, preset, sized, drops) in presets {
+            let plain = json!({ "architecture": architecture, "preset": preset, "num_classes": 10 });
+            let usual = of(&plain);
+            assert_eq!((usual.image_size(), drop_path(&usual)), (224, drops.then_some(0.0)), "{preset}");
+            let mut other = plain;
+            (other["size"], other["drop_path_rate"]) = (json!(64), json!(0.2));
+            let other = of(&other);
+            let expected = (if sized { 64 } else { 224 }, drops.then_some(0.2));
+            assert_eq!((other.image_size(), drop_path(&other)), expected, "{preset}");
         }
     }
 }
