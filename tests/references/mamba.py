@@ -2,9 +2,12 @@
 
     python mamba.py --check FOLDER…     # against reference folders made by the authors' code
 
-The selective scan is there in two forms. Both loop over time. `published` indexes one tensor of (batch, channels, length,
-states) at each step, as the authors' reference does; autograd answers each index with a gradient as large as that tensor, so
-that its backward grows with the square of the length. `unbound` takes the tensor apart before the loop.
+The selective scan is there in two forms. Both loop over time and read each state by the same `einsum`, as the authors'
+reference does; they differ in how they come to a step's part of a tensor of (batch, channels, length, states) alone:
+
+- `published` indexes the whole tensor at each step, as that reference does. Autograd answers each index with a gradient as
+  large as the tensor, so that backward grows with the square of the length.
+- `unbound` takes the tensor apart before the loop. Autograd answers all the parts with one gradient of the tensor's size.
 """
 
 import json
@@ -28,13 +31,12 @@ def selective_scan(u, delta, a, b, c, d, bias, form):
     h = u.new_zeros(u.shape[0], u.shape[1], a.shape[1])
     read = []
     if form == "unbound":
-        for decay_t, fed_t, c_t in zip(decay.unbind(2), fed.unbind(2), c.unbind(2)):
-            h = decay_t * h + fed_t
-            read.append((h * c_t.unsqueeze(1)).sum(-1))
+        parts = zip(decay.unbind(2), fed.unbind(2), c.unbind(2))
     else:
-        for t in range(u.shape[2]):
-            h = decay[:, :, t] * h + fed[:, :, t]
-            read.append(torch.einsum("bdn,bn->bd", h, c[:, :, t]))
+        parts = ((decay[:, :, t], fed[:, :, t], c[:, :, t]) for t in range(u.shape[2]))
+    for decay_t, fed_t, c_t in parts:
+        h = decay_t * h + fed_t
+        read.append(torch.einsum("bdn,bn->bd", h, c_t))
     return torch.stack(read, 2) + u * d[:, None]
 
 
