@@ -34,8 +34,8 @@ pub fn ask<T: DeserializeOwned>(worker: &mut Command) -> Result<T, String> {
     answer(&worker.output().map_err(not_started)?)
 }
 
-/// Runs a worker that reads one line of JSON and answers with one; `waiting` is told once a second for how long it has been
-/// at work.
+/// Runs a worker that reads one line of JSON and answers with one; `waiting` is told once a second for how long it has
+/// been at work.
 ///
 /// # Errors
 /// It cannot be started, or ended without an answer; in words.
@@ -66,9 +66,9 @@ pub fn ask_with<T: DeserializeOwned>(
     }
 }
 
-/// libgomp's threads spin while they wait, by default for a long time. With anything else on the machine, decoding threads
-/// among it, that made a step seven times slower on two cores; a short spin costs nothing on an idle one. What the user
-/// has set is meant.
+/// libgomp's threads spin while they wait, by default for a long time. With anything else on the machine, decoding
+/// threads among it, that made a step seven times slower on two cores; a short spin costs nothing on an idle one. What
+/// the user has set is meant.
 pub(crate) fn spin() -> Option<(&'static str, &'static str)> {
     const NAME: &str = "GOMP_SPINCOUNT";
     std::env::var_os(NAME).is_none().then_some((NAME, "1000"))

@@ -1,7 +1,7 @@
 //! One agent per machine: it owns the devices, runs a worker process per leased trial, and meters it.
 //!
-//! It knows nothing of the matrix or of other agents, and links no libtorch: `doctor` works on exactly the machines where
-//! libtorch does not.
+//! It knows nothing of the matrix or of other agents, and links no libtorch: `doctor` works on exactly the machines
+//! where libtorch does not.
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! GPUs as NVML tells of them, against a library with its symbols (`tests/stand_ins/nvml.c`). What a real driver answers
-//! can only be seen on a real one.
+//! GPUs as NVML tells of them, against a library with its symbols (`tests/stand_ins/nvml.c`). What a real driver
+//! answers can only be seen on a real one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
 use std::path::{Path, PathBuf};

@@ -245,7 +245,8 @@ pub struct Training {
 pub struct Cap {
     /// Bytes.
     pub bytes: u64,
-    /// Bytes of the budget that the process itself takes, where it counts: the CUDA context, or on the CPU code and libraries.
+    /// Bytes of the budget that the process itself takes, where it counts: the CUDA context, or on the CPU code and
+    /// libraries.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub overhead_bytes: Option<u64>,
 }
@@ -317,7 +318,8 @@ impl MemoryPlan {
         runs.collect::<Vec<_>>().join(" ")
     }
 
-    /// By how much the peak that was measured is above the predicted one, as a share of that; negative where it is below.
+    /// By how much the peak that was measured is above the predicted one, as a share of that; negative where it is
+    /// below.
     pub fn miss(&self) -> Option<f64> {
         let miss = self.measured_peak_bytes as f64 / self.predicted_peak_bytes as f64 - 1.0;
         miss.is_finite().then_some(miss)

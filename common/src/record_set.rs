@@ -153,7 +153,8 @@ fn read(document: &[u8]) -> Result<Record, Problem> {
     }
 }
 
-/// A document on one line, and otherwise byte for byte as it was: in JSON, a line break is white space and nothing else.
+/// A document on one line, and otherwise byte for byte as it was: in JSON, a line break is white space and nothing
+/// else.
 pub fn on_one_line(document: &[u8]) -> Vec<u8> {
     document.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }).collect()
 }

@@ -1,8 +1,9 @@
 //! The conversation between the agent's daemon and a worker process.
 //!
 //! One JSON value per line. The daemon writes a [`Job`] to the worker's standard input and then keeps that pipe open:
-//! its end means that the daemon is gone, and the worker ends too; the line [`STOP`] asks it to save its state and end. The worker writes [`Event`]s to its standard
-//! output; the last one is [`Event::Finished`]. A worker that ends without it has crashed.
+//! its end means that the daemon is gone, and the worker ends too; the line [`STOP`] asks it to save its state and end.
+//! The worker writes [`Event`]s to its standard output; the last one is [`Event::Finished`]. A worker that ends without
+//! it has crashed.
 
 use std::path::PathBuf;
 
@@ -78,8 +79,8 @@ pub enum Phase {
     Train,
     /// Classifying the test set.
     Evaluate,
-    /// Writing states to go on from, and the trained weights where they are to be kept. Neither is part of what training
-    /// costs.
+    /// Writing states to go on from, and the trained weights where they are to be kept. Neither is part of what
+    /// training costs.
     Save,
 }
 

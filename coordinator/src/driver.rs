@@ -109,8 +109,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Starts the driver. The thread ends after [`Handle::stop`], or once all handles are gone, and gives the store back to nobody:
-/// joining it means that everything is durable and the folder free.
+/// Starts the driver. The thread ends after [`Handle::stop`], or once all handles are gone, and gives the store back to
+/// nobody: joining it means that everything is durable and the folder free.
 pub fn start(store: Store, state: State, terms: LeaseTerms) -> (Handle, std::thread::JoinHandle<()>) {
     let (sender, receiver) = mpsc::channel(INBOX);
     let driver = Driver {

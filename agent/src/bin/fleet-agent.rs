@@ -44,7 +44,8 @@ enum Command {
         after_help = "Example: fleet-agent verify tests/fixtures/*\nExit codes: 0 all within their tolerance; 1 something is not; 2 a folder cannot be run."
     )]
     Verify(Verify),
-    /// Measures one training step: what each block keeps and costs, and how the step goes under each checkpointing strategy.
+    /// Measures one training step: what each block keeps and costs, and how the step goes under each checkpointing
+    /// strategy.
     #[command(
         after_help = "Example: fleet-agent profile vit_small_patch16_224 --budget 500MiB --svg memory.svg\nThe weights are fresh and the images random; neither changes memory. Exit codes: 0 a step ran; 1 none did, or the worker failed; 2 wrong usage."
     )]
@@ -61,13 +62,15 @@ struct Machine {
     /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
     #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
-    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; without it training starts from scratch
+    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; without it training starts
+    /// from scratch
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
     weights: Option<PathBuf>,
     /// The worker program [default: fleet-worker beside this program]
     #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
     worker: Option<PathBuf>,
-    /// Folder of the device locks, which all agents of a machine must share [default: in the system's folder for temporary files]
+    /// Folder of the device locks, which all agents of a machine must share
+    /// [default: in the system's folder for temporary files]
     #[arg(long, env = "FLEET_LOCK_DIR", value_name = "DIR")]
     lock_dir: Option<PathBuf>,
     /// NVIDIA's management library, if it is not in the usual place
@@ -145,7 +148,8 @@ struct Profile {
     /// The worker program [default: fleet-worker beside this program]
     #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
     worker: Option<PathBuf>,
-    /// Folder of the device locks, which all agents of a machine must share [default: in the system's folder for temporary files]
+    /// Folder of the device locks, which all agents of a machine must share
+    /// [default: in the system's folder for temporary files]
     #[arg(long, env = "FLEET_LOCK_DIR", value_name = "DIR")]
     lock_dir: Option<PathBuf>,
     /// NVIDIA's management library, if it is not in the usual place

@@ -65,8 +65,8 @@ impl Readings {
     }
 }
 
-/// The phases of an attempt with their times, memory and energy; `marks` are the beginnings of their stretches, `end` is
-/// the end of the last.
+/// The phases of an attempt with their times, memory and energy; `marks` are the beginnings of their stretches, `end`
+/// is the end of the last.
 pub(super) fn phases(
     attempt: Attempt,
     marks: &[(Phase, MonoNanos)],

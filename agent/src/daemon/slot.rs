@@ -183,8 +183,8 @@ async fn all_sent(spool: &Spool) {
     }
 }
 
-/// Returns when the daemon is to end and what is under way has had its chance. A record stays in the outbox then, and the
-/// next daemon delivers it.
+/// Returns when the daemon is to end and what is under way has had its chance. A record stays in the outbox then, and
+/// the next daemon delivers it.
 async fn farewell(shared: &Shared) {
     shared.stopped().await;
     tokio::time::sleep(FAREWELL).await;

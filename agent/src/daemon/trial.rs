@@ -25,8 +25,8 @@ use crate::meter::{self, Meter, ProcessMeter};
 
 /// Ten readings per second (measurement.md asks for at least that).
 const METER_EVERY: Duration = Duration::from_millis(100);
-/// A worker that neither begins a phase nor ends a step for so long hangs, in a driver call for instance. The slowest step
-/// that makes sense takes a few minutes.
+/// A worker that neither begins a phase nor ends a step for so long hangs, in a driver call for instance. The slowest
+/// step that makes sense takes a few minutes.
 const STALL: Duration = Duration::from_secs(30 * 60);
 /// A worker that is asked to end gets this long to end its step and write its state. The step takes seconds at most on
 /// anything that one would train on; a state of ViT-Small under full fine-tuning is 260 MB.

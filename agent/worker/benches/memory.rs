@@ -159,8 +159,8 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
     Ok(())
 }
 
-/// Some blocks kept, all later ones run again: what the adaptive strategy can come to within the budget, the most that is
-/// kept first.
+/// Some blocks kept, all later ones run again: what the adaptive strategy can come to within the budget, the most that
+/// is kept first.
 fn adaptive_shapes(profile: &Profile, count: usize, budget: u64) -> impl Iterator<Item = Prediction> {
     let shapes = (0..=count).rev().filter_map(move |kept| {
         let mut choices = vec![BlockChoice::Keep; kept];

@@ -1,5 +1,5 @@
-//! The selective scan alone: its time beside that of the same in libtorch's operators, beside reading its inputs and writing
-//! its outputs once, and beside its floating-point operations at the speed that the processor reaches.
+//! The selective scan alone: its time beside that of the same in libtorch's operators, beside reading its inputs and
+//! writing its outputs once, and beside its floating-point operations at the speed that the processor reaches.
 //!
 //! `cargo bench -p fleet-worker --bench scan`, or as a part of `make bench`.
 
@@ -114,13 +114,13 @@ fn run(case: &Case, bandwidth: f64, flops: f64) {
     let narrow = (case.batch * case.length * case.states) as f64; // B·L·N
     let states = wide * case.states as f64; // B·L·D·N
     let gates = f64::from(u8::from(case.gate));
-    // Numbers read and written once: x, delta, b, c of each pass, the gate, y; in backward all of these and dy are read, and
-    // the gradients of all but y written.
+    // Numbers read and written once: x, delta, b, c of each pass, the gate, y; in backward all of these and dy are
+    // read, and the gradients of all but y written.
     let traffic = 4.0 * (passes * (2.0 * wide + 2.0 * narrow) + gates * wide + wide);
     let traffic_back = 4.0 * (2.0 * passes * (2.0 * wide + 2.0 * narrow) + 2.0 * gates * wide + wide);
-    // Per state: dt·a, an exponential, h = decay·h + u·b, s += c·h. An exponential that is exact in f32 is a polynomial of
-    // degree 5 and 4 operations to reduce its argument and scale the result. Backward does that again (but for c·h where there
-    // is no gate) and for each state 7 fused operations and one product.
+    // Per state: dt·a, an exponential, h = decay·h + u·b, s += c·h. An exponential that is exact in f32 is a polynomial
+    // of degree 5 and 4 operations to reduce its argument and scale the result. Backward does that again (but for c·h
+    // where there is no gate) and for each state 7 fused operations and one product.
     let exponential = 2.0 * 5.0 + 4.0;
     let forwards = 1.0 + exponential + 1.0 + 2.0 + 2.0;
     let backwards = forwards + 7.0 * 2.0 + 1.0;

@@ -205,8 +205,8 @@ fn private_stdout() -> File {
     }
 }
 
-/// Sets `stop` when the daemon asks for the end, and ends this process when standard input ends: then the daemon is gone,
-/// however it went.
+/// Sets `stop` when the daemon asks for the end, and ends this process when standard input ends: then the daemon is
+/// gone, however it went.
 fn listen_to_the_daemon(stop: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {

@@ -87,7 +87,8 @@ fn what_is_saved_and_merged_computes_what_was_trained() {
     {
         merging_changes_nothing(backbone, method);
     }
-    // On Vim's projections they act; HF PEFT around the published code, which reads weights past its layers, has none there.
+    // On Vim's projections they act; HF PEFT around the published code, which reads weights past its layers, has none
+    // there.
     for backbone in [Backbone::VimTiny, Backbone::MambaVisionT] {
         for mut method in methods.clone() {
             method["targets"] = json!(backbone.lora_targets());

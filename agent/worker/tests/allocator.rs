@@ -195,7 +195,8 @@ fn the_process_holds_no_more_than_its_tensors_did_at_their_peak() {
 fn pages_are_given_back_where_what_is_kept_does_not_fit() {
     let a = alone();
     let full = |n: i64, value: i64| Tensor::full([n << 18], value as f64, FLOAT_CPU);
-    // 192 MiB, the peak of this process, of 4 MiB each; then every second is freed, and nothing larger fits between the others.
+    // 192 MiB, the peak of this process, of 4 MiB each; then every second is freed, and nothing larger fits between the
+    // others.
     let mut held: Vec<Tensor> = (0..48).map(|i| full(4, i)).collect();
     let (before, _) = process();
     let mut number = 0;
@@ -236,8 +237,8 @@ fn a_step_like_the_one_before_needs_few_fresh_pages() {
     let (_, before) = process();
     step();
     let fresh = process().1 - before;
-    // Every activation comes twice, once as its gradient: 12 · 2 · 8.4 MiB are 52,000 pages, each of which would be fresh
-    // if freed memory were returned.
+    // Every activation comes twice, once as its gradient: 12 · 2 · 8.4 MiB are 52,000 pages, each of which would be
+    // fresh if freed memory were returned.
     println!("{fresh} fresh pages");
     assert!(fresh < 3_000, "{fresh} fresh pages");
 }

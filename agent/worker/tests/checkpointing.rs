@@ -173,8 +173,8 @@ impl Policy for Probe {
     }
 }
 
-/// The adaptive strategy with what is in use in front of the middle block as its threshold: that one and all later ones run
-/// again, and nothing else changes.
+/// The adaptive strategy with what is in use in front of the middle block as its threshold: that one and all later ones
+/// run again, and nothing else changes.
 #[test]
 fn adaptive_checkpointing_recomputes_from_the_threshold_on_and_changes_no_bit() {
     let _alone = one_at_a_time();

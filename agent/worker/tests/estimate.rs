@@ -160,8 +160,8 @@ fn estimates_are_near_what_is_measured() {
     }
 }
 
-/// What the table above leaves at its usual value: parts of a batch, half precision, one image, padded windows, dropout on
-/// an adapter's input, the adaptive strategy.
+/// What the table above leaves at its usual value: parts of a batch, half precision, one image, padded windows, dropout
+/// on an adapter's input, the adaptive strategy.
 #[test]
 fn other_settings_change_the_estimate_as_they_change_the_step() {
     let _alone = one_at_a_time();

@@ -48,8 +48,8 @@ fn torch_default(inputs: i64) -> Drawn {
     Drawn::Uniform(1.0 / (inputs as f64).sqrt())
 }
 
-/// timm's `VisionTransformer` under its default `weight_init`: every linear layer, the head among them, truncated normal
-/// with zero bias; the convolution of the patches is left as PyTorch makes it, its bias too.
+/// timm's `VisionTransformer` under its default `weight_init`: every linear layer, the head among them, truncated
+/// normal with zero bias; the convolution of the patches is left as PyTorch makes it, its bias too.
 fn vit(name: &str, shape: &[i64]) -> Drawn {
     let patch = 3 * 16 * 16;
     match name {
@@ -63,8 +63,8 @@ fn vit(name: &str, shape: &[i64]) -> Drawn {
     }
 }
 
-/// timm's `TinyVit`: linear layers as above, convolutions as PyTorch makes them, the last norm of an inverted bottleneck
-/// with a gain of zero.
+/// timm's `TinyVit`: linear layers as above, convolutions as PyTorch makes them, the last norm of an inverted
+/// bottleneck with a gain of zero.
 fn tiny_vit(name: &str, shape: &[i64]) -> Drawn {
     let bottleneck = name.starts_with("stages.0.blocks.");
     match name.rsplit('.').next().expect("a name") {
@@ -78,8 +78,8 @@ fn tiny_vit(name: &str, shape: &[i64]) -> Drawn {
     }
 }
 
-/// Where a Vim's parameters are drawn from: `VisionMamba` and its mixer. The patches' convolution is drawn with a variance of
-/// one over its inputs, the special step widths are tested apart.
+/// Where a Vim's parameters are drawn from: `VisionMamba` and its mixer. The patches' convolution is drawn with a
+/// variance of one over its inputs, the special step widths are tested apart.
 fn vim(name: &str, shape: &[i64]) -> Drawn {
     match name {
         "cls_token" | "pos_embed" | "head.weight" => return Drawn::Normal(0.02),

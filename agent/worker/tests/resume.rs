@@ -1,6 +1,6 @@
 //! A trial that was interrupted ends with the same weights, bit for bit, as one that was not: every method, with and
-//! without checkpointing, interrupted while it trains and while it is evaluated. The trials are worker processes, talked
-//! to as the daemon does.
+//! without checkpointing, interrupted while it trains and while it is evaluated. The trials are worker processes,
+//! talked to as the daemon does.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
 mod support;

@@ -1,4 +1,5 @@
-//! The selective scan and its convolution against the same in libtorch's operators, against finite differences, and in bytes.
+//! The selective scan and its convolution against the same in libtorch's operators, against finite differences, and in
+//! bytes.
 
 mod support;
 

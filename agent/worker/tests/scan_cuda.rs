@@ -1,6 +1,6 @@
 //! The scan's CUDA kernels without a GPU: launched by the worker's own code, through libraries that have the symbols of
-//! NVIDIA's (`tests/stand_ins`), compiled for the CPU. The arithmetic, the launches and the scratch memory are those of a
-//! GPU; only the clock is not.
+//! NVIDIA's (`tests/stand_ins`), compiled for the CPU. The arithmetic, the launches and the scratch memory are those of
+//! a GPU; only the clock is not.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
 mod support;

@@ -28,7 +28,8 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A view of the storage numbered `number`, from number `base` of it on, where `limit` numbers are the view's to use.
+    /// A view of the storage numbered `number`, from number `base` of it on, where `limit` numbers are the view's to
+    /// use.
     ///
     /// # Errors
     /// It is not within the storage; in words.

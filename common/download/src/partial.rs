@@ -1,7 +1,7 @@
 //! The file beside its place, and what is needed to go on with it.
 //!
-//! `NAME.partial` holds the bytes from the beginning, `NAME.partial.version` the server's name for the version that they
-//! are of (an ETag, or a date). Without the latter the bytes are of no use: another version could follow them.
+//! `NAME.partial` holds the bytes from the beginning, `NAME.partial.version` the server's name for the version that
+//! they are of (an ETag, or a date). Without the latter the bytes are of no use: another version could follow them.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};

@@ -3,8 +3,8 @@
 //! A hash stands here only if somebody other than us has published it. CIFAR-100's MD5 is its publisher's; its SHA-256
 //! is what torchvision for Ruby and MLDatasets.jl check. DTD's MD5 is torchvision's, its SHA-256 that of torchvision's
 //! prototype data sets and of anomalib. Those of the weights are given, with the revision of the hub that they belong
-//! to, by projects that pin them: the ViTs' by LibreYOLO's provenance notes and others; TinyViT-5M's by one, in the test of
-//! its manifest of model sources (revision b46989c2).
+//! to, by projects that pin them: the ViTs' by LibreYOLO's provenance notes and others; TinyViT-5M's by one, in the
+//! test of its manifest of model sources (revision b46989c2).
 
 use fleet_common::spec::Backbone;
 

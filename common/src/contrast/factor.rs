@@ -53,8 +53,8 @@ pub(super) struct Level {
     pub name: String,
 }
 
-/// Stands for what the campaign did not choose of an adapter, its targets or its dropout: each backbone has its own, and they
-/// go with it.
+/// Stands for what the campaign did not choose of an adapter, its targets or its dropout: each backbone has its own,
+/// and they go with it.
 const USUAL: &str = "that of the backbone";
 
 /// The settings as one object, without the seed, with where it ran and how much was evaluated.

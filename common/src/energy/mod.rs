@@ -9,8 +9,8 @@ pub type Point = (f64, f64);
 /// The integral of the readings' piecewise-linear interpolation over `[from, to]`: watts over seconds give joules.
 ///
 /// Readings need not be sorted; of several at one time the first counts. `None` where the readings do not cover the
-/// window: what lies outside them is unknown, not zero. `slack` seconds at each edge may be uncovered; there the nearest
-/// reading is taken to hold.
+/// window: what lies outside them is unknown, not zero. `slack` seconds at each edge may be uncovered; there the
+/// nearest reading is taken to hold.
 pub fn integrate(readings: &[Point], from: f64, to: f64, slack: f64) -> Option<f64> {
     let points = covering(readings, from, to, slack)?;
     let mut sum = 0.0;

@@ -216,8 +216,8 @@ impl Trial {
         self.go(TrialState::Leased { holder, renewed: now })
     }
 
-    /// Whether a holder under `attempt` may take the lease up again: it was given up for its silence, and nobody else was
-    /// granted the trial since.
+    /// Whether a holder under `attempt` may take the lease up again: it was given up for its silence, and nobody else
+    /// was granted the trial since.
     pub fn may_resume(&self, attempt: Attempt) -> bool {
         self.resumable && self.state == TrialState::Waiting && self.attempt == Some(attempt)
     }

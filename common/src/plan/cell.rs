@@ -132,7 +132,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl CellSettings {
-    /// Bytes in use from which on the adaptive strategy runs blocks again, where tensors may hold `cap`; `None` under any other.
+    /// Bytes in use from which on the adaptive strategy runs blocks again, where tensors may hold `cap`; `None` under
+    /// any other.
     pub fn adaptive_threshold(&self, cap: u64) -> Option<u64> {
         Some((cap as f64 * self.adaptive_ratio?) as u64)
     }

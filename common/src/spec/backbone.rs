@@ -1,4 +1,5 @@
-//! Vision backbones that can be fine-tuned, as far as planning needs to know them; `agent/worker/src/models` has the rest.
+//! Vision backbones that can be fine-tuned, as far as planning needs to know them; `agent/worker/src/models` has the
+//! rest.
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +73,8 @@ impl Backbone {
         }
     }
 
-    /// What an input's side must be a multiple of: the side of a patch, or what halving the map again and again divides by.
+    /// What an input's side must be a multiple of: the side of a patch, or what halving the map again and again divides
+    /// by.
     pub const fn size_step(self) -> u32 {
         match self {
             Self::VitMicro => 8,
@@ -81,8 +83,8 @@ impl Backbone {
         }
     }
 
-    /// The windows that attention is confined to: the stage's name in checkpoints, what the input's side is divided by to
-    /// give the map's, and the window's side in pixels of the map.
+    /// The windows that attention is confined to: the stage's name in checkpoints, what the input's side is divided by
+    /// to give the map's, and the window's side in pixels of the map.
     pub const fn windows(self) -> &'static [(&'static str, u32, u32)] {
         match self {
             Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 | Self::VimTiny | Self::VimSmall => &[],
@@ -126,8 +128,9 @@ impl Backbone {
         }
     }
 
-    /// The linear layers that LoRA and its kin adapt unless the campaign names others, as in the protocol. (Its list for Vim
-    /// ends in `proj`, which names no linear layer but the convolution of the patches; that one gets no adapter here.)
+    /// The linear layers that LoRA and its kin adapt unless the campaign names others, as in the protocol. (Its list
+    /// for Vim ends in `proj`, which names no linear layer but the convolution of the patches; that one gets no adapter
+    /// here.)
     pub const fn lora_targets(self) -> &'static [&'static str] {
         match self {
             Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 => &["qkv", "fc1", "fc2"],
@@ -145,7 +148,8 @@ impl Backbone {
         }
     }
 
-    /// The preprocessing that belongs to the public weights, from timm's configurations of them or their authors' scripts.
+    /// The preprocessing that belongs to the public weights, from timm's configurations of them or their authors'
+    /// scripts.
     pub const fn recipe(self) -> Recipe {
         match self {
             Self::VitMicro => Recipe::PROTOCOL,

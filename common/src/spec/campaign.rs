@@ -11,8 +11,8 @@ use crate::units::Bytes;
 /// Larger inputs than any backbone here was made for are a slip of the pen.
 const MAX_IMAGE_SIZE: u32 = 1024;
 
-/// Most trials of a campaign per hardware class. A fleet that ends one a minute works on so many for two weeks; a slip of
-/// the pen in `repeats` asks for more.
+/// Most trials of a campaign per hardware class. A fleet that ends one a minute works on so many for two weeks; a slip
+/// of the pen in `repeats` asks for more.
 const MAX_TRIALS: u64 = 20_000;
 
 /// A campaign: the matrix, and everything that its cells share.

@@ -12,11 +12,11 @@ pub enum Checkpointing {
     None,
     /// Every block keeps only its input and runs its forward again in backward.
     Static,
-    /// The study's: activations are kept until the memory in use reaches a share of the budget; the blocks from there on run
-    /// again. Decided anew in each step.
+    /// The study's: activations are kept until the memory in use reaches a share of the budget; the blocks from there
+    /// on run again. Decided anew in each step.
     Adaptive,
-    /// One step is profiled; then the blocks keep all, run their cheap parts again, or run again as a whole, so that the
-    /// peak stays below the budget and the least time is lost.
+    /// One step is profiled; then the blocks keep all, run their cheap parts again, or run again as a whole, so that
+    /// the peak stays below the budget and the least time is lost.
     Planned,
 }
 
@@ -85,8 +85,8 @@ impl Default for AdaptiveSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlannedSpec {
-    /// Share of the budget that the plan leaves free, in [0, 0.5]: for what an allocator loses between blocks, which a plan
-    /// cannot know.
+    /// Share of the budget that the plan leaves free, in [0, 0.5]: for what an allocator loses between blocks, which a
+    /// plan cannot know.
     #[serde(deserialize_with = "margin")]
     pub margin: f64,
 }

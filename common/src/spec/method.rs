@@ -12,8 +12,8 @@ pub enum Method {
     Full,
     /// Low-rank adapters beside frozen linear layers (Hu et al., arXiv 2106.09685), and the head.
     Lora,
-    /// Low-rank adapters whose ranks are allotted by importance while training (Zhang et al., arXiv 2303.10512), and the
-    /// head.
+    /// Low-rank adapters whose ranks are allotted by importance while training (Zhang et al., arXiv 2303.10512), and
+    /// the head.
     AdaLora,
     /// Low-rank adapters beside linear layers frozen in 4 bits (Dettmers et al., arXiv 2305.14314), and the head.
     QLora,

@@ -58,8 +58,8 @@ pub struct Recipe {
     pub std: [f64; 3],
     /// How images are resampled.
     pub interpolation: Interpolation,
-    /// For evaluation: the shorter side becomes ⌊input side / crop_share⌋, then the centre is cut out. `None` is the data
-    /// set's protocol.
+    /// For evaluation: the shorter side becomes ⌊input side / crop_share⌋, then the centre is cut out. `None` is the
+    /// data set's protocol.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub crop_share: Option<f64>,
 }

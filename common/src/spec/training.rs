@@ -16,8 +16,8 @@ pub struct Train {
     pub warm_up_steps: u32,
     /// Samples per step, for all backbones or per backbone.
     pub batch: Option<PerName<u32>>,
-    /// Equal parts in which a batch goes through the model, one after another; their gradients are added up. Less memory
-    /// for the same step.
+    /// Equal parts in which a batch goes through the model, one after another; their gradients are added up. Less
+    /// memory for the same step.
     pub micro_batches: u32,
     /// Side of the square input in pixels, for all backbones or per backbone; each backbone's own when absent.
     pub image_size: Option<PerName<u32>>,
@@ -65,9 +65,9 @@ impl Default for Train {
     }
 }
 
-/// In what matrix products, convolutions and attention compute. Parameters, their optimiser state, layer norms and the loss
-/// are in fp32 in every case, and so is what goes from block to block of a ViT; of a TinyViT it is what its convolutions
-/// give.
+/// In what matrix products, convolutions and attention compute. Parameters, their optimiser state, layer norms and the
+/// loss are in fp32 in every case, and so is what goes from block to block of a ViT; of a TinyViT it is what its
+/// convolutions give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -92,8 +92,8 @@ impl Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchNorm {
-    /// The batch's statistics, which move the running ones, under every method: what PyTorch and HF PEFT do to a model in
-    /// training mode, also where the norm's own parameters are frozen.
+    /// The batch's statistics, which move the running ones, under every method: what PyTorch and HF PEFT do to a model
+    /// in training mode, also where the norm's own parameters are frozen.
     #[default]
     Moving,
     /// The running statistics of the initial weights, which stay.

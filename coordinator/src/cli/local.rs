@@ -1,4 +1,5 @@
-//! A whole campaign on one machine: a coordinator in this process, an agent beside it, real gRPC on loopback between them.
+//! A whole campaign on one machine: a coordinator in this process, an agent beside it, real gRPC on loopback between
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -82,8 +82,8 @@ enum Command {
     /// Compares what a campaign has finished: a table, and with --html a report.
     #[command(after_help = "Example: fleet report nightly --html nightly.html")]
     Report(report::Report),
-    /// Sets the levels of one factor side by side, over one or more campaigns: hardware against hardware, method against
-    /// method. What is not comparable is not related, and is named with the reason.
+    /// Sets the levels of one factor side by side, over one or more campaigns: hardware against hardware, method
+    /// against method. What is not comparable is not related, and is named with the reason.
     #[command(after_help = "Example: fleet compare nightly weekend --by hardware --html by-hardware.html")]
     Compare(compare::Compare),
     /// Writes the records of a campaign or an imported set to a file.
@@ -120,7 +120,8 @@ struct Files {
     /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
     #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
-    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; a backbone without one trains from scratch
+    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; a backbone without one
+    /// trains from scratch
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
     weights: Option<PathBuf>,
 }

@@ -228,8 +228,8 @@ impl Core {
     }
 
     pub(super) fn tick(&mut self) {
-        // A coordinator that was stopped for a while (Ctrl-Z, a sleeping machine, a stalled disk) has not heard its agents,
-        // which says nothing about them: as after a restart, leases get their full time anew.
+        // A coordinator that was stopped for a while (Ctrl-Z, a sleeping machine, a stalled disk) has not heard its
+        // agents, which says nothing about them: as after a restart, leases get their full time anew.
         let before = self.ticked.replace(self.now.mono).unwrap_or(self.now.mono);
         if self.now.mono.0.saturating_sub(before.0) > self.terms.renew_every_ms {
             self.state.renew_all(self.now.mono);

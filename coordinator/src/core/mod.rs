@@ -1,7 +1,7 @@
 //! The coordinator's decisions: inputs in, events and replies out, one owner of the state.
 //!
-//! Nothing here waits, reads a clock or touches a disk. The driver feeds inputs one at a time, makes the events durable,
-//! and only then sends the replies: what an agent or a person has been told is never forgotten.
+//! Nothing here waits, reads a clock or touches a disk. The driver feeds inputs one at a time, makes the events
+//! durable, and only then sends the replies: what an agent or a person has been told is never forgotten.
 
 mod campaigns;
 mod event;

@@ -59,8 +59,8 @@ pub trait Index: Send + Sync {
 
 /// The index in a sled database.
 ///
-/// sled 0.34 is durable only after a flush and puts reliability second, so nothing depends on it: it holds the number of
-/// the latest event beside the data, in the same atomic batch, and what it lacks is replayed from the journal.
+/// sled 0.34 is durable only after a flush and puts reliability second, so nothing depends on it: it holds the number
+/// of the latest event beside the data, in the same atomic batch, and what it lacks is replayed from the journal.
 pub struct SledIndex {
     db: sled::Db,
     path: PathBuf,

@@ -5,8 +5,8 @@
 //! record := 0xF1 0xEE 0x7A 0x01 | length u32 | sequence u64 | crc u32 | payload
 //! ```
 //!
-//! Numbers are little-endian; the CRC-32 covers length, sequence and payload. The mark at the front of each record lets a
-//! reader find the next one behind damage: a damaged tail (a crash in the middle of a write) is cut, a damaged middle
+//! Numbers are little-endian; the CRC-32 covers length, sequence and payload. The mark at the front of each record lets
+//! a reader find the next one behind damage: a damaged tail (a crash in the middle of a write) is cut, a damaged middle
 //! is skipped record by record, and both are reported, never passed over in silence.
 
 use std::fs::{File, OpenOptions};

@@ -126,7 +126,8 @@ impl Samples {
         })
     }
 
-    /// All samples of an attempt, in order. Those that are not what `seal` says are given out nevertheless, and said so.
+    /// All samples of an attempt, in order. Those that are not what `seal` says are given out nevertheless, and said
+    /// so.
     ///
     /// # Errors
     /// The file cannot be read.

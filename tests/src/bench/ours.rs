@@ -30,8 +30,8 @@ pub(super) struct Ours {
     pub trainable: u64,
 }
 
-/// What the worker `path` holds before any model, in bytes: the peak of its resident memory as it loads its libraries and
-/// tries them with a first operation, which is what `--check` does. Python's baseline is the same.
+/// What the worker `path` holds before any model, in bytes: the peak of its resident memory as it loads its libraries
+/// and tries them with a first operation, which is what `--check` does. Python's baseline is the same.
 ///
 /// # Errors
 /// In words: it cannot be started, or libtorch cannot be loaded.

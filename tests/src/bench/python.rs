@@ -12,8 +12,8 @@ use super::data::CLASSES;
 use super::ours::WEIGHT_DECAY;
 use super::{Row, Setting};
 
-/// How glibc is made to give freed memory back, so that a peak of resident memory is one of live memory. It costs time, so
-/// the time is taken without.
+/// How glibc is made to give freed memory back, so that a peak of resident memory is one of live memory. It costs time,
+/// so the time is taken without.
 const RETURN_MEMORY: [(&str, &str); 2] = [("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 
 /// Whether glibc keeps freed memory for later, as it does by default, or returns it.

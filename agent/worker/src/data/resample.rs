@@ -1,8 +1,8 @@
 //! Images in other sizes, as Pillow computes them, to the last bit.
 //!
-//! Filters widen where an image shrinks (anti-aliasing, torchvision's default). There are two passes, bytes between them,
-//! weights of 22 binary digits and sums of whole numbers: where a filter overshoots, any other rounding in the first pass
-//! is more than one level of 255 off after the second.
+//! Filters widen where an image shrinks (anti-aliasing, torchvision's default). There are two passes, bytes between
+//! them, weights of 22 binary digits and sums of whole numbers: where a filter overshoots, any other rounding in the
+//! first pass is more than one level of 255 off after the second.
 
 use std::f64::consts::PI;
 
@@ -60,8 +60,8 @@ pub(super) fn resample(
     }
 }
 
-/// Whether Pillow resamples columns before rows: where it loses more than twice as many rows as columns. Found by asking
-/// Pillow 13.0 for results of many sizes (width, height); `tests/references` goes on asking.
+/// Whether Pillow resamples columns before rows: where it loses more than twice as many rows as columns. Found by
+/// asking Pillow 13.0 for results of many sizes (width, height); `tests/references` goes on asking.
 fn columns_first(from: (u32, u32), to: (u32, u32)) -> bool {
     let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
     let (columns, rows) = (lost(from.0, to.0), lost(from.1, to.1));

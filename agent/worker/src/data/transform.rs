@@ -45,8 +45,8 @@ impl Transform {
     }
 }
 
-/// torchvision's `RandomResizedCrop` with scale 0.8 to 1.0: a window of that share of the area and an aspect ratio between
-/// 3/4 and 4/3, or after ten tries the largest central window whose ratio is in those bounds.
+/// torchvision's `RandomResizedCrop` with scale 0.8 to 1.0: a window of that share of the area and an aspect ratio
+/// between 3/4 and 4/3, or after ten tries the largest central window whose ratio is in those bounds.
 fn random_crop(image: &RgbImage, rng: &mut impl rand::Rng) -> Window {
     let (width, height) = (f64::from(image.width()), f64::from(image.height()));
     // ln(4/3) = 2 ln 2 − ln 3.

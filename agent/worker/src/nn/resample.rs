@@ -21,9 +21,9 @@ impl ClassToken {
     }
 }
 
-/// A table of learned positions (1, 1 + n², width) for a grid of `side` by `side`, as timm's `resample_abs_pos_embed`: the
-/// grid's part resized with a bicubic filter and anti-aliasing, the class token's as it is. `None` if it is no table of a
-/// square grid.
+/// A table of learned positions (1, 1 + n², width) for a grid of `side` by `side`, as timm's `resample_abs_pos_embed`:
+/// the grid's part resized with a bicubic filter and anti-aliasing, the class token's as it is. `None` if it is no
+/// table of a square grid.
 pub(super) fn position_table(theirs: &Tensor, class: ClassToken, side: i64) -> Option<Tensor> {
     let [1, positions, width] = theirs.size()[..] else { return None };
     let places = positions - 1;

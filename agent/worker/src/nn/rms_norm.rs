@@ -1,5 +1,5 @@
-//! Root-mean-square normalisation as one node: libtorch's own keeps two tensors of the input's size for backward, this one
-//! the input and a number per row.
+//! Root-mean-square normalisation as one node: libtorch's own keeps two tensors of the input's size for backward, this
+//! one the input and a number per row.
 
 use anyhow::Context as _;
 use tch::{Kind, Tensor};

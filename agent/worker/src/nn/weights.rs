@@ -33,8 +33,8 @@ pub enum WeightsError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// Key of the file's metadata under which stands, as JSON, what we know of weights that we wrote. It is one key, because
-/// the metadata of a safetensors file have no order: equal weights are equal files.
+/// Key of the file's metadata under which stands, as JSON, what we know of weights that we wrote. It is one key,
+/// because the metadata of a safetensors file have no order: equal weights are equal files.
 const ABOUT: &str = "fleet";
 /// Where older files of ours name the classes of the head, one per line.
 const CLASSES: &str = "classes";
@@ -133,8 +133,8 @@ impl Weights {
         self.tensors.get(name)
     }
 
-    /// The same without a prefix that all names share because the model was saved as a part of something: transformers puts
-    /// `model.` before the names of MambaVision.
+    /// The same without a prefix that all names share because the model was saved as a part of something: transformers
+    /// puts `model.` before the names of MambaVision.
     pub fn without_wrapper(self) -> Self {
         const WRAPPER: &str = "model.";
         if self.tensors.keys().all(|name| name.starts_with(WRAPPER)) {

@@ -1,4 +1,5 @@
-//! Adapters in HF PEFT's file layout: `adapter_config.json` and `adapter_model.safetensors`, to be taken to Python and back.
+//! Adapters in HF PEFT's file layout: `adapter_config.json` and `adapter_model.safetensors`, to be taken to Python and
+//! back.
 //!
 //! A file's names are those of the wrapped model, `base_model.model.` in front, without the adapter's own name. Beside
 //! the adapters it holds whole modules that the training changed: the head, and batch norms whose statistics moved,
@@ -118,7 +119,8 @@ fn changed_modules(params: &Params, batch_norm: BatchNorm) -> Vec<String> {
 /// The weights `base` with the adapter in the folder `dir` added to them.
 ///
 /// # Errors
-/// The files are not there or not an adapter's, it is of a kind that nothing here merges, or it does not fit the weights.
+/// The files are not there or not an adapter's, it is of a kind that nothing here merges, or it does not fit the
+/// weights.
 pub fn merge(base: Weights, dir: &Path) -> anyhow::Result<(Weights, Merged)> {
     let path = dir.join(CONFIG);
     let text = std::fs::read(&path)

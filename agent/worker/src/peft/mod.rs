@@ -65,8 +65,8 @@ pub trait Method {
 
 /// What a method does after each step of the optimiser.
 pub trait Schedule {
-    /// After optimiser step `step`, from 1; `grads` are those of the trainable parameters that the step was made with, in
-    /// their order.
+    /// After optimiser step `step`, from 1; `grads` are those of the trainable parameters that the step was made with,
+    /// in their order.
     fn after_step(&mut self, step: u32, params: &Params, grads: &[Option<Tensor>]);
 
     /// What has to be kept to go on from here, by name. Copying into these tensors restores a state.

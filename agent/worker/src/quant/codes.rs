@@ -74,8 +74,8 @@ pub(super) fn dynamic_code(value: f32) -> u8 {
     DYNAMIC_OF_STEP[((value + 1.0) * STEPS).round().clamp(0.0, 65_535.0) as usize]
 }
 
-/// Codes two in a byte, and the scale of each block. Where the last code has no neighbour, the code of zero stands beside
-/// it.
+/// Codes two in a byte, and the scale of each block. Where the last code has no neighbour, the code of zero stands
+/// beside it.
 pub(super) fn pack(values: &[f32], block: usize) -> (Vec<u8>, Vec<f32>) {
     let mut codes = Vec::with_capacity(values.len());
     let mut scales = Vec::with_capacity(values.len().div_ceil(block));

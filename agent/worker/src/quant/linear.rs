@@ -6,9 +6,9 @@ use super::Nf4;
 use crate::torch::{Function, GradMode, Saved, attach};
 
 impl Nf4 {
-    /// Applies the layer to the last dimension of `x`, in the kind of `x`. The weight is unpacked for the product and again
-    /// in backward; between the two only the codes live. It gets no gradient; `x` and `bias` do. Without `values`, zeros
-    /// come out, with the same gradients.
+    /// Applies the layer to the last dimension of `x`, in the kind of `x`. The weight is unpacked for the product and
+    /// again in backward; between the two only the codes live. It gets no gradient; `x` and `bias` do. Without
+    /// `values`, zeros come out, with the same gradients.
     ///
     /// # Panics
     /// Where libtorch fails, as tch's operators do; see [`crate::torch::guard`].

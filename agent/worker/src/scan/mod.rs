@@ -1,5 +1,5 @@
-//! The selective scan of Mamba (Gu & Dao, arXiv 2312.00752), and the short convolution in front of it, as functions that
-//! libtorch's autograd sees as one node each.
+//! The selective scan of Mamba (Gu & Dao, arXiv 2312.00752), and the short convolution in front of it, as functions
+//! that libtorch's autograd sees as one node each.
 //!
 //! For each channel and each of its N states, with dt = softplus(delta + bias):
 //!
@@ -7,9 +7,10 @@
 //! h[t] = exp(dt[t]·a)·h[t−1] + dt[t]·b[t]·x[t]        s[t] = Σ_n c[t]·h[t] + d·x[t]        y = scale·silu(gate)·Σ_passes s
 //! ```
 //!
-//! A pass may run backwards in time: Vim has one in each direction, and neither its inputs nor its outputs are flipped for
-//! that. What is kept for backward are the inputs: with L times and D channels O(L·D) numbers per image, and none of the L·D·N
-//! states, which are computed again. Layout is (batch, time, channels) throughout, as linear layers read and write.
+//! A pass may run backwards in time: Vim has one in each direction, and neither its inputs nor its outputs are flipped
+//! for that. What is kept for backward are the inputs: with L times and D channels O(L·D) numbers per image, and none
+//! of the L·D·N states, which are computed again. Layout is (batch, time, channels) throughout, as linear layers read
+//! and write.
 //!
 //! `cpu` and `cuda` have the kernels, `plain` the same in libtorch's operators.
 
@@ -114,7 +115,8 @@ pub struct Scan<'a> {
 impl Scan<'_> {
     /// y (batch, length, channels): the sum over the passes, times `scale`, times silu(`gate`) where there is one.
     ///
-    /// Tensors may be views with any stride between rows; the scan computes in f32 (in f64 for f64 inputs) and gives that.
+    /// Tensors may be views with any stride between rows; the scan computes in f32 (in f64 for f64 inputs) and gives
+    /// that.
     ///
     /// # Panics
     /// For shapes that do not fit, and where libtorch fails, as tch's operators do; see [`crate::torch::guard`].
@@ -122,8 +124,8 @@ impl Scan<'_> {
         self.apply(true)
     }
 
-    /// Zeros in place of y, with the gradients of y, for who runs a scan again for backward's sake. (Where libtorch's own
-    /// operators have to stand in for the kernels, y itself.)
+    /// Zeros in place of y, with the gradients of y, for who runs a scan again for backward's sake. (Where libtorch's
+    /// own operators have to stand in for the kernels, y itself.)
     ///
     /// # Panics
     /// As [`Scan::run`].
@@ -182,7 +184,8 @@ struct ConvGradients {
     convs: Vec<(Tensor, Tensor)>,
 }
 
-/// SiLU of each of the convolutions of `x` (batch, length, channels), in the shape of `x`. What is kept for backward is `x`.
+/// SiLU of each of the convolutions of `x` (batch, length, channels), in the shape of `x`. What is kept for backward is
+/// `x`.
 ///
 /// # Panics
 /// As [`selective_scan`].

@@ -1,8 +1,8 @@
-//! The same in libtorch's own operators, recorded by its autograd: what the kernels are compared with, and what computes
-//! where there is none.
+//! The same in libtorch's own operators, recorded by its autograd: what the kernels are compared with, and what
+//! computes where there is none.
 //!
-//! The loop runs over tensors that were taken apart beforehand. Indexing into one big tensor at each step, as the reference
-//! does, has a backward that writes a gradient as large as that tensor per step.
+//! The loop runs over tensors that were taken apart beforehand. Indexing into one big tensor at each step, as the
+//! reference does, has a backward that writes a gradient as large as that tensor per step.
 
 use tch::Tensor;
 

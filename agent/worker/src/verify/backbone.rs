@@ -116,8 +116,8 @@ fn evaluation(
     Ok(())
 }
 
-/// One pass that keeps everything against the reference, and one of each way to run things again against the first: equal to
-/// the last bit.
+/// One pass that keeps everything against the reference, and one of each way to run things again against the first:
+/// equal to the last bit.
 fn training(
     folder: &Folder,
     architecture: &Architecture,

@@ -1,9 +1,9 @@
 //! Reference folders through our implementation: is what we compute what the reference computes?
 //!
-//! A folder holds `config.json`, `weights.safetensors` (or says that its weights follow from a formula, or that they are
-//! those of a neighbouring folder) and `io.safetensors`, the reference's inputs, outputs, losses and gradients. `kind` and
-//! `architecture` in the configuration choose what is run, never the folder's name. What cannot be run is an error, not a
-//! pass.
+//! A folder holds `config.json`, `weights.safetensors` (or says that its weights follow from a formula, or that they
+//! are those of a neighbouring folder) and `io.safetensors`, the reference's inputs, outputs, losses and gradients.
+//! `kind` and `architecture` in the configuration choose what is run, never the folder's name. What cannot be run is an
+//! error, not a pass.
 
 mod architecture;
 mod backbone;

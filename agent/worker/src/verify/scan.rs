@@ -1,5 +1,5 @@
-//! Kind `scan`: a Mamba that scans in one direction, as transformers' `MambaModel` without its word embeddings. It checks the
-//! causal convolution, the scan and their gradients by a reference that is no vision model.
+//! Kind `scan`: a Mamba that scans in one direction, as transformers' `MambaModel` without its word embeddings. It
+//! checks the causal convolution, the scan and their gradients by a reference that is no vision model.
 
 use anyhow::anyhow;
 use fleet_common::plan::MethodSettings;

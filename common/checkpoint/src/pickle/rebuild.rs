@@ -98,7 +98,8 @@ fn tensor(tree: &Tree, name: &str, arguments: &[Id]) -> Result<Node, String> {
     Tensor::view(storage, (base, limit), offset, &shape, &strides).map(|tensor| Node::Tensor(Box::new(tensor)))
 }
 
-/// What stands outside of the pickle: `("storage", class, key, device, numel)`, and in old files the part that is meant.
+/// What stands outside of the pickle: `("storage", class, key, device, numel)`, and in old files the part that is
+/// meant.
 ///
 /// # Errors
 /// It is not that; in words.

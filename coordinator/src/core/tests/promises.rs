@@ -40,9 +40,9 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever happens, in whatever order: no trial is recorded twice, no slot holds two trials and no trial two slots,
-    /// exactly the waiting trials are in line, every question is answered in time, no name is a campaign's and a set's,
-    /// a set never changes, and replaying the events gives the same state.
+    /// Whatever happens, in whatever order: no trial is recorded twice, no slot holds two trials and no trial two
+    /// slots, exactly the waiting trials are in line, every question is answered in time, no name is a campaign's and a
+    /// set's, a set never changes, and replaying the events gives the same state.
     #[test]
     fn any_story_keeps_the_promises(acts in prop::collection::vec(act(), 1..120)) {
         let mut w = World::new();

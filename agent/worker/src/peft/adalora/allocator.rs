@@ -149,8 +149,8 @@ impl Schedule for Allocator {
         self.patterns.iter().map(|p| (p.layer.clone(), stays(p).into_iter().map(|s| s != 0.0).collect())).collect()
     }
 
-    /// All until `tinit`; then target + (all − target)·(1 − t)³, where t goes from 0 to 1 until `tfinal` steps before the
-    /// end, cut down to a whole number and looked at every `delta_t` steps.
+    /// All until `tinit`; then target + (all − target)·(1 − t)³, where t goes from 0 to 1 until `tfinal` steps before
+    /// the end, cut down to a whole number and looked at every `delta_t` steps.
     fn budget(&self, step: u32) -> (i64, bool) {
         let s = &self.settings;
         let (all, target) = (self.begun_with(), i64::from(s.target_rank) * self.patterns.len() as i64);

@@ -1,5 +1,5 @@
-//! AdaLoRA (Zhang et al., arXiv 2303.10512), as HF PEFT does it: y = W·x + b + s·B·(A∘E)·dropout(x), with a singular value
-//! in E per rank, which is set to zero where the rank is taken away ([`Allocator`]).
+//! AdaLoRA (Zhang et al., arXiv 2303.10512), as HF PEFT does it: y = W·x + b + s·B·(A∘E)·dropout(x), with a singular
+//! value in E per rank, which is set to zero where the rank is taken away ([`Allocator`]).
 //!
 //! s = α / (r + 1e-5) with the rank that was begun with, whatever is left of it. A and B are drawn from N(0, 0.02²), E
 //! is zero. The loss gets a term that keeps A and B near orthogonal.

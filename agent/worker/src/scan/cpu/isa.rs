@@ -1,6 +1,7 @@
 //! Which vector instructions the processor has.
 //!
-//! One binary runs everywhere, so each kernel is compiled three times, and the best that the processor can run is chosen.
+//! One binary runs everywhere, so each kernel is compiled three times, and the best that the processor can run is
+//! chosen.
 
 use std::sync::OnceLock;
 

@@ -1,13 +1,14 @@
 //! The scan of one group of channels of one batch entry: forward, and backward.
 //!
-//! Both walk through time once per pass with the states of all channels at hand. Backward needs them in reverse: they are
-//! computed again from the start to the end of a segment of time, kept for that segment, and used from its end to its start.
+//! Both walk through time once per pass with the states of all channels at hand. Backward needs them in reverse: they
+//! are computed again from the start to the end of a segment of time, kept for that segment, and used from its end to
+//! its start.
 
 use super::lanes::{Lanes, Real};
 use super::rows::{DEPTH, GROUP, Group, Rows, load, load_columns, store};
 
-/// Bytes of a segment's states. They are written once and read once, from the second-level cache or the third. The first
-/// pass over a sequence of several segments only finds the states between them; Vim's 197 tokens are one segment.
+/// Bytes of a segment's states. They are written once and read once, from the second-level cache or the third. The
+/// first pass over a sequence of several segments only finds the states between them; Vim's 197 tokens are one segment.
 const SEGMENT_BYTES: usize = 1 << 20;
 
 /// Steps of a segment.
@@ -116,8 +117,8 @@ pub(super) fn forward<T: Real, const FMA: bool>(inputs: &Inputs<'_, T>, y: &Rows
     }
 }
 
-/// Gradients of a pass. Those of `a`, `d` and `bias` are per batch entry, those of `b` and `c` per group of channels: sums
-/// over threads would depend on their order.
+/// Gradients of a pass. Those of `a`, `d` and `bias` are per batch entry, those of `b` and `c` per group of channels:
+/// sums over threads would depend on their order.
 pub(super) struct PassGradients<'a, T> {
     pub(super) x: Rows<'a, T>,
     pub(super) delta: Rows<'a, T>,

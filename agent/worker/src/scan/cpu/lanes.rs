@@ -37,8 +37,8 @@ impl Real for f32 {
         Self::mul_add(self, b, c)
     }
 
-    /// x = k + f with k whole and f in [-½, ½]; 2^f by Cephes' polynomial for `exp2f` (relative error below 1.2e-7), and
-    /// k added to the exponent.
+    /// x = k + f with k whole and f in [-½, ½]; 2^f by Cephes' polynomial for `exp2f` (relative error below 1.2e-7),
+    /// and k added to the exponent.
     #[inline(always)]
     fn exp2<const FMA: bool>(x: [Self; WIDTH]) -> [Self; WIDTH] {
         // Added to a small number, it leaves the nearest whole number in the low bits.

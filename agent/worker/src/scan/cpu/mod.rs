@@ -1,7 +1,9 @@
-//! The scan and its convolution on the CPU: sixteen channels side by side, threads over batch entries and groups of channels.
+//! The scan and its convolution on the CPU: sixteen channels side by side, threads over batch entries and groups of
+//! channels.
 //!
-//! The design note says "vectorised over the state". Here lanes are channels: any number of states fills the registers, the
-//! layout that linear layers give is read as it is, and only the sums over channels (gradients of b and c) cross lanes.
+//! The design note says "vectorised over the state". Here lanes are channels: any number of states fills the registers,
+//! the layout that linear layers give is read as it is, and only the sums over channels (gradients of b and c) cross
+//! lanes.
 
 mod conv;
 mod isa;

@@ -17,8 +17,8 @@ pub(super) type Group<T> = [Lanes<T>; DEPTH];
 
 /// A tensor (batch, length, channels) whose last dimension is contiguous, to be read or written by several threads.
 ///
-/// Whoever writes through it makes sure that no two tasks write the same channels of the same row, and that nobody reads
-/// them meanwhile.
+/// Whoever writes through it makes sure that no two tasks write the same channels of the same row, and that nobody
+/// reads them meanwhile.
 pub(super) struct Rows<'a, T> {
     start: *mut T,
     strides: [usize; 2],
@@ -33,7 +33,8 @@ unsafe impl<T: Real> Sync for Rows<'_, T> {}
 
 impl<'a, T: Real> Rows<'a, T> {
     /// # Panics
-    /// For a tensor that is not (batch, length, channels) on the CPU with a contiguous last dimension, of the kind of `T`.
+    /// For a tensor that is not (batch, length, channels) on the CPU with a contiguous last dimension, of the kind of
+    /// `T`.
     pub(super) fn new(tensor: &'a Tensor) -> Self {
         let (size, stride) = (tensor.size(), tensor.stride());
         assert!(size.len() == 3 && (stride[2] == 1 || size[2] == 1), "rows of {size:?} with strides {stride:?}");

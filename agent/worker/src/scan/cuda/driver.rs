@@ -152,8 +152,8 @@ impl Kernel {
     /// The driver refuses, or an earlier launch has failed; in words.
     ///
     /// # Safety
-    /// What `scan` points to must be the device's memory, of the sizes that `kernel.cu` names, and must not be given back
-    /// to anyone but this stream before the kernel has run; the grid must fit `scan`.
+    /// What `scan` points to must be the device's memory, of the sizes that `kernel.cu` names, and must not be given
+    /// back to anyone but this stream before the kernel has run; the grid must fit `scan`.
     pub(super) unsafe fn launch(
         &self,
         grid: [u32; 3],

@@ -4,8 +4,8 @@
 //! and channels, and C for the chunks (1, or up to L/32):
 //!
 //! - forward: nothing, or where sequences are cut 17·B·C·D for the states between chunks;
-//! - backward: B·L·D for the states at the marks, B·L·D/2 for the sums over warps, 10·B·C·D for those over chunks, and where
-//!   sequences are cut 17·B·C·D between chunks.
+//! - backward: B·L·D for the states at the marks, B·L·D/2 for the sums over warps, 10·B·C·D for those over chunks, and
+//!   where sequences are cut 17·B·C·D between chunks.
 //!
 //! Fewer states than these widths' 16 and 8 take less; others than 1, 2, 4, 8 or multiples of 16 have A, B and
 //! C copied, with zeros behind.

@@ -2,8 +2,8 @@
 //!
 //! The kernels (`kernel.cu`) are compiled when a worker first scans on a device, by the compiler that libtorch's CUDA
 //! half brings: building needs no CUDA toolkit, and the code fits the board that is there. They are then compared with
-//! the plain form on a small case. Where there is no compiler, or it fails, or the results differ, a warning says so once
-//! and the plain form is used.
+//! the plain form on a small case. Where there is no compiler, or it fails, or the results differ, a warning says so
+//! once and the plain form is used.
 //!
 //! - [`nvrtc`]: the compiler. `driver`: loading and launching. Both are opened at run time (`library`).
 //! - [`kernels`](Kernels): forward and backward as launches. `arguments`, `inputs`: what they are given.

@@ -1,5 +1,5 @@
-//! NVIDIA's compiler as a library (NVRTC), which libtorch's CUDA half brings: from `kernel.cu` to a module for one kind of
-//! device. It needs no GPU, no driver and no toolkit.
+//! NVIDIA's compiler as a library (NVRTC), which libtorch's CUDA half brings: from `kernel.cu` to a module for one kind
+//! of device. It needs no GPU, no driver and no toolkit.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::null_mut;
@@ -59,16 +59,16 @@ impl Nvrtc {
         let (mut major, mut minor) = (0, 0);
         // SAFETY: writes two integers.
         ok("nvrtcVersion", unsafe { (functions.version)(&raw mut major, &raw mut minor) })?;
-        // NVRTC opens its other half by name only, which the loader does not look for beside it; but it is content with one
-        // that is open. If this one is not there, NVRTC says so when it compiles.
+        // NVRTC opens its other half by name only, which the loader does not look for beside it; but it is content with
+        // one that is open. If this one is not there, NVRTC says so when it compiles.
         if let Some(folder) = library::folder(functions.version as *const c_void) {
             let _ = library::open(&[format!("{folder}/libnvrtc-builtins.so.{major}.{minor}")]);
         }
         Ok(Self { functions, version: (major, minor) })
     }
 
-    /// The target for a device of this compute capability (such as 86 for 8.6): its own, else the newest before it, as PTX
-    /// that the driver translates.
+    /// The target for a device of this compute capability (such as 86 for 8.6): its own, else the newest before it, as
+    /// PTX that the driver translates.
     ///
     /// # Errors
     /// NVRTC knows only newer ones; in words.
