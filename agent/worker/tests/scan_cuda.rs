@@ -111,7 +111,7 @@ impl Case {
     }
 
     fn passes(&self) -> Vec<Pass<'_>> {
-        self.passes.iter().map(|(tensors, reverse)| as_pass(tensors, *reverse)).collect()
+        self.passes.iter().map(|(tensors, reverse)| Pass::of(tensors, *reverse)).collect()
     }
 
     /// By the definition: the result, and the gradients of ⟨result, weights⟩ by all tensors.
@@ -131,11 +131,6 @@ impl Case {
     }
 }
 
-fn as_pass(tensors: &[Tensor], reverse: bool) -> Pass<'_> {
-    let [x, delta, a, b, c, d, bias] = tensors else { panic!("seven tensors") };
-    Pass { x, delta, a, b, c, d, bias, reverse }
-}
-
 /// The same values as a view into a tensor that is otherwise NaN, with other distances between sequences and rows.
 fn strided(tensor: &Tensor) -> Tensor {
     let [batch, length, columns] = tensor.size()[..] else { return tensor.copy() };
@@ -152,7 +147,7 @@ fn the_definitions_gradients_are_those_of_finite_differences() {
         let case = Case::new(1, [2, 5, 2, 3], &[reverse], true);
         let inputs: Vec<_> = case.tensors().into_iter().map(Tensor::shallow_clone).collect();
         let weights = uniform(7, &[2, 5, 2]);
-        let f = |t: &[Tensor]| (plain(&[as_pass(&t[..7], reverse)], Some(&t[7]), 0.5) * &weights).sum(None::<Kind>);
+        let f = |t: &[Tensor]| (plain(&[Pass::of(&t[..7], reverse)], Some(&t[7]), 0.5) * &weights).sum(None::<Kind>);
         gradcheck(f, &inputs);
     }
 }

@@ -47,7 +47,7 @@ fn compare(kernels: &Kernels, device: Device, states: i64, plain: Plain) -> Resu
             values(&[channels], -1.0, 1.0),
         ]);
     }
-    let passes = [pass(&leaves[0], false), pass(&leaves[1], true)];
+    let passes = [Pass::of(&leaves[0], false), Pass::of(&leaves[1], true)];
 
     let expected = plain(&passes, Some(&gate), 0.5);
     let inputs: Vec<_> = leaves.iter().flatten().chain([&gate]).collect();
@@ -65,10 +65,6 @@ fn compare(kernels: &Kernels, device: Device, states: i64, plain: Plain) -> Resu
         }
     }
     Ok(())
-}
-
-fn pass([x, delta, a, b, c, d, bias]: &[Tensor; 7], reverse: bool) -> Pass<'_> {
-    Pass { x, delta, a, b, c, d, bias, reverse }
 }
 
 /// Whether two tensors are the same, as far as f32 allows.
