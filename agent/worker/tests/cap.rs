@@ -3,7 +3,7 @@
 
 mod support;
 
-use fleet_common::record::Outcome;
+use fleet_common::record::{Cap, Outcome};
 use fleet_common::spec::BudgetScope;
 use fleet_common::worker::Job;
 use fleet_worker::torch::cap;
@@ -53,4 +53,13 @@ fn a_cap_that_does_not_hold_is_found_out() {
     memory.set_cpu_cap(None);
     let error = cap::verify(Device::Cpu, set).unwrap_err().to_string();
     assert!(error.contains("the memory budget cannot be enforced"), "{error}");
+}
+
+#[test]
+fn a_failure_that_is_no_refusal_is_no_cap() {
+    let _alone = one_at_a_time();
+    // This process has not loaded libtorch's CUDA half: an allocation there fails, whatever the cap.
+    let set = Cap { bytes: 64 << 20, overhead_bytes: None };
+    let error = cap::verify(Device::Cuda(0), set).unwrap_err().to_string();
+    assert!(error.contains("neither given nor refused"), "{error}");
 }
