@@ -198,7 +198,8 @@ pub(super) fn resolve(
         weights,
         seed: 0,
         budget_bytes: campaign.budget.bytes(),
-        budget_scope: campaign.budget_scope,
+        // Where nothing is capped it would only give the same computation another name.
+        budget_scope: campaign.budget.bytes().map_or_else(BudgetScope::default, |_| campaign.budget_scope),
         train: TrainSettings {
             steps: campaign.train.steps,
             warm_up_steps: campaign.train.warm_up_steps,

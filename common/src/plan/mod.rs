@@ -213,6 +213,19 @@ steps = 100
     }
 
     #[test]
+    fn what_a_budget_covers_is_part_of_a_cells_identity_where_there_is_one() {
+        let with =
+            |keys: &str| Campaign::parse("t.toml", &FILE.replace("repeats = 2", &format!("repeats = 2\n{keys}")));
+        let ids = |keys: &str| plan_ids(&plan(&with(keys).expect("valid"), &resolution()));
+        let (usual, process) = (ids(""), ids("budget_scope = \"process\""));
+        assert_eq!(usual, ids("budget_scope = \"allocator\""));
+        assert!(usual.iter().zip(&process).all(|(a, b)| a != b), "it is another cap");
+        assert_eq!(ids("budget = \"unlimited\""), ids("budget = \"unlimited\"\nbudget_scope = \"process\""));
+        let error = with("budget_scope = \"proces\"").expect_err("no such scope").to_string();
+        assert!(error.contains("proces") && error.contains("allocator"), "{error}");
+    }
+
+    #[test]
     fn adaptive_checkpointing_needs_a_budget_and_a_share_of_it() {
         let text = FILE.replace("[\"none\", \"static\"]", "[\"none\", \"adaptive\"]");
         let of = |text: &str| plan(&Campaign::parse("t.toml", text).expect("valid"), &resolution());
