@@ -5,6 +5,7 @@ mod support;
 use std::sync::MutexGuard;
 
 use fleet_worker::torch::memory::{Memory, Place};
+use fleet_worker::torch::timeline::Timeline;
 use fleet_worker::torch::{Function, attach, grad, guard};
 use tch::{Device, Kind, Tensor, kind::FLOAT_CPU};
 
@@ -130,6 +131,29 @@ fn the_peak_knows_its_place() {
     let place = a.memory.stats().expect("figures").peak_place.expect("the CPU allocator knows");
     assert_eq!((place.phase_name(), place.block_index()), ("recompute", Some(7)));
     drop(three);
+}
+
+/// A timeline, and whoever measures a block by itself, begin the peak anew; the phase's must not be lost by that.
+#[test]
+fn the_highest_peak_outlives_its_parts() {
+    let a = alone();
+    let base = a.memory.stats().expect("figures").live;
+    a.memory.reset_peak().expect("resets");
+    let peak = || a.memory.highest().expect("figures").0 - base;
+    Place::phase("forward").enter();
+    drop(mib(3));
+    a.memory.part_peak(None).expect("resets");
+    assert_eq!((a.memory.stats().expect("figures").peak - base, peak() / MIB), (0, 3));
+    Timeline::start(Device::Cpu).expect("starts");
+    Place::phase("recompute").block(4).enter();
+    drop(mib(5));
+    Place::phase("backward").enter();
+    drop(mib(1));
+    drop(Timeline::finish().expect("recorded"));
+    let place = a.memory.highest().expect("figures").1.expect("the CPU allocator knows");
+    assert_eq!((peak() / MIB, place.phase_name(), place.block_index()), (5, "recompute", Some(4)));
+    a.memory.reset_peak().expect("resets");
+    assert_eq!(peak(), 0, "a new phase");
 }
 
 /// What the process holds now, in bytes, and how many pages it has been given so far.

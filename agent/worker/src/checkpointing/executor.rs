@@ -64,7 +64,7 @@ impl Executor for CheckpointingExecutor {
                 self.choices.borrow_mut().push(choice);
                 run(slot, index, xs, &ctx, choice)
             } else {
-                slot.forward(&xs, &ctx)
+                slot.forward(xs, &ctx)
             };
         }
         phase.enter();
@@ -77,7 +77,7 @@ pub(super) fn run(slot: &Slot, index: usize, xs: Vec<Tensor>, ctx: &Ctx, choice:
     match choice {
         BlockChoice::Keep | BlockChoice::Cheap => {
             let ctx = Ctx { cheap: choice == BlockChoice::Cheap, ..*ctx };
-            marked(slot.forward(&xs, &ctx), Place::phase("backward").block(index))
+            marked(slot.forward(xs, &ctx), Place::phase("backward").block(index))
         }
         BlockChoice::Whole | BlockChoice::WholeCheap => recomputed(slot, xs, ctx, choice == BlockChoice::WholeCheap),
     }

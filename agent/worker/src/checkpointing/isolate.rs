@@ -69,7 +69,7 @@ impl Bench<'_> {
         ctx.seed.apply();
         self.synchronize();
         let before = live()?;
-        memory.reset_peak()?;
+        memory.part_peak(None)?;
         let from = Instant::now();
         let mut ys = run(self.slot, self.index, xs.iter().map(Tensor::shallow_clone).collect(), ctx, choice);
         self.synchronize();
@@ -169,7 +169,7 @@ impl Function for Source {
             Cuda::synchronize(index as i64);
         }
         let memory = Memory::of(self.device);
-        memory.reset_peak()?;
+        memory.part_peak(None)?;
         let held = memory.stats()?.live;
         *self.begin.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), held));
         Ok(grads)

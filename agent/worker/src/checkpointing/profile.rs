@@ -141,7 +141,7 @@ impl Executor for Isolating<'_> {
                 choices.sort_by_key(|(choice, _)| *choice);
             }
             ctx.seed.apply();
-            xs = slot.forward(&xs, &ctx);
+            xs = slot.forward(xs, &ctx);
             let outputs = xs.iter().map(bytes).collect();
             self.measured.borrow_mut().push(Measured { name: slot.name().to_owned(), inputs, outputs, choices });
         }

@@ -10,8 +10,8 @@ use super::Model;
 use super::attention::attend;
 use super::mamba::{decay_rates, step_rank};
 use crate::nn::{
-    ActLinear, Activation, BatchNorm2d, Block, Builder, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, Linear,
-    LinearShape, NormActConv, NormLinear, Part, Slot,
+    Activation, BatchNorm2d, Block, Builder, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, Linear, LinearShape,
+    NormKind, Part, Slot,
 };
 use crate::scan::{Conv, Pass, Scan, conv_silu};
 
@@ -188,7 +188,7 @@ impl Model for MambaVision {
 /// Two convolutions with their norms, added to the input. Maps (batch, channels, height, width) to the same.
 struct ConvBlock {
     conv1: Conv2d,
-    norm1_conv2: NormActConv,
+    norm1_conv2: Part,
     norm2: BatchNorm2d,
     gamma: Option<Tensor>,
     drop: DropPath,
@@ -208,8 +208,8 @@ impl ConvBlock {
 }
 
 impl Block for ConvBlock {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
-        let y = self.norm1_conv2.forward(&self.conv1.forward(&xs[0], ctx), ctx);
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
+        let y = self.norm1_conv2.forward(self.conv1.forward(&xs[0], ctx), ctx);
         let y = self.norm2.forward(&y, ctx);
         let y = match &self.gamma {
             Some(gamma) => y * gamma.view([1, -1, 1, 1]),
@@ -223,7 +223,7 @@ impl Block for ConvBlock {
 struct Downsample(Conv2d);
 
 impl Block for Downsample {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         vec![self.0.forward(&xs[0], ctx)]
     }
 }
@@ -270,8 +270,8 @@ impl Windows {
 struct WindowBlock {
     windows: Windows,
     mixer: Mixer,
-    norm2_fc1: NormLinear,
-    gelu_fc2: ActLinear,
+    norm2_fc1: Part,
+    gelu_fc2: Part,
     gamma: Option<[Tensor; 2]>,
     drop: DropPath,
 }
@@ -312,19 +312,19 @@ impl WindowBlock {
 }
 
 impl Block for WindowBlock {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         let x = if self.windows.enter { self.windows.cut(&xs[0]) } else { xs[0].shallow_clone() };
         let mixed = match &self.mixer {
             Mixer::Scan(mixer) => mixer.forward(&x, ctx),
             Mixer::Attention(mixer) => mixer.forward(&x, ctx),
         };
         let x = &x + self.branch(0, mixed, ctx);
-        let hidden = self.norm2_fc1.forward(&x, ctx); // (…, mlp_ratio · width)
+        let hidden = self.norm2_fc1.forward(x.shallow_clone(), ctx); // (…, mlp_ratio · width)
         // A factor's gradient needs the values of what it multiplies.
         let y = if self.gamma.is_some() {
-            self.gelu_fc2.forward(&hidden, ctx)
+            self.gelu_fc2.forward(hidden, ctx)
         } else {
-            self.gelu_fc2.forward_last(&hidden, ctx)
+            self.gelu_fc2.forward_last(hidden, ctx)
         };
         let x = &x + self.branch(1, y, ctx);
         vec![if self.windows.leave { self.windows.join(&x) } else { x }]
@@ -333,7 +333,7 @@ impl Block for WindowBlock {
 
 /// A norm; then half of the channels scan, the other half only goes through a convolution; neither gates the other.
 struct ScanMixer {
-    norm_in_proj: NormLinear,
+    norm_in_proj: Part,
     halves: Part,
     out_proj: Linear,
 }
@@ -344,7 +344,12 @@ impl ScanMixer {
         let plain = LinearShape::USUAL.without_bias();
         let mixer = b.sub("mixer");
         Self {
-            norm_in_proj: b.norm_linear_shaped("norm1", NORM_EPS, "mixer.in_proj", [width, inner], plain),
+            norm_in_proj: b.norm_linear_shaped(
+                (NormKind::Layer, "norm1", NORM_EPS),
+                "mixer.in_proj",
+                [width, inner],
+                plain,
+            ),
             halves: mixer.part("halves", |b| Halves::new(b, c, width)),
             out_proj: mixer.linear_shaped("out_proj", inner, width, plain),
         }
@@ -352,7 +357,7 @@ impl ScanMixer {
 
     /// (windows, tokens, width) to the same.
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let y = self.halves.forward(&self.norm_in_proj.forward(x, ctx), ctx);
+        let y = self.halves.forward(self.norm_in_proj.forward(x.shallow_clone(), ctx), ctx);
         self.out_proj.forward(&y, ctx)
     }
 }
@@ -394,7 +399,7 @@ impl Halves {
 
 impl Block for Halves {
     /// (windows, tokens, inner) to the same.
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         let mut halves = xs[0].chunk(2, -1);
         let (z, x) = (halves.remove(1), halves.remove(0));
         let (x, z) = (self.convolve(&x, &self.conv_x, ctx), self.convolve(&z, &self.conv_z, ctx));
@@ -418,7 +423,7 @@ impl Block for Halves {
 /// A norm, and attention over the tokens of a window.
 struct Attention {
     heads: i64,
-    norm_qkv: NormLinear,
+    norm_qkv: Part,
     proj: Linear,
 }
 
@@ -433,6 +438,6 @@ impl Attention {
 
     /// (windows, tokens, width) to the same.
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.proj.forward(&attend(&self.norm_qkv.forward(x, ctx), self.heads, ctx), ctx)
+        self.proj.forward(&attend(&self.norm_qkv.forward(x.shallow_clone(), ctx), self.heads, ctx), ctx)
     }
 }

@@ -11,8 +11,8 @@ use tch::{Kind, Tensor};
 
 use super::Model;
 use crate::nn::{
-    ActLinear, Activation, BatchNorm2d, Block, Builder, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, LayerNorm,
-    Linear, NormActConv, NormLinear, Part, Slot,
+    Activation, BatchNorm2d, Block, Builder, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, LayerNorm, Linear, Part,
+    Slot,
 };
 
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -201,7 +201,7 @@ impl MbConv {
 }
 
 impl Block for MbConv {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         let x = self.drop.forward(self.convs.forward(&xs[0], ctx), ctx);
         vec![(x + &xs[0]).gelu("none")]
     }
@@ -210,8 +210,8 @@ impl Block for MbConv {
 /// 1×1, depthwise 3×3, 1×1, each with its batch norm, and GELU between them.
 struct Bottleneck {
     conv1: Conv2d,
-    norm1_conv2: NormActConv,
-    norm2_conv3: NormActConv,
+    norm1_conv2: Part,
+    norm2_conv3: Part,
     norm3: BatchNorm2d,
 }
 
@@ -235,8 +235,8 @@ impl Bottleneck {
     }
 
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let x = self.norm1_conv2.forward(&self.conv1.forward(x, ctx), ctx);
-        self.norm3.forward(&self.norm2_conv3.forward(&x, ctx), ctx)
+        let x = self.norm1_conv2.forward(self.conv1.forward(x, ctx), ctx);
+        self.norm3.forward(&self.norm2_conv3.forward(x, ctx), ctx)
     }
 }
 
@@ -255,7 +255,7 @@ impl PatchMerging {
 }
 
 impl Block for PatchMerging {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         let x = if self.channels_last { channels_first(&xs[0]).contiguous() } else { xs[0].shallow_clone() };
         vec![channels_last(&self.convs.forward(&x, ctx))]
     }
@@ -267,8 +267,8 @@ struct TinyVitBlock {
     window: i64,
     attention: Attention,
     local_conv: ConvNorm,
-    norm_fc1: NormLinear,
-    gelu_fc2: ActLinear,
+    norm_fc1: Part,
+    gelu_fc2: Part,
     drop: DropPath,
 }
 
@@ -312,18 +312,18 @@ impl TinyVitBlock {
 }
 
 impl Block for TinyVitBlock {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         let x = &xs[0] + self.drop.forward(self.attend(&xs[0], ctx), ctx);
         let x = channels_last(&self.local_conv.forward(&channels_first(&x), ctx));
-        let hidden = self.norm_fc1.forward(&x.flatten(1, 2), ctx); // (batch, pixels, mlp_ratio · width)
-        let y = self.gelu_fc2.forward_last(&hidden, ctx).view_as(&x);
+        let hidden = self.norm_fc1.forward(x.flatten(1, 2), ctx); // (batch, pixels, mlp_ratio · width)
+        let y = self.gelu_fc2.forward_last(hidden, ctx).view_as(&x);
         vec![&x + self.drop.forward(y, ctx)]
     }
 }
 
 /// Attention over the tokens of a window.
 struct Attention {
-    norm_qkv: NormLinear,
+    norm_qkv: Part,
     biased: Part,
     proj: Linear,
 }
@@ -344,9 +344,9 @@ impl Attention {
 
     /// (windows, tokens, width) to the same.
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        let qkv = self.norm_qkv.forward(x, ctx);
+        let qkv = self.norm_qkv.forward(x.shallow_clone(), ctx);
         // Only the plain form, for biases that train, keeps probabilities that are worth computing again.
-        let y = self.biased.forward(&qkv, &Ctx { cheap: ctx.cheap && self.biased.trains(), ..*ctx });
+        let y = self.biased.forward(qkv, &Ctx { cheap: ctx.cheap && self.biased.trains(), ..*ctx });
         self.proj.forward(&y, ctx)
     }
 }
@@ -384,7 +384,7 @@ impl BiasedAttention {
 }
 
 impl Block for BiasedAttention {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         vec![self.attend(&xs[0], ctx)]
     }
 }

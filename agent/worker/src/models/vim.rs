@@ -11,8 +11,8 @@ use tch::Tensor;
 use super::Model;
 use super::mamba::{self, Direction, DirectionSizes};
 use crate::nn::{
-    Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, Linear, LinearShape, NormLinear,
-    Part, RmsNorm, Slot,
+    Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, DropPath, Executor, Init, Linear, LinearShape, NormKind, Part,
+    RmsNorm, Slot,
 };
 use crate::scan::Scan;
 
@@ -157,7 +157,7 @@ impl Model for Vim {
 /// (hidden, residual) → (mixer(norm(sum)), sum), with sum = residual + hidden. The first block gets the tokens alone, which
 /// are its sum.
 struct VimBlock {
-    norm_in_proj: NormLinear,
+    norm_in_proj: Part,
     scans: Part,
     out_proj: Linear,
     drop: DropPath,
@@ -170,7 +170,12 @@ impl VimBlock {
         let torch = |fan_in: i64| LinearShape { weight: Init::Uniform { fan_in }, bias: None };
         let mixer = b.sub("mixer");
         Self {
-            norm_in_proj: b.rms_norm_linear("norm", c.norm_eps, "mixer.in_proj", [c.width, 2 * inner], torch(c.width)),
+            norm_in_proj: b.norm_linear_shaped(
+                (NormKind::Rms, "norm", c.norm_eps),
+                "mixer.in_proj",
+                [c.width, 2 * inner],
+                torch(c.width),
+            ),
             scans: mixer.part("scans", |b| BothDirections {
                 forward: Direction::new(b, "", sizes, Init::StepWidths),
                 // The published code gives only the forward direction its special step widths.
@@ -184,12 +189,12 @@ impl VimBlock {
 }
 
 impl Block for VimBlock {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
-        let sum = match xs {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
+        let sum = match &xs[..] {
             [hidden, residual] => residual + self.drop.forward(hidden.shallow_clone(), ctx),
             _ => xs[0].shallow_clone(),
         };
-        let y = self.scans.forward(&self.norm_in_proj.forward(&sum, ctx), ctx);
+        let y = self.scans.forward(self.norm_in_proj.forward(sum.shallow_clone(), ctx), ctx);
         vec![self.out_proj.forward_last(&y, ctx), sum]
     }
 }
@@ -202,7 +207,7 @@ struct BothDirections {
 
 impl Block for BothDirections {
     /// (batch, tokens, 2·inner), input and gate side by side, to (batch, tokens, inner).
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         let mut halves = xs[0].chunk(2, -1);
         let (z, x) = (halves.remove(1), halves.remove(0));
         let inputs = mamba::convolutions(&x, [(&self.forward, false), (&self.backward, true)], ctx);

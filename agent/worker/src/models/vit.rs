@@ -6,8 +6,7 @@
 use tch::Tensor;
 
 use crate::nn::{
-    ActLinear, Activation, Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, Executor, Init, LayerNorm, Linear,
-    NormLinear, Slot,
+    Activation, Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, Executor, Init, LayerNorm, Linear, Part, Slot,
 };
 
 use super::Model;
@@ -127,10 +126,10 @@ impl Model for Vit {
 /// x + attention(norm(x)), then x + MLP(norm(x)).
 struct VitBlock {
     heads: i64,
-    norm1_qkv: NormLinear,
+    norm1_qkv: Part,
     proj: Linear,
-    norm2_fc1: NormLinear,
-    gelu_fc2: ActLinear,
+    norm2_fc1: Part,
+    gelu_fc2: Part,
 }
 
 impl VitBlock {
@@ -146,14 +145,14 @@ impl VitBlock {
     }
 
     fn attention(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.proj.forward(&attend(&self.norm1_qkv.forward(x, ctx), self.heads, ctx), ctx)
+        self.proj.forward(&attend(&self.norm1_qkv.forward(x.shallow_clone(), ctx), self.heads, ctx), ctx)
     }
 }
 
 impl Block for VitBlock {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         let x = &xs[0] + self.attention(&xs[0], ctx);
-        let hidden = self.norm2_fc1.forward(&x, ctx); // (batch, tokens, mlp_ratio · width)
-        vec![&x + self.gelu_fc2.forward_last(&hidden, ctx)]
+        let hidden = self.norm2_fc1.forward(x.shallow_clone(), ctx); // (batch, tokens, mlp_ratio · width)
+        vec![x + self.gelu_fc2.forward_last(hidden, ctx)]
     }
 }

@@ -11,8 +11,9 @@ use super::Ctx;
 /// Several tensors, because some architectures carry more than one along (Vim: hidden state and residual). Owned and
 /// `Send`, because backward may run it again after the forward call has returned, and on CUDA on another thread.
 pub trait Block: Send {
-    /// The block's outputs; a function of `xs`, of the block's parameters, and of `ctx`.
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor>;
+    /// The block's outputs; a function of `xs`, of the block's parameters, and of `ctx`. A block that is done with an input
+    /// may let it go.
+    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor>;
 
     /// Whether a pass in training draws random numbers. Asked of parts alone: a block's generator is seeded anyway.
     fn draws(&self) -> bool {
@@ -42,7 +43,7 @@ impl Slot {
     }
 
     /// Runs the block.
-    pub fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+    pub fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         self.block.lock().unwrap_or_else(PoisonError::into_inner).forward(xs, ctx)
     }
 

@@ -8,11 +8,8 @@ use fleet_common::spec::is_target;
 use tch::{Device, Kind, Tensor};
 
 use super::layers::{BatchNorm2d, Conv2d, LayerNorm, Linear, RmsNorm, Weight};
-use super::pairs::{ActThenLinear, Norm, NormThenActThenConv, NormThenLinear};
-use super::{
-    ActLinear, Activation, Block, ClassToken, Init, NormActConv, NormLinear, Param, Params, Part, Role, Seed, Slot,
-    Weights, resample,
-};
+use super::pairs::{ActLinear, Activation, Norm, NormActConv, NormKind, NormLinear};
+use super::{Block, ClassToken, Init, Param, Params, Part, Role, Seed, Slot, Weights, resample};
 use crate::peft::Method;
 use crate::quant::Nf4;
 use crate::torch::GradMode;
@@ -329,67 +326,48 @@ impl Builder {
     }
 
     /// A layer norm and the linear layer that reads it.
-    pub fn norm_linear(&self, norm: &str, eps: f64, linear: &str, inputs: i64, outputs: i64) -> NormLinear {
-        self.norm_linear_shaped(norm, eps, linear, [inputs, outputs], LinearShape::USUAL)
+    pub fn norm_linear(&self, norm: &str, eps: f64, linear: &str, inputs: i64, outputs: i64) -> Part {
+        self.norm_linear_shaped((NormKind::Layer, norm, eps), linear, [inputs, outputs], LinearShape::USUAL)
     }
 
-    /// The same with a linear layer that is not as most are.
+    /// A norm, by kind, name and epsilon, and a linear layer of `widths` (inputs, outputs) that is not as most are.
     pub fn norm_linear_shaped(
         &self,
-        norm: &str,
-        eps: f64,
+        (kind, norm, eps): (NormKind, &str, f64),
         linear: &str,
         widths: [i64; 2],
         shape: LinearShape,
-    ) -> NormLinear {
+    ) -> Part {
         let [inputs, outputs] = widths;
-        self.normed(linear, |b| {
-            (Norm::Layer(b.layer_norm(norm, inputs, eps)), b.linear_shaped(linear, inputs, outputs, shape))
+        self.part(linear, |b| NormLinear {
+            norm: match kind {
+                NormKind::Layer => Norm::Layer(b.layer_norm(norm, inputs, eps)),
+                NormKind::Rms => Norm::Rms(b.rms_norm(norm, inputs, eps)),
+            },
+            linear: b.linear_shaped(linear, inputs, outputs, shape),
         })
-    }
-
-    /// A root-mean-square norm and the linear layer that reads it.
-    pub fn rms_norm_linear(
-        &self,
-        norm: &str,
-        eps: f64,
-        linear: &str,
-        widths: [i64; 2],
-        shape: LinearShape,
-    ) -> NormLinear {
-        let [inputs, outputs] = widths;
-        self.normed(linear, |b| {
-            (Norm::Rms(b.rms_norm(norm, inputs, eps)), b.linear_shaped(linear, inputs, outputs, shape))
-        })
-    }
-
-    fn normed(&self, label: &str, make: impl FnOnce(&Self) -> (Norm, Linear)) -> NormLinear {
-        NormLinear(self.part(label, |b| {
-            let (norm, linear) = make(b);
-            NormThenLinear { norm, linear }
-        }))
     }
 
     /// An activation and the linear layer that reads it.
-    pub fn act_linear(&self, activation: Activation, linear: &str, inputs: i64, outputs: i64) -> ActLinear {
-        ActLinear(self.part(linear, |b| ActThenLinear { activation, linear: b.linear(linear, inputs, outputs) }))
+    pub fn act_linear(&self, activation: Activation, linear: &str, inputs: i64, outputs: i64) -> Part {
+        self.part(linear, |b| ActLinear { activation, linear: b.linear(linear, inputs, outputs) })
     }
 
-    /// A batch norm over `inputs` channels, an activation, and the convolution that reads it.
+    /// A batch norm, by name and epsilon, an activation, and the convolution of `channels` (inputs, outputs) that reads it.
     pub fn norm_act_conv(
         &self,
-        norm: (&str, f64),
+        (norm, eps): (&str, f64),
         activation: Activation,
         conv: &str,
         channels: [i64; 2],
         shape: ConvShape,
-    ) -> NormActConv {
+    ) -> Part {
         let [inputs, outputs] = channels;
-        NormActConv(self.part(conv, |b| NormThenActThenConv {
-            norm: b.batch_norm2d(norm.0, inputs, norm.1, 1.0),
+        self.part(conv, |b| NormActConv {
+            norm: b.batch_norm2d(norm, inputs, eps, 1.0),
             activation,
             conv: b.conv2d(conv, inputs, outputs, shape),
-        }))
+        })
     }
 
     /// A part of the block here that is cheap to run again, put together by `make`; `label` tells it from the block's

@@ -25,7 +25,7 @@ pub use ctx::{Ctx, MacCounter, Seed};
 pub use drop_path::DropPath;
 pub use init::Init;
 pub use layers::{Adapter, BatchNorm2d, Conv2d, LayerNorm, Linear, RmsNorm};
-pub use pairs::{ActLinear, Activation, NormActConv, NormLinear};
+pub use pairs::{Activation, NormKind};
 pub use params::{Param, Params, Role};
 pub use part::Part;
 pub use recompute::recomputed;

@@ -1,9 +1,8 @@
-//! What is cheap to compute and the product that reads it: pairs that a block may run again without the product.
+//! What lies between two large products, with the one that reads it: the parts that most blocks are made of.
 
 use tch::Tensor;
 
 use super::layers::{BatchNorm2d, Conv2d, LayerNorm, Linear, RmsNorm};
-use super::part::Part;
 use super::{Block, Ctx};
 
 /// Activation functions.
@@ -25,33 +24,34 @@ impl Activation {
     }
 }
 
-/// Normalisation over the last dimension.
+/// Kinds of norms over the last dimension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Layer normalisation.
+    Layer,
+    /// By the root mean square.
+    Rms,
+}
+
 pub(super) enum Norm {
     Layer(LayerNorm),
     Rms(RmsNorm),
 }
 
-/// A norm and the linear layer that reads it.
-pub struct NormLinear(pub(super) Part);
-
-impl NormLinear {
-    /// linear(norm(x)).
-    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.0.forward(x, ctx)
-    }
-}
-
-pub(super) struct NormThenLinear {
+/// linear(norm(x)).
+pub(super) struct NormLinear {
     pub(super) norm: Norm,
     pub(super) linear: Linear,
 }
 
-impl Block for NormThenLinear {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
+impl Block for NormLinear {
+    fn forward(&self, mut xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
+        let x = xs.swap_remove(0);
         let normal = match &self.norm {
-            Norm::Layer(norm) => norm.forward(&xs[0]),
-            Norm::Rms(norm) => norm.forward(&xs[0]),
+            Norm::Layer(norm) => norm.forward(&x),
+            Norm::Rms(norm) => norm.forward(&x),
         };
+        drop(x);
         vec![self.linear.forward_last(&normal, ctx)]
     }
 
@@ -60,29 +60,18 @@ impl Block for NormThenLinear {
     }
 }
 
-/// An activation and the linear layer that reads it.
-pub struct ActLinear(pub(super) Part);
-
-impl ActLinear {
-    /// linear(activation(x)).
-    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.0.forward(x, ctx)
-    }
-
-    /// The same where the output is only added to something else; see [`Linear::forward_last`].
-    pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.0.forward_last(x, ctx)
-    }
-}
-
-pub(super) struct ActThenLinear {
+/// linear(activation(x)).
+pub(super) struct ActLinear {
     pub(super) activation: Activation,
     pub(super) linear: Linear,
 }
 
-impl Block for ActThenLinear {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
-        vec![self.linear.forward_last(&self.activation.forward(&xs[0]), ctx)]
+impl Block for ActLinear {
+    fn forward(&self, mut xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
+        let x = xs.swap_remove(0);
+        let active = self.activation.forward(&x);
+        drop(x);
+        vec![self.linear.forward_last(&active, ctx)]
     }
 
     fn draws(&self) -> bool {
@@ -90,25 +79,20 @@ impl Block for ActThenLinear {
     }
 }
 
-/// A batch norm, an activation, and the convolution that reads it.
-pub struct NormActConv(pub(super) Part);
-
-impl NormActConv {
-    /// conv(activation(norm(x))).
-    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.0.forward(x, ctx)
-    }
-}
-
-pub(super) struct NormThenActThenConv {
+/// conv(activation(norm(x))).
+pub(super) struct NormActConv {
     pub(super) norm: BatchNorm2d,
     pub(super) activation: Activation,
     pub(super) conv: Conv2d,
 }
 
-impl Block for NormThenActThenConv {
-    fn forward(&self, xs: &[Tensor], ctx: &Ctx) -> Vec<Tensor> {
-        let x = self.activation.forward(&self.norm.forward(&xs[0], ctx));
-        vec![self.conv.forward_last(&x, ctx)]
+impl Block for NormActConv {
+    fn forward(&self, mut xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
+        let x = xs.swap_remove(0);
+        let normal = self.norm.forward(&x, ctx);
+        drop(x);
+        let active = self.activation.forward(&normal);
+        drop(normal);
+        vec![self.conv.forward_last(&active, ctx)]
     }
 }

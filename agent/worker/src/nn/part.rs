@@ -28,14 +28,14 @@ impl Part {
         !self.slot.trainable().is_empty()
     }
 
-    /// The part's output.
-    pub fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+    /// The part's output for `x`, which it lets go of as soon as it can.
+    pub fn forward(&self, x: Tensor, ctx: &Ctx) -> Tensor {
         self.forward_last(x, &Ctx { values: true, ..*ctx })
     }
 
     /// The same for a part whose output is only added to something else, or is the block's: where the block runs again
     /// for backward's sake, the values of the last product are not computed.
-    pub fn forward_last(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
+    pub fn forward_last(&self, x: Tensor, ctx: &Ctx) -> Tensor {
         let mut ctx = *ctx;
         // A part that draws has a place of its own in the tree of randomness, so that it can run again without what
         // came before it in the block.
@@ -44,9 +44,9 @@ impl Part {
             ctx.seed.apply();
         }
         if ctx.train && ctx.cheap && GradMode::is_on() {
-            recomputed(&self.slot, vec![x.shallow_clone()], &ctx, false).swap_remove(0)
+            recomputed(&self.slot, vec![x], &ctx, false).swap_remove(0)
         } else {
-            self.slot.forward(std::slice::from_ref(x), &ctx).swap_remove(0)
+            self.slot.forward(vec![x], &ctx).swap_remove(0)
         }
     }
 }

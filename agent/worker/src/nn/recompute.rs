@@ -20,7 +20,7 @@ use crate::torch::{Function, GradMode, attach, grad, version};
 pub fn recomputed(slot: &Slot, xs: Vec<Tensor>, ctx: &Ctx, cheaply: bool) -> Vec<Tensor> {
     let outputs = {
         let _off = GradMode::off();
-        slot.forward(&xs, ctx)
+        slot.forward(xs.iter().map(Tensor::shallow_clone).collect(), ctx)
     };
     let params = slot.trainable();
     let saved = Saved {
@@ -79,7 +79,7 @@ impl Function for Saved {
             macs: None,
         };
         self.seed.apply();
-        let outputs = self.slot.forward(&xs, &ctx);
+        let outputs = self.slot.forward(xs.iter().map(Tensor::shallow_clone).collect(), &ctx);
         at("backward");
 
         // Only outputs that influence the result, and inputs that somebody wants.

@@ -4,8 +4,8 @@
 //! On CUDA they are the caching allocator's, and its cap is set by the environment before the process starts
 //! (`PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:F`), because libtorch reads it once.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use tch::Device;
 
@@ -77,12 +77,19 @@ impl Place {
 /// The place entered last, kept here as well as in the allocator, so that reading it is no foreign call.
 static CURRENT: AtomicU64 = AtomicU64::new(0);
 
+/// The highest of the parts that are over, and where it was. A process trains on one device.
+static HIGHEST: Mutex<Option<(u64, Option<Place>)>> = Mutex::new(None);
+
+fn highest() -> MutexGuard<'static, Option<(u64, Option<Place>)>> {
+    HIGHEST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// An allocator's figures, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
     /// Held by tensors now.
     pub live: u64,
-    /// Most ever held by tensors since the last [`Memory::reset_peak`].
+    /// Most ever held by tensors since the last [`Memory::reset_peak`] or [`Memory::part_peak`].
     pub peak: u64,
     /// Most ever taken from the device by the allocator, cached blocks included. On the CPU that is, but for rounding to
     /// pages, never more than tensors ever held (see `pool.h`).
@@ -118,11 +125,42 @@ impl Memory {
         unsafe { ffi::fleet_allocator_set_cap(bytes) };
     }
 
-    /// Starts a new peak from what is live now.
+    /// Starts a new peak from what is live now, and a new [`Memory::highest`].
     ///
     /// # Errors
     /// CUDA's allocator is not there.
     pub fn reset_peak(self) -> Result<(), TorchError> {
+        *highest() = None;
+        self.restart_peak()
+    }
+
+    /// Starts a new peak for a part of what [`Memory::highest`] is about; `place` is where the old one was reached, for
+    /// allocators that cannot say.
+    ///
+    /// # Errors
+    /// CUDA's allocator is not there.
+    pub fn part_peak(self, place: Option<Place>) -> Result<(), TorchError> {
+        let now = self.peak(place)?;
+        let mut highest = highest();
+        *highest = highest.filter(|before| before.0 >= now.0).or(Some(now));
+        self.restart_peak()
+    }
+
+    /// Most bytes ever held since the last [`Memory::reset_peak`], whatever parts it was divided into, and where.
+    ///
+    /// # Errors
+    /// CUDA's allocator is not there.
+    pub fn highest(self) -> Result<(u64, Option<Place>), TorchError> {
+        let now = self.peak(None)?;
+        Ok(highest().filter(|before| before.0 >= now.0).unwrap_or(now))
+    }
+
+    fn peak(self, place: Option<Place>) -> Result<(u64, Option<Place>), TorchError> {
+        let stats = self.stats()?;
+        Ok((stats.peak, stats.peak_place.or(place)))
+    }
+
+    fn restart_peak(self) -> Result<(), TorchError> {
         match self.device {
             // SAFETY: both only write counters.
             Device::Cuda(i) => check(unsafe { ffi::fleet_cuda_reset_peak(i as i64) }),

@@ -1,7 +1,7 @@
 //! Memory over time: what was live, and at most, between one change of place and the next.
 //!
-//! Works with any allocator that has live bytes and a peak that can be reset, so the same on CPU and CUDA. While a
-//! timeline runs it resets the allocator's peak at each change of place; [`Timeline::finish`] gives the highest.
+//! Works with any allocator that has live bytes and a peak that can be started anew, so the same on CPU and CUDA: each
+//! change of place begins a part of the allocator's peak ([`Memory::part_peak`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -90,7 +90,7 @@ impl Timeline {
 
     fn begin(&mut self, place: Place) -> Result<(), TorchError> {
         let memory = Memory::of(self.device);
-        memory.reset_peak()?;
+        memory.part_peak(self.stretches.last().map(|s| s.place))?;
         let live = memory.stats()?.live;
         self.stretches.push(Stretch { place, at: self.started.elapsed().as_secs_f64(), live, peak: live });
         Ok(())

@@ -8,8 +8,7 @@ use tch::{Cuda, Device};
 
 use super::events::Events;
 use super::peak_place;
-use crate::torch::memory::{Memory, Place};
-use crate::torch::timeline::Timeline;
+use crate::torch::memory::Memory;
 use crate::torch::{TorchError, guard};
 
 /// Measures the current phase; memory peaks start anew with each.
@@ -22,8 +21,6 @@ pub(super) struct PhaseMeter<'a> {
     images: u64,
     compute: Duration,
     waiting: Duration,
-    /// The highest peak that a timeline saw: it resets the allocator's.
-    noted: Option<(u64, Place)>,
 }
 
 impl<'a> PhaseMeter<'a> {
@@ -32,7 +29,7 @@ impl<'a> PhaseMeter<'a> {
         memory.reset_peak()?;
         events.phase(phase);
         let zero = Duration::ZERO;
-        Ok(Self { memory, device, events, phase, steps: 0, images: 0, compute: zero, waiting: zero, noted: None })
+        Ok(Self { memory, device, events, phase, steps: 0, images: 0, compute: zero, waiting: zero })
     }
 
     /// Ends the current phase and starts the next.
@@ -49,9 +46,7 @@ impl<'a> PhaseMeter<'a> {
     pub(super) fn finish(&mut self, training: &mut Training) -> Result<(), TorchError> {
         let done = self.synchronize();
         let stats = self.memory.stats().ok();
-        let now = stats.map(|s| (s.peak, s.peak_place));
-        let noted = self.noted.map(|(peak, place)| (peak, Some(place)));
-        let (peak_bytes, place) = now.into_iter().chain(noted).max_by_key(|(peak, _)| *peak).unwrap_or((0, None));
+        let (peak_bytes, place) = self.memory.highest().unwrap_or((0, None));
         let phase = WorkerPhase {
             phase: self.phase,
             steps: self.steps,
@@ -68,12 +63,6 @@ impl<'a> PhaseMeter<'a> {
             None => training.phases.push(phase),
         }
         done
-    }
-
-    /// Takes over the highest peak of a timeline, which resets the allocator's.
-    pub(super) fn note(&mut self, timeline: &Timeline) {
-        let highest = timeline.highest().map(|s| (s.peak, s.place));
-        self.noted = self.noted.into_iter().chain(highest).max_by_key(|(peak, _)| *peak);
     }
 
     /// The phase at work.

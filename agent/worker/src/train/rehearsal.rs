@@ -28,13 +28,11 @@ pub(super) struct Rehearsal<'a> {
     settings: &'a CellSettings,
     params: &'a [Tensor],
     device: Device,
-    /// Bytes of the highest peak so far, and where; resetting peaks must not lose it.
-    highest: RefCell<Option<Timeline>>,
 }
 
 impl<'a> Rehearsal<'a> {
     pub(super) fn new(built: &'a Built, settings: &'a CellSettings, params: &'a [Tensor], device: Device) -> Self {
-        Self { built, settings, params, device, highest: RefCell::default() }
+        Self { built, settings, params, device }
     }
 
     /// As many images as go through the model at once, of any content: memory and time do not depend on it.
@@ -53,13 +51,6 @@ impl<'a> Rehearsal<'a> {
         Timeline::start(self.device)?;
         let done = self.gradients();
         let timeline = Timeline::finish();
-        if let Some(line) = &timeline {
-            let peak = |line: &Timeline| line.highest().map_or(0, |s| s.peak);
-            let mut highest = self.highest.borrow_mut();
-            if highest.as_ref().is_none_or(|before| peak(before) < peak(line)) {
-                *highest = Some(line.clone());
-            }
-        }
         drop(done?);
         timeline.ok_or_else(|| Stop::Broken(anyhow::anyhow!("the device stopped telling its memory")))
     }
@@ -90,11 +81,6 @@ impl<'a> Rehearsal<'a> {
             Ctx::train(Seed::root(self.settings.seed).named("rehearsal")).with_precision(self.settings.train.precision);
         let forward = |executor: &dyn Executor| drop(self.built.model.forward(&images, &ctx, executor));
         Ok(Profile::measure(self.device, &outline, &forward)?)
-    }
-
-    /// The highest of all passes.
-    pub(super) fn highest(&self) -> Option<Timeline> {
-        self.highest.borrow().clone()
     }
 
     /// Plans from `profile` within `limit` bytes (or, where nothing fits, within `budget`), and leaves the executor

@@ -84,7 +84,7 @@ pub(super) fn train(
         let seed = data.seed.named("step").branch(u64::from(step));
         let rate = train.learning_rate * train.schedule.factor(step, train.steps, train.ramp_steps);
         let images = batch.len();
-        let traced = step == traced_step(train);
+        let traced = traces(step, train, device);
         if traced {
             Timeline::start(device)?;
         }
@@ -106,9 +106,8 @@ pub(super) fn train(
             }
             Ok(loss)
         });
-        if let Some(timeline) = Timeline::finish().filter(|_| traced) {
-            meter.note(&timeline);
-            training.memory_trace = Some(timeline.trace(step));
+        if traced {
+            training.memory_trace = Timeline::finish().map(|timeline| timeline.trace(step));
         }
         let loss = loss?;
         training.losses.push(loss as f32);
@@ -122,10 +121,11 @@ pub(super) fn train(
     Ok(())
 }
 
-/// The step whose memory is recorded: the last one that is not timed. It is like the others, but where clocks wait for
-/// a GPU.
-fn traced_step(train: &TrainSettings) -> u32 {
-    train.warm_up_steps.min(train.steps).saturating_sub(1)
+/// Whether the memory of this step is recorded: of the last one that is not timed. Without one, of the first, but not on
+/// a GPU, where clocks would wait for the device at each mark.
+fn traces(step: u32, train: &TrainSettings, device: Device) -> bool {
+    let untimed = train.warm_up_steps.min(train.steps);
+    step == untimed.saturating_sub(1) && (untimed > 0 || device == Device::Cpu)
 }
 
 /// Prepares the executor for a strategy that measures first. An earlier attempt's plan stays.
@@ -149,7 +149,6 @@ fn checkpoint(
         rehearsal.plan(&profile, limit, cap.bytes)
     });
     meter.progress(2, 2, None);
-    rehearsal.highest().iter().for_each(|timeline| meter.note(timeline));
     training.memory_plan = Some(planned?);
     Ok(())
 }

@@ -26,7 +26,7 @@ struct Observer(RefCell<Vec<(String, Tensor)>>);
 impl Executor for Observer {
     fn run(&self, blocks: &[Slot], mut xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
         for block in blocks {
-            xs = block.forward(&xs, ctx);
+            xs = block.forward(xs, ctx);
             self.0.borrow_mut().push((block.name().to_owned(), xs[0].shallow_clone()));
         }
         xs
