@@ -57,15 +57,9 @@ enum Command {
     Merge(Merge),
 }
 
+/// How devices are found and kept apart.
 #[derive(Debug, Args)]
-struct Machine {
-    /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
-    #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
-    data: PathBuf,
-    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; without it training starts
-    /// from scratch
-    #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
-    weights: Option<PathBuf>,
+struct Devices {
     /// The worker program [default: fleet-worker beside this program]
     #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
     worker: Option<PathBuf>,
@@ -76,6 +70,19 @@ struct Machine {
     /// NVIDIA's management library, if it is not in the usual place
     #[arg(long, env = "FLEET_NVML", value_name = "FILE")]
     nvml: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Machine {
+    /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
+    #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; without it training starts
+    /// from scratch
+    #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
+    weights: Option<PathBuf>,
+    #[command(flatten)]
+    devices: Devices,
     /// Where the kernel shows the CPU packages' energy counters
     #[arg(long, env = "FLEET_POWERCAP", value_name = "DIR", default_value = POWERCAP)]
     powercap: PathBuf,
@@ -145,16 +152,8 @@ struct Verify {
 struct Profile {
     #[command(flatten)]
     options: profile::Options,
-    /// The worker program [default: fleet-worker beside this program]
-    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
-    worker: Option<PathBuf>,
-    /// Folder of the device locks, which all agents of a machine must share
-    /// [default: in the system's folder for temporary files]
-    #[arg(long, env = "FLEET_LOCK_DIR", value_name = "DIR")]
-    lock_dir: Option<PathBuf>,
-    /// NVIDIA's management library, if it is not in the usual place
-    #[arg(long, env = "FLEET_NVML", value_name = "FILE")]
-    nvml: Option<PathBuf>,
+    #[command(flatten)]
+    devices: Devices,
 }
 
 #[derive(Debug, Args)]
@@ -178,7 +177,7 @@ fn worker(named: Option<&PathBuf>) -> PathBuf {
     named.cloned().unwrap_or_else(|| std::env::current_exe().unwrap_or_default().with_file_name("fleet-worker"))
 }
 
-impl Machine {
+impl Devices {
     fn worker(&self) -> PathBuf {
         worker(self.worker.as_ref())
     }
@@ -213,14 +212,14 @@ fn start(run: Run) -> anyhow::Result<()> {
     let options = daemon::Options {
         coordinator: run.coordinator,
         state: run.state,
-        worker: run.machine.worker(),
-        lock_dir: run.machine.lock_dir(),
+        worker: run.machine.devices.worker(),
+        lock_dir: run.machine.devices.lock_dir(),
         data: run.machine.data,
         weights: run.machine.weights,
         devices: run.devices,
         label: run.label,
         threads: run.threads,
-        nvml: run.machine.nvml,
+        nvml: run.machine.devices.nvml,
         powercap: run.machine.powercap,
         save_every: Duration::from_secs(run.save_every),
         state_space: run.state_space.0,
@@ -296,7 +295,7 @@ fn measure(asked: &Profile) -> ExitCode {
     };
     let owner = format!("fleet-agent profile, process {}", std::process::id());
     // Held to the end: two at work on one device would measure each other.
-    let lock_dir = asked.lock_dir.clone().unwrap_or_else(default_lock_dir);
+    let lock_dir = asked.devices.lock_dir();
     let _lock = match DeviceLock::take(&lock_dir, &slot.id, &owner) {
         Ok(lock) => lock,
         Err(LockError::Taken { slot, owner }) => {
@@ -306,7 +305,7 @@ fn measure(asked: &Profile) -> ExitCode {
         Err(error) => return failed(1, error.to_string()),
     };
     let mut progress = Progress::new(format!("profiling {} on {}", asked.options.backbone.name(), slot.id));
-    let answer = profile::profile(&worker(asked.worker.as_ref()), &slot, request, |waited| progress.waits(waited));
+    let answer = profile::profile(&asked.devices.worker(), &slot, request, |waited| progress.waits(waited));
     progress.ends();
     let document = match answer {
         Ok(document) => document,
@@ -340,8 +339,8 @@ fn prepare(asked: &Profile) -> Result<(Slot, Request), String> {
     let host = Host::read();
     // What the options alone show to be wrong needs no device.
     options.request(JobDevice::Cpu, 1)?;
-    let nvidia = Nvidia::open(asked.nvml.as_deref());
-    let boards = device::all(&host, nvidia.as_ref(), &worker(asked.worker.as_ref()));
+    let nvidia = Nvidia::open(asked.devices.nvml.as_deref());
+    let boards = device::all(&host, nvidia.as_ref(), &asked.devices.worker());
     let slots = device::choose(boards, options.device.as_slice()).map_err(|e| e.to_string())?;
     let slot = slots.into_iter().next().ok_or("this machine has no device")?;
     let device = if slot.gpu.is_some() { JobDevice::Cuda } else { JobDevice::Cpu };
@@ -416,9 +415,9 @@ fn examine(doctor: &Doctor) -> ExitCode {
     let diagnosis = doctor::examine(&doctor::Options {
         data: machine.data.clone(),
         weights: machine.weights.clone(),
-        worker: machine.worker(),
-        lock_dir: machine.lock_dir(),
-        nvml: machine.nvml.clone(),
+        worker: machine.devices.worker(),
+        lock_dir: machine.devices.lock_dir(),
+        nvml: machine.devices.nvml.clone(),
         powercap: machine.powercap.clone(),
     });
     if doctor.json {

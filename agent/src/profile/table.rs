@@ -179,9 +179,7 @@ fn steps(document: &Document) -> String {
 }
 
 fn again(choices: &[BlockChoice], seconds: f64) -> String {
-    let whole = (0..).zip(choices).filter(|(_, c)| matches!(c, BlockChoice::Whole | BlockChoice::WholeCheap));
-    let whole: Vec<u32> = whole.map(|(i, _)| i).collect();
-    let blocks = match &whole[..] {
+    let blocks = match &BlockChoice::whole(choices)[..] {
         [] => return "nothing".to_owned(),
         [one] => format!("block {one}"),
         many => format!("blocks {}", ranges(many)),

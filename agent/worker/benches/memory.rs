@@ -152,7 +152,7 @@ fn run(name: &str, backbone: &str, batch: u32, method: &str) -> Result<(), Stage
             mib(activations(row.peak) as u64),
             100.0 * (1.0 - activations(row.peak) / of_none),
             100.0 * row.prediction.recompute_seconds / profile.blocks_seconds(),
-            order(&row.prediction.choices),
+            BlockChoice::short(&row.prediction.choices),
         );
     }
     println!("{}\n", unfit.join("\n"));
@@ -208,15 +208,4 @@ impl Row {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// k, c, w, W: keep, cheap, whole, whole and cheaply; one letter per block.
-fn order(choices: &[BlockChoice]) -> String {
-    let letter = |c: &BlockChoice| match c {
-        BlockChoice::Keep => 'k',
-        BlockChoice::Cheap => 'c',
-        BlockChoice::Whole => 'w',
-        BlockChoice::WholeCheap => 'W',
-    };
-    choices.iter().map(letter).collect()
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fleet_common::profile::Request;
-use fleet_common::record::{Outcome, PeakPlace, Training};
+use fleet_common::record::{Cap, Outcome, PeakPlace, Training};
 use fleet_common::spec::BudgetScope;
 use fleet_common::worker::{Check, Job, JobDevice, Merged, STOP};
 use fleet_worker::nn::Weights;
@@ -64,33 +64,11 @@ fn main() {
             exit(EXIT_NO_JOB);
         }
     };
-    let (budget, scope) = (job.settings.budget_bytes, job.settings.budget_scope);
-    let cap = match (job.device, budget) {
-        // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
-        (JobDevice::Cuda, Some(budget)) => unsafe { cuda::cap(budget, scope) }.map(Some),
-        _ => Ok(None),
-    };
-    let cap = cap.unwrap_or_else(|why| give_up(&events, &why));
     let stop = Arc::new(AtomicBool::new(false));
-    listen_to_the_daemon(stop.clone());
-
-    let device = match device(job.device) {
-        Ok(device) => device,
-        Err(message) => {
-            // The machine's fault, not the cell's: another may do better.
-            events.finished(Outcome::Crashed { message }, Training::default());
-            leave(0);
-        }
-    };
+    let (budget, scope) = (job.settings.budget_bytes, job.settings.budget_scope);
+    let ready = prepare(job.device, budget, scope, job.threads, || listen_to_the_daemon(stop.clone()));
+    let (device, cap) = ready.unwrap_or_else(|why| give_up(&events, &why));
     let memory = Memory::of(device);
-    tch::set_num_threads(job.threads as i32);
-    tch::set_num_interop_threads(1);
-    let cap = match (job.device, budget) {
-        (JobDevice::Cpu, Some(budget)) => cap::on_cpu(budget, scope).map(Some),
-        _ => Ok(cap),
-    };
-    let cap = cap.and_then(|cap| cap.map_or(Ok(None), |cap| cap::verify(device, cap).map(|()| Some(cap))));
-    let cap = cap.unwrap_or_else(|why| give_up(&events, &why));
     {
         let events = events.clone();
         std::thread::spawn(move || {
@@ -112,16 +90,56 @@ fn paths() -> Vec<PathBuf> {
     std::env::args_os().skip(2).map(PathBuf::from).collect()
 }
 
-/// Ends a trial that has no cap although it was to have one: without it, its figures would mean something else.
-fn give_up(events: &Events, why: &CapError) -> ! {
+/// Why there is nothing to train on.
+#[derive(Debug, thiserror::Error)]
+enum NotReady {
+    #[error("{0}")]
+    Device(String),
+    #[error(transparent)]
+    Cap(#[from] CapError),
+}
+
+/// The device, capped, with the cap tried. `settled` is called once the environment is as it will stay; before that no other
+/// thread may run.
+fn prepare(
+    wanted: JobDevice,
+    budget: Option<u64>,
+    scope: BudgetScope,
+    threads: u32,
+    settled: impl FnOnce(),
+) -> Result<(Device, Option<Cap>), NotReady> {
+    let on_cuda = match (wanted, budget) {
+        // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
+        (JobDevice::Cuda, Some(budget)) => Some(unsafe { cuda::cap(budget, scope) }?),
+        _ => None,
+    };
+    settled();
+    let device = device(wanted).map_err(NotReady::Device)?;
+    let memory = Memory::of(device);
+    tch::set_num_threads(threads as i32);
+    tch::set_num_interop_threads(1);
+    let cap = match (wanted, budget) {
+        (JobDevice::Cpu, Some(budget)) => Some(cap::on_cpu(budget, scope)?),
+        _ => on_cuda,
+    };
+    if let Some(cap) = cap {
+        cap::verify(device, cap)?;
+        memory.reset_peak().map_err(|e| NotReady::Device(e.to_string()))?;
+    }
+    Ok((device, cap))
+}
+
+/// Ends a trial that has no device, or no cap although it was to have one: without it, its figures would mean something
+/// else.
+fn give_up(events: &Events, why: &NotReady) -> ! {
     let outcome = match *why {
-        CapError::NothingLeft { overhead, budget } => Outcome::DoesNotFit {
+        NotReady::Cap(CapError::NothingLeft { overhead, budget }) => Outcome::DoesNotFit {
             needed_bytes: overhead + 1,
             budget_bytes: budget,
             place: PeakPlace { phase: "start".to_owned(), block: None },
         },
         // The machine's fault, not the cell's: another may do better.
-        CapError::NotEnforced(_) => Outcome::Crashed { message: why.to_string() },
+        _ => Outcome::Crashed { message: why.to_string() },
     };
     events.finished(outcome, Training::default());
     leave(0)
@@ -133,13 +151,10 @@ fn profile() -> fleet_common::profile::Answer {
     std::io::stdin().read_line(&mut line).map_err(|e| format!("cannot read standard input: {e}"))?;
     let request: Request = serde_json::from_str(&line)
         .map_err(|e| format!("expected a request as one line of JSON, found something else ({e})"))?;
-    if let (JobDevice::Cuda, Some(budget)) = (request.device, request.cells.first().and_then(|c| c.budget_bytes)) {
-        // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
-        unsafe { cuda::cap(budget, BudgetScope::Allocator) }.map_err(|why| why.to_string())?;
-    }
-    let device = device(request.device)?;
-    tch::set_num_threads(request.threads as i32);
-    tch::set_num_interop_threads(1);
+    let first = request.cells.first().ok_or("expected at least one cell to profile, found none")?;
+    // What the process takes beside tensors is a trial's matter.
+    let ready = prepare(request.device, first.budget_bytes, BudgetScope::Allocator, request.threads, || ());
+    let (device, _) = ready.map_err(|why| why.to_string())?;
     train::profile::profile(&request, device)
 }
 

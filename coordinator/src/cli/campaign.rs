@@ -147,15 +147,15 @@ impl Known {
 
     /// What to expect of each cell. Seeds share an estimate.
     fn expect(&self, cells: &[plan::PlannedCell]) -> Vec<(Expected, Option<Shortage>)> {
-        let mut known: Vec<(plan::CellSettings, Expected)> = Vec::new();
+        // Seeds of a combination follow on each other.
+        let mut latest: Option<(plan::CellSettings, Expected)> = None;
         let mut of = |cell: &plan::PlannedCell| {
             let settings = plan::CellSettings { seed: 0, ..cell.settings.clone() };
-            // Seeds of a combination follow on each other.
-            if known.last().is_none_or(|(latest, _)| *latest != settings) {
+            let (_, expected) = latest.take().filter(|(same, _)| *same == settings).unwrap_or_else(|| {
                 let expected = self.history.expect(&settings, &estimate(&settings));
-                known = vec![(settings, expected)];
-            }
-            let expected = known[0].1.clone();
+                (settings.clone(), expected)
+            });
+            latest = Some((settings, expected.clone()));
             let shortage = expected.shortage(cell.settings.budget_bytes, &self.devices);
             (expected, shortage)
         };
@@ -242,6 +242,9 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan, expected: &[(Expected, Op
     say!("{}: {} cells × {} repeats = {trials} trials{per}\n", campaign.name, plan.cells.len(), plan.repeats);
     say!("{table}");
     say!("\npeak: the most that tensors will hold in a training step, {}", bases(expected));
+    if plan.cells.iter().any(|c| c.settings.budget_scope == spec::BudgetScope::Process) {
+        say!("      what the process takes beside tensors counts towards the budget here and is not in it");
+    }
     short(plan, expected);
     if !plan.excluded.is_empty() {
         say!("\nLeft out:");

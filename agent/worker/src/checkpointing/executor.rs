@@ -39,8 +39,7 @@ impl CheckpointingExecutor {
 
     /// Which blocks the latest training pass runs again as a whole.
     pub fn recomputed_blocks(&self) -> Vec<u32> {
-        let whole = |choice: &BlockChoice| matches!(choice, BlockChoice::Whole | BlockChoice::WholeCheap);
-        (0..).zip(self.choices.borrow().iter()).filter(|(_, choice)| whole(choice)).map(|(i, _)| i).collect()
+        BlockChoice::whole(&self.choices.borrow())
     }
 }
 

@@ -7,8 +7,8 @@ use tch::{Device, Kind, Tensor};
 use super::guard;
 use super::memory::{Memory, Place};
 
-/// Above the cap by this much, an allocation must be refused: more than any allocator rounds.
-const BEYOND: u64 = 64 << 20;
+/// Above the cap by this much, an allocation must be refused: CUDA's allocator takes its memory in steps of so much.
+const BEYOND: u64 = 2 << 20;
 
 /// Why there is no cap.
 #[derive(Debug, thiserror::Error)]

@@ -148,16 +148,13 @@ fn needed(memory: Memory, budget: u64) -> u64 {
     memory.last_cpu_refusal().map_or(budget + 1, |(bytes, _)| bytes).max(budget + 1)
 }
 
-/// Profiles blocks, and runs steps under each strategy.
+/// Profiles blocks, and runs steps under each strategy, on a device that is capped as the cells say.
 ///
 /// # Errors
 /// In words: there is nothing to run, or the model cannot be built within the budget.
 pub fn profile(request: &Request, device: Device) -> profile::Answer {
     let first = request.cells.first().ok_or("expected at least one cell to profile, found none")?;
     let memory = Memory::of(device);
-    if device == Device::Cpu {
-        memory.set_cpu_cap(first.budget_bytes);
-    }
     let in_words = |error: StageError| error.to_string();
     let mut stage = Stage::new(first, device).map_err(in_words)?;
     let persistent_bytes = memory.stats().map_err(|e| e.to_string())?.live;

@@ -3,9 +3,15 @@
 //! A record is a JSON document of schema [`SCHEMA`]. The same bytes stand in the journal, in exports and in `--json`
 //! output, so there is one form to document and to version. Absence is a value with a reason, never 0.
 
+mod memory;
+mod outcome;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use memory::{BlockChoice, Cap, MemoryPlan, MemoryTrace, MemoryWindow, PeakPlace};
+pub use outcome::{Outcome, OutcomeClass};
 
 use crate::id::{AgentId, Attempt, HardwareClass, SlotId, TrialId};
 use crate::plan::CellSettings;
@@ -57,139 +63,6 @@ pub struct Record {
     pub flags: Vec<String>,
 }
 
-/// How a trial ended. The class decides what happens next (see `coordinator/src/core`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "class", rename_all = "snake_case")]
-pub enum Outcome {
-    /// All steps done and evaluated.
-    Completed,
-    /// The memory cap was hit: a result in itself, never repeated.
-    DoesNotFit {
-        /// Bytes that would have been live.
-        needed_bytes: u64,
-        /// The cap.
-        budget_bytes: u64,
-        /// What was at work: a phase, and a block where one was.
-        place: PeakPlace,
-    },
-    /// The loss was no longer a number: a result in itself, never repeated.
-    Diverged {
-        /// At which step.
-        step: u32,
-    },
-    /// Something was wrong with what was asked: it would fail again.
-    BadInput {
-        /// What was expected, what was found, what to do.
-        message: String,
-    },
-    /// The worker ended without a result: a signal, a panic, a failure inside libtorch.
-    Crashed {
-        /// As much as is known.
-        message: String,
-    },
-    /// Stopped on request.
-    Cancelled,
-}
-
-/// The class of an outcome, without its details.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum OutcomeClass {
-    /// See [`Outcome::Completed`].
-    Completed,
-    /// See [`Outcome::DoesNotFit`].
-    DoesNotFit,
-    /// See [`Outcome::Diverged`].
-    Diverged,
-    /// See [`Outcome::BadInput`].
-    BadInput,
-    /// See [`Outcome::Crashed`].
-    Crashed,
-    /// See [`Outcome::Cancelled`].
-    Cancelled,
-    /// The trial lost its agents too often; there is no record.
-    Lost,
-}
-
-impl OutcomeClass {
-    /// Every class.
-    pub const ALL: [Self; 7] =
-        [Self::Completed, Self::DoesNotFit, Self::Diverged, Self::BadInput, Self::Crashed, Self::Cancelled, Self::Lost];
-
-    /// The name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::DoesNotFit => "does not fit",
-            Self::Diverged => "diverged",
-            Self::BadInput => "bad input",
-            Self::Crashed => "crashed",
-            Self::Cancelled => "cancelled",
-            Self::Lost => "lost",
-        }
-    }
-
-    /// The class with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|c| c.name() == name)
-    }
-
-    /// Whether this says something about the cell, rather than about what happened to a machine or a file. Only the
-    /// others are worth a retry.
-    pub const fn is_result(self) -> bool {
-        matches!(self, Self::Completed | Self::DoesNotFit | Self::Diverged)
-    }
-}
-
-impl Outcome {
-    /// The class.
-    pub const fn kind(&self) -> OutcomeClass {
-        match self {
-            Self::Completed => OutcomeClass::Completed,
-            Self::DoesNotFit { .. } => OutcomeClass::DoesNotFit,
-            Self::Diverged { .. } => OutcomeClass::Diverged,
-            Self::BadInput { .. } => OutcomeClass::BadInput,
-            Self::Crashed { .. } => OutcomeClass::Crashed,
-            Self::Cancelled => OutcomeClass::Cancelled,
-        }
-    }
-
-    /// The class as tables show it.
-    pub const fn class(&self) -> &'static str {
-        self.kind().name()
-    }
-
-    /// The reason in words, for everything but a plain success.
-    pub fn reason(&self) -> Option<String> {
-        match self {
-            Self::Completed | Self::Cancelled => None,
-            Self::DoesNotFit { needed_bytes, budget_bytes, place } => Some(format!(
-                "needs {} of {} during {place}",
-                crate::units::Bytes(*needed_bytes),
-                crate::units::Bytes(*budget_bytes)
-            )),
-            Self::Diverged { step } => Some(format!("the loss was not a number at step {step}")),
-            Self::BadInput { message } | Self::Crashed { message } => Some(message.clone()),
-        }
-    }
-}
-
-/// What was at work when memory peaked.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct PeakPlace {
-    /// forward, backward, recompute, optimizer, …
-    pub phase: String,
-    /// Block number, where a block was at work.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub block: Option<u32>,
-}
-
-impl std::fmt::Display for PeakPlace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.phase)?;
-        self.block.iter().try_for_each(|b| write!(f, " of block {b}"))
-    }
-}
-
 /// What the worker itself measured.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Training {
@@ -238,123 +111,6 @@ pub struct Training {
     pub ranks: Option<BTreeMap<String, u32>>,
     /// The libraries at work.
     pub software: Software,
-}
-
-/// What tensors could hold at most; before the first step it was tried that more is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cap {
-    /// Bytes.
-    pub bytes: u64,
-    /// Bytes of the budget that the process itself takes, where it counts: the CUDA context, or on the CPU code and
-    /// libraries.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub overhead_bytes: Option<u64>,
-}
-
-/// What happens to a block's activations between forward and backward.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BlockChoice {
-    /// All that backward needs is kept.
-    Keep,
-    /// What is cheap to compute again (norms, activations, expansions) is; the large products are not.
-    Cheap,
-    /// The inputs alone are kept, and the whole block runs again.
-    Whole,
-    /// The same, and while it runs again it keeps no more than under [`BlockChoice::Cheap`].
-    WholeCheap,
-}
-
-impl BlockChoice {
-    /// Every choice, from the fastest to the one that needs the least memory.
-    pub const ALL: [Self; 4] = [Self::Keep, Self::Cheap, Self::Whole, Self::WholeCheap];
-
-    /// The name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Keep => "keep",
-            Self::Cheap => "cheap",
-            Self::Whole => "whole",
-            Self::WholeCheap => "whole, cheaply",
-        }
-    }
-
-    /// The name in a plan's short form.
-    pub const fn letters(self) -> &'static str {
-        match self {
-            Self::Keep => "k",
-            Self::Cheap => "c",
-            Self::Whole => "w",
-            Self::WholeCheap => "wc",
-        }
-    }
-}
-
-/// What the planned strategy chose for a trial, and what it expected of that.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MemoryPlan {
-    /// Per block.
-    pub blocks: Vec<BlockChoice>,
-    /// The peak that the plan was to stay below, bytes: the budget less its margin.
-    pub limit_bytes: u64,
-    /// The peak of a training step that it expects, bytes.
-    pub predicted_peak_bytes: u64,
-    /// What was measured of it in a step of trial, bytes.
-    pub measured_peak_bytes: u64,
-    /// Seconds per step that it expects running blocks again to cost.
-    pub recompute_seconds: f64,
-    /// Seconds of forward and backward of all blocks when everything is kept.
-    pub blocks_seconds: f64,
-    /// Whether a first plan missed its prediction and this is the second one.
-    pub replanned: bool,
-}
-
-impl MemoryPlan {
-    /// The choices in short: runs of equal ones in the order of the blocks, each as its length and
-    /// [`BlockChoice::letters`], as in `3w 2c 7k`.
-    pub fn short(&self) -> String {
-        let runs = self.blocks.chunk_by(|a, b| a == b);
-        let runs = runs.filter_map(|run| Some(format!("{}{}", run.len(), run.first()?.letters())));
-        runs.collect::<Vec<_>>().join(" ")
-    }
-
-    /// By how much the peak that was measured is above the predicted one, as a share of that; negative where it is
-    /// below.
-    pub fn miss(&self) -> Option<f64> {
-        let miss = self.measured_peak_bytes as f64 / self.predicted_peak_bytes as f64 - 1.0;
-        miss.is_finite().then_some(miss)
-    }
-
-    /// What running blocks again is expected to cost, as a share of forward and backward of all blocks.
-    pub fn recompute_share(&self) -> Option<f64> {
-        let share = self.recompute_seconds / self.blocks_seconds;
-        share.is_finite().then_some(share)
-    }
-}
-
-/// Memory over one training step, in order of time. A window ends where the next begins.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MemoryTrace {
-    /// Which step, from 0.
-    pub step: u32,
-    /// How long the step was, milliseconds.
-    pub milliseconds: f32,
-    /// From one change of place to the next.
-    pub windows: Vec<MemoryWindow>,
-}
-
-/// A part of a step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MemoryWindow {
-    /// What was at work.
-    #[serde(flatten)]
-    pub place: PeakPlace,
-    /// When it began, milliseconds from the step's begin.
-    pub at: f32,
-    /// Bytes that tensors held at its begin.
-    pub live: u64,
-    /// Most bytes that they held in it.
-    pub peak: u64,
 }
 
 /// A phase as the worker saw it.
