@@ -156,6 +156,23 @@ fn the_highest_peak_outlives_its_parts() {
     assert_eq!(peak(), 0, "a new phase");
 }
 
+/// A choice that was tried and did not fit must not make a later failure, of another kind, look like a want of memory.
+#[test]
+fn a_refusal_that_was_dealt_with_is_no_reason_later() {
+    let a = alone();
+    let cap = a.memory.stats().expect("figures").live + MIB;
+    a.memory.set_cpu_cap(Some(cap));
+    let ((tried, inner), outer) = a.memory.watch(|| a.memory.watch(|| guard(|| drop(mib(4)))));
+    assert!(tried.is_err() && inner && !outer);
+    let (failed, refused) = a.memory.watch(|| {
+        let _ = a.memory.watch(|| guard(|| drop(mib(4))));
+        guard(|| drop(mib(4)))
+    });
+    assert!(failed.is_err() && refused, "the second one was nobody's");
+    a.memory.set_cpu_cap(None);
+    assert!(!a.memory.watch(|| drop(mib(4))).1);
+}
+
 /// What the process holds now, in bytes, and how many pages it has been given so far.
 fn process() -> (u64, i64) {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");

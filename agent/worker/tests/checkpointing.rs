@@ -19,26 +19,10 @@ use fleet_worker::nn::{Builder, Ctx, Params, Role, Seed};
 use fleet_worker::peft;
 use fleet_worker::torch::memory::Memory;
 use fleet_worker::torch::{GradMode, grad};
-use serde_json::json;
-use support::{max_diff, one_at_a_time, same_bits};
+use support::{max_diff, methods, one_at_a_time, same_bits};
 use tch::{Device, Kind, Reduction, Tensor};
 
 const SIDE: i64 = 64;
-
-/// All five, with dropout, so that the random numbers of a block are part of what has to be the same.
-fn methods(targets: &[&str]) -> Vec<MethodSettings> {
-    [
-        json!({ "name": "full" }),
-        json!({ "name": "bitfit" }),
-        json!({ "name": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.3, "targets": targets }),
-        json!({ "name": "qlora", "rank": 4, "alpha": 8.0, "dropout": 0.3, "targets": targets, "block": 64,
-                "double_quantization": true }),
-        json!({ "name": "adalora", "init_rank": 4, "target_rank": 2, "alpha": 8.0, "dropout": 0.3, "targets": targets,
-                "tinit": 1, "tfinal": 1, "delta_t": 1, "beta1": 0.85, "beta2": 0.85, "orthogonal_weight": 0.5 }),
-    ]
-    .map(|settings| serde_json::from_value(settings).expect("settings"))
-    .into()
-}
 
 fn vit(b: &Builder) -> Box<dyn Model> {
     let config = VitConfig { image_size: SIDE, patch_size: 16, width: 48, depth: 3, heads: 3, ..VitConfig::micro(5) };

@@ -17,8 +17,7 @@ use fleet_worker::peft;
 use fleet_worker::torch::grad;
 use fleet_worker::torch::memory::{Memory, Place};
 use fleet_worker::torch::timeline::Timeline;
-use serde_json::json;
-use support::one_at_a_time;
+use support::{methods, one_at_a_time};
 use tch::{Device, Kind, Reduction, Tensor};
 
 /// What is to be predicted.
@@ -87,18 +86,6 @@ impl Policy for Noting {
         self.0.borrow_mut().push(xs.iter().map(Tensor::requires_grad).collect());
         BlockChoice::WholeCheap
     }
-}
-
-fn methods(targets: &[&str]) -> Vec<MethodSettings> {
-    [
-        json!({ "name": "full" }),
-        json!({ "name": "bitfit" }),
-        json!({ "name": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": targets }),
-        json!({ "name": "qlora", "rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": targets, "block": 64,
-                "double_quantization": true }),
-    ]
-    .map(|settings| serde_json::from_value(settings).expect("settings"))
-    .into()
 }
 
 /// Choices without rhyme or reason.

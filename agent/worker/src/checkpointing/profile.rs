@@ -107,12 +107,11 @@ impl Isolating<'_> {
     /// # Panics
     /// Where libtorch fails otherwise.
     fn once(&self, bench: &Bench<'_>, ctx: &Ctx, choice: BlockChoice) -> Option<Isolated> {
-        let refusals = || Memory::of(self.device).stats().map_or(0, |s| s.refusals);
-        let before = refusals();
-        match guard(|| bench.measure(ctx, choice)).map_err(anyhow::Error::from).flatten() {
-            Ok(measured) => Some(measured),
-            Err(_) if refusals() > before => None,
-            Err(error) => panic!("{error:#}"),
+        let measure = || guard(|| bench.measure(ctx, choice)).map_err(anyhow::Error::from).flatten();
+        match Memory::of(self.device).watch(measure) {
+            (Ok(measured), _) => Some(measured),
+            (Err(_), true) => None,
+            (Err(error), false) => panic!("{error:#}"),
         }
     }
 }

@@ -64,17 +64,14 @@ pub fn on_cpu(budget: u64, scope: BudgetScope) -> Result<Cap, CapError> {
 /// # Errors
 /// It was given, or failed without having been refused.
 pub fn verify(device: Device, cap: Cap) -> Result<(), CapError> {
-    let memory = Memory::of(device);
-    // CUDA's allocator has no figures before its first use.
-    let refusals = || memory.stats().map_or(0, |s| s.refusals);
-    let refused_before = refusals();
     let before = Place::phase("start").enter();
     let bytes = i64::try_from(cap.bytes.saturating_add(BEYOND)).unwrap_or(i64::MAX);
-    let taken = guard(|| drop(Tensor::empty([bytes], (Kind::Uint8, device))));
+    let take = || guard(|| drop(Tensor::empty([bytes], (Kind::Uint8, device))));
+    let (taken, refused) = Memory::of(device).watch(take);
     before.enter();
     match taken {
         Ok(()) => Err(CapError::NotEnforced(format!("{bytes} bytes were given where {} are the cap", cap.bytes))),
-        Err(_) if refusals() > refused_before => Ok(()),
+        Err(_) if refused => Ok(()),
         Err(why) => Err(CapError::NotEnforced(format!(
             "{bytes} bytes were neither given nor refused, it could not be tried ({why})"
         ))),

@@ -77,6 +77,9 @@ impl Place {
 /// The place entered last, kept here as well as in the allocator, so that reading it is no foreign call.
 static CURRENT: AtomicU64 = AtomicU64::new(0);
 
+/// Refusals that a watch has told of.
+static DEALT_WITH: AtomicU64 = AtomicU64::new(0);
+
 /// The highest of the parts that are over, and where it was. A process trains on one device.
 static HIGHEST: Mutex<Option<(u64, Option<Place>)>> = Mutex::new(None);
 
@@ -169,6 +172,18 @@ impl Memory {
                 Ok(())
             }
         }
+    }
+
+    /// Runs `f`; whether the allocator refused something meanwhile. Who asks deals with it: a refusal in here is none for a
+    /// watch around this one, so that what was tried and given up early does not explain a failure that comes later.
+    pub fn watch<T>(self, f: impl FnOnce() -> T) -> (T, bool) {
+        // CUDA's allocator has no figures before its first use.
+        let open = || self.stats().map_or(0, |s| s.refusals).saturating_sub(DEALT_WITH.load(Ordering::Relaxed));
+        let before = open();
+        let value = f();
+        let new = open().saturating_sub(before);
+        DEALT_WITH.fetch_add(new, Ordering::Relaxed);
+        (value, new > 0)
     }
 
     /// The figures now.

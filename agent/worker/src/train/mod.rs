@@ -72,8 +72,6 @@ impl From<anyhow::Error> for Stop {
 pub fn run(job: &Job, device: Device, cap: Option<Cap>, events: &Events, stop: &AtomicBool) -> (Outcome, Training) {
     let memory = Memory::of(device);
     let budget = cap.map(|cap| cap.bytes);
-    let refusals = || memory.stats().map_or(0, |s| s.refusals);
-    let before = refusals();
     // Beside a GPU the CPU has nothing else to do; where the CPU trains, a step takes long enough for half of it to decode.
     let decoding = if device.is_cuda() { job.threads } else { job.threads.div_ceil(2) };
     let decode_threads = decoding.min(MAX_DECODE_THREADS);
@@ -90,18 +88,19 @@ pub fn run(job: &Job, device: Device, cap: Option<Cap>, events: &Events, stop: &
     };
     let mut training = fresh.clone();
     let state = job.resume.as_deref().map(|path| State::read(path, &job.settings.id())).transpose();
-    let mut ended = state.map_err(Stop::State).and_then(|state| {
-        if let Some(state) = &state {
-            training = Training { software: fresh.software.clone(), cap, ..state.training.clone() };
-        }
-        trial(job, device, memory, events, decode_threads, state.as_ref(), stop, &mut training)
-    });
-    if let Err(Stop::State(reason)) = ended {
+    let (ended, refused) = memory.watch(|| {
+        let ended = state.map_err(Stop::State).and_then(|state| {
+            if let Some(state) = &state {
+                training = Training { software: fresh.software.clone(), cap, ..state.training.clone() };
+            }
+            trial(job, device, memory, events, decode_threads, state.as_ref(), stop, &mut training)
+        });
+        let Err(Stop::State(reason)) = ended else { return ended };
         tracing::warn!("{reason}; starting from the beginning");
         events.state_refused(reason);
         training = fresh;
-        ended = trial(job, device, memory, events, decode_threads, None, stop, &mut training);
-    }
+        trial(job, device, memory, events, decode_threads, None, stop, &mut training)
+    });
     let outcome = match ended {
         Ok(()) => Outcome::Completed,
         Err(Stop::Asked) => Outcome::Cancelled,
@@ -112,7 +111,7 @@ pub fn run(job: &Job, device: Device, cap: Option<Cap>, events: &Events, stop: &
             place: PeakPlace { phase: "a step in which every block runs again".to_owned(), block: None },
         },
         Err(Stop::BadInput(error)) => Outcome::BadInput { message: format!("{error:#}") },
-        Err(error) => shortage::outcome(memory, refusals() > before, budget)
+        Err(error) => shortage::outcome(memory, refused, budget)
             .unwrap_or_else(|| Outcome::Crashed { message: error.to_string() }),
     };
     (outcome, training)

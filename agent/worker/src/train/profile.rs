@@ -60,9 +60,6 @@ impl Stage {
     /// # Errors
     /// The model cannot be built, or does not fit.
     pub fn new(settings: &CellSettings, device: Device) -> Result<Self, StageError> {
-        let memory = Memory::of(device);
-        let refusals = || memory.stats().map_or(0, |s| s.refusals);
-        let before = refusals();
         let made = || -> Result<Self, Stop> {
             let classes: Vec<String> = (0..settings.dataset.classes).map(|i| i.to_string()).collect();
             let seed = Seed::root(settings.seed);
@@ -74,10 +71,7 @@ impl Stage {
             Ok(Self { settings: settings.clone(), device, built, params, optimizer })
         };
         Place::phase("load").enter();
-        made().map_err(|stop| match (refusals() > before, settings.budget_bytes) {
-            (true, Some(budget)) => StageError::DoesNotFit { needed: needed(memory, budget), budget },
-            _ => stop.into(),
-        })
+        watched(device, settings, || Ok(made()?))
     }
 
     fn rehearsal(&self) -> Rehearsal<'_> {
@@ -129,17 +123,23 @@ impl Stage {
         Ok(from.elapsed().as_secs_f64())
     }
 
-    /// Runs `f`, whose failure was for want of memory if the allocator refused something.
     fn watched<T>(&self, f: impl FnOnce() -> Result<T, StageError>) -> Result<T, StageError> {
-        let memory = Memory::of(self.device);
-        let refusals = || memory.stats().map_or(0, |s| s.refusals);
-        let before = refusals();
-        f().map_err(|error| match (error, self.settings.budget_bytes) {
-            (StageError::Failed(_), Some(budget)) if refusals() > before => {
-                StageError::DoesNotFit { needed: needed(memory, budget), budget }
-            }
-            (error, _) => error,
-        })
+        watched(self.device, &self.settings, f)
+    }
+}
+
+/// Runs `f`, whose failure was for want of memory if the allocator refused something.
+fn watched<T>(
+    device: Device,
+    settings: &CellSettings,
+    f: impl FnOnce() -> Result<T, StageError>,
+) -> Result<T, StageError> {
+    let memory = Memory::of(device);
+    match (memory.watch(f), settings.budget_bytes) {
+        ((Err(StageError::Failed(_)), true), Some(budget)) => {
+            Err(StageError::DoesNotFit { needed: needed(memory, budget), budget })
+        }
+        ((result, _), _) => result,
     }
 }
 

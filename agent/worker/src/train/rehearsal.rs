@@ -120,12 +120,11 @@ impl<'a> Rehearsal<'a> {
 
     /// The peak of a pass as planned; `None` if the cap refused it.
     fn try_out(&self, plan: &Prediction) -> Result<Option<u64>, Stop> {
-        let refusals = || Memory::of(self.device).stats().map_or(0, |s| s.refusals);
-        let before = refusals();
-        match self.pass(Box::new(Planned(plan.choices.clone()))) {
-            Ok(timeline) => Ok(timeline.highest().map(|s| s.peak)),
-            Err(_) if refusals() > before => Ok(None),
-            Err(stop) => Err(stop),
+        let pass = || self.pass(Box::new(Planned(plan.choices.clone())));
+        match Memory::of(self.device).watch(pass) {
+            (Ok(timeline), _) => Ok(timeline.highest().map(|s| s.peak)),
+            (Err(_), true) => Ok(None),
+            (Err(stop), false) => Err(stop),
         }
     }
 }

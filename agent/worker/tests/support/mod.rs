@@ -6,7 +6,9 @@ pub mod trials;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use fleet_common::plan::MethodSettings;
 use fleet_worker::torch::grad;
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 /// Keeps the tests of one binary apart where they use what a process has once: the allocator's counters, libtorch's
@@ -69,4 +71,19 @@ pub fn gradcheck(f: impl Fn(&[Tensor]) -> Tensor, inputs: &[Tensor]) {
             );
         }
     }
+}
+
+/// All five, with dropout, so that the random numbers of a block are part of what has to be the same.
+pub fn methods(targets: &[&str]) -> Vec<MethodSettings> {
+    [
+        json!({ "name": "full" }),
+        json!({ "name": "bitfit" }),
+        json!({ "name": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.3, "targets": targets }),
+        json!({ "name": "qlora", "rank": 4, "alpha": 8.0, "dropout": 0.3, "targets": targets, "block": 64,
+                "double_quantization": true }),
+        json!({ "name": "adalora", "init_rank": 4, "target_rank": 2, "alpha": 8.0, "dropout": 0.3, "targets": targets,
+                "tinit": 1, "tfinal": 1, "delta_t": 1, "beta1": 0.85, "beta2": 0.85, "orthogonal_weight": 0.5 }),
+    ]
+    .map(|settings| serde_json::from_value(settings).expect("settings"))
+    .into()
 }
