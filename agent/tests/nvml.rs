@@ -55,7 +55,9 @@ fn a_board_is_metered_by_its_counter() {
     let nvidia = nvidia.unwrap();
     let mut meters = meter::of(&first(&nvidia), Some(&nvidia), Path::new(POWERCAP));
     assert_eq!(meters.energy, Ok(EnergyDomain::Gpu));
-    let value = |readings: &[(Series, i64)], series| readings.iter().find(|(s, _)| *s == series).map(|(_, v)| *v);
+    let value = |readings: &[meter::Reading], series: Series| {
+        readings.iter().find(|(channel, _)| *channel == series.into()).map(|(_, v)| *v)
+    };
     let from = Instant::now();
     let before = meters.meters[0].read();
     std::thread::sleep(Duration::from_millis(400));
@@ -77,8 +79,8 @@ fn a_board_without_a_counter_is_metered_by_its_power_and_one_without_either_not_
     let mut meters = meter::of(&first(&nvidia), Some(&nvidia), Path::new(POWERCAP));
     assert_eq!(meters.energy, Ok(EnergyDomain::Gpu));
     let readings = meters.meters[0].read();
-    assert!(readings.contains(&(Series::GpuPowerMilliwatts, 150_000)));
-    assert!(readings.iter().all(|(series, _)| *series != Series::GpuEnergyMillijoules));
+    assert!(readings.contains(&(Series::GpuPowerMilliwatts.into(), 150_000)));
+    assert!(readings.iter().all(|(channel, _)| channel.series != Series::GpuEnergyMillijoules));
 
     let (_dir, nvidia) = open(&["-DENERGY=0", "-DPOWER=0"]);
     let nvidia = nvidia.unwrap();

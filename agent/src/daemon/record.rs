@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use fleet_common::energy;
 use fleet_common::id::Attempt;
 use fleet_common::record::{Energy, EnergyDomain, PhaseRecord, Reading, Segment, Window, merge_phases};
-use fleet_common::telemetry::{MonoNanos, Series};
+use fleet_common::telemetry::{Channel, MonoNanos, Series};
 use fleet_common::worker::Phase;
 
 /// Readings of a trial, kept for its end; about 50 bytes each.
 #[derive(Debug, Default)]
-pub(super) struct Readings(BTreeMap<Series, Vec<(MonoNanos, i64)>>);
+pub(super) struct Readings(BTreeMap<Channel, Vec<(MonoNanos, i64)>>);
 
 /// How far beyond the outermost readings a window may reach: two and a half sampling intervals.
 const SLACK_SECONDS: f64 = 0.25;
@@ -20,19 +20,19 @@ const MIN_READINGS: usize = 60;
 
 impl Readings {
     /// Adds a reading.
-    pub(super) fn push(&mut self, at: MonoNanos, series: Series, value: i64) {
-        self.0.entry(series).or_default().push((at, value));
+    pub(super) fn push(&mut self, at: MonoNanos, channel: Channel, value: i64) {
+        self.0.entry(channel).or_default().push((at, value));
     }
 
     fn within(&self, series: Series, from: MonoNanos, to: MonoNanos) -> impl Iterator<Item = i64> {
-        let all = self.0.get(&series).map(Vec::as_slice).unwrap_or_default();
+        let all = self.0.get(&series.into()).map(Vec::as_slice).unwrap_or_default();
         all.iter().filter(move |(at, _)| (from..=to).contains(at)).map(|(_, value)| *value)
     }
 
     /// Seconds since `origin` and values in units of 10^-`decimals`.
     fn points(&self, series: Series, origin: MonoNanos, scale: f64) -> Vec<energy::Point> {
         let seconds = |at: &MonoNanos| (at.0 as f64 - origin.0 as f64) * 1e-9;
-        let all = self.0.get(&series).map(Vec::as_slice).unwrap_or_default();
+        let all = self.0.get(&series.into()).map(Vec::as_slice).unwrap_or_default();
         all.iter().map(|(at, value)| (seconds(at), *value as f64 * scale)).collect()
     }
 
@@ -134,8 +134,8 @@ mod tests {
         let mut millijoules = 0;
         for tick in 0..=200u64 {
             let at = MonoNanos(5 * S + tick * S / 10);
-            readings.push(at, Series::GpuEnergyMillijoules, millijoules);
-            readings.push(at, Series::ProcessResidentBytes, 1000 + tick as i64);
+            readings.push(at, Series::GpuEnergyMillijoules.into(), millijoules);
+            readings.push(at, Series::ProcessResidentBytes.into(), 1000 + tick as i64);
             millijoules += if tick < 100 { 10_000 } else { 20_000 };
         }
         let marks = [(Phase::Train, MonoNanos(7 * S)), (Phase::Evaluate, MonoNanos(17 * S))];
@@ -152,7 +152,7 @@ mod tests {
     fn without_a_counter_power_is_integrated_and_without_a_meter_nothing_is_made_up() {
         let mut readings = Readings::default();
         for tick in 0..=20u64 {
-            readings.push(MonoNanos(tick * S / 10), Series::GpuPowerMilliwatts, 50_000);
+            readings.push(MonoNanos(tick * S / 10), Series::GpuPowerMilliwatts.into(), 50_000);
         }
         let marks = [(Phase::Train, MonoNanos(0))];
         let one = phases(Attempt::FIRST, &marks, MonoNanos(2 * S), &readings, &Ok(EnergyDomain::Gpu));

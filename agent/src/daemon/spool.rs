@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use fleet_common::id::{Attempt, TrialId};
-use fleet_common::telemetry::{MonoNanos, Sample, Series};
+use fleet_common::telemetry::{Channel, MonoNanos, Sample};
 use fleet_common::wire::{self, MAX_SAMPLES_PER_BATCH, v1};
 use prost::Message;
 use tokio::sync::Notify;
@@ -76,11 +76,11 @@ impl Spool {
     }
 
     /// Numbers a reading and keeps it.
-    pub(super) fn push(&self, at: MonoNanos, series: Series, value: i64) {
+    pub(super) fn push(&self, at: MonoNanos, channel: Channel, value: i64) {
         let mut inner = self.lock();
         let number = inner.next_number;
         inner.next_number += 1;
-        inner.open.push(Sample { number, at, series, value });
+        inner.open.push(Sample { number, at, channel, value });
         if inner.open.len() >= MAX_SAMPLES_PER_BATCH {
             self.batch(&mut inner);
         }
@@ -165,6 +165,8 @@ impl Spool {
 
 #[cfg(test)]
 mod tests {
+    use fleet_common::telemetry::Series;
+
     use super::*;
 
     #[test]
@@ -172,7 +174,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let trial: TrialId = "0123456789abcdef0123456789abcdef/0".parse().expect("an id");
         let spool = Spool::create(dir.path(), &trial, Attempt::FIRST).expect("made");
-        let push = |n: u64| (0..n).for_each(|i| spool.push(MonoNanos(i), Series::AllocatorLiveBytes, i as i64));
+        let push = |n: u64| (0..n).for_each(|i| spool.push(MonoNanos(i), Series::AllocatorLiveBytes.into(), i as i64));
         push(3);
         assert!(spool.unsent(0, 10).expect("reads").is_empty(), "not yet a batch");
         spool.flush();

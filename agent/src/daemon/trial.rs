@@ -8,7 +8,7 @@ use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::plan::CellSettings;
 use fleet_common::record::{Artifact, Machine, Outcome, Record, SCHEMA, Segment, Training, merge_phases};
 use fleet_common::spec::{DatasetName, Output};
-use fleet_common::telemetry::{MonoNanos, Series};
+use fleet_common::telemetry::{Channel, MonoNanos, Series};
 use fleet_common::wire::{self, WireError, v1};
 use fleet_common::worker::{Event, Job, JobDevice, Phase, SaveStates};
 use fleet_dataset::sha256_of_file;
@@ -290,9 +290,9 @@ impl AttemptLog {
         self.refused = Some(reason);
     }
 
-    fn reading(&mut self, spool: &Spool, at: MonoNanos, series: Series, value: i64) {
-        spool.push(at, series, value);
-        self.readings.push(at, series, value);
+    fn reading(&mut self, spool: &Spool, at: MonoNanos, channel: Channel, value: i64) {
+        spool.push(at, channel, value);
+        self.readings.push(at, channel, value);
     }
 
     fn record(
@@ -391,7 +391,8 @@ async fn work(
                     set(progress, phase.name(), done, of, loss);
                 }
                 Some(Event::Memory { at, live }) => {
-                    attempt.reading(spool, at, Series::AllocatorLiveBytes, i64::try_from(live).unwrap_or(i64::MAX));
+                    let live = i64::try_from(live).unwrap_or(i64::MAX);
+                    attempt.reading(spool, at, Series::AllocatorLiveBytes.into(), live);
                 }
                 Some(Event::Saved { at, step, file }) => {
                     moved = Instant::now();
@@ -406,8 +407,8 @@ async fn work(
                 None => break,
             },
             Some((at, values)) = readings.recv() => {
-                for (series, value) in values {
-                    attempt.reading(spool, at, series, value);
+                for (channel, value) in values {
+                    attempt.reading(spool, at, channel, value);
                 }
             }
             _ = batches.tick() => spool.flush(),
@@ -443,7 +444,7 @@ async fn work(
         // The end lies between two readings of the meter; without the one behind it, the last joules would be missing.
         let behind = async {
             while let Some((at, values)) = readings.recv().await {
-                values.into_iter().for_each(|(series, value)| attempt.reading(spool, at, series, value));
+                values.into_iter().for_each(|(channel, value)| attempt.reading(spool, at, channel, value));
                 if at >= attempt.end {
                     break;
                 }

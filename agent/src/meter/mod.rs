@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fleet_common::record::EnergyDomain;
-use fleet_common::telemetry::Series;
+use fleet_common::telemetry::Channel;
 
 pub use nvml::NvmlMeter;
 pub use process::{ProcessMeter, resident_bytes};
@@ -19,8 +19,8 @@ pub use rapl::{Rapl, RaplError};
 
 use crate::device::{Nvidia, Slot};
 
-/// A reading of one series.
-pub type Reading = (Series, i64);
+/// A reading: of what, and the integer that its series names the unit of.
+pub type Reading = (Channel, i64);
 
 /// Something that can be read again and again.
 pub trait Meter: Send {

@@ -54,6 +54,7 @@ impl Meter for NvmlMeter {
         ]
         .into_iter()
         .flatten()
+        .map(|(series, value)| (series.into(), value))
         .collect()
     }
 }

@@ -19,7 +19,7 @@ impl ProcessMeter {
 impl Meter for ProcessMeter {
     fn read(&mut self) -> Vec<Reading> {
         let bytes = resident_bytes(self.pid).and_then(|b| i64::try_from(b).ok());
-        bytes.map(|b| (Series::ProcessResidentBytes, b)).into_iter().collect()
+        bytes.map(|b| (Series::ProcessResidentBytes.into(), b)).into_iter().collect()
     }
 }
 

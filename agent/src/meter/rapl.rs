@@ -80,7 +80,7 @@ impl Meter for Rapl {
             let Some(raw) = read_number(path) else { return Vec::new() };
             total += unwrap.read(raw);
         }
-        i64::try_from(total).map(|uj| (Series::CpuPackageEnergyMicrojoules, uj)).into_iter().collect()
+        i64::try_from(total).map(|uj| (Series::CpuPackageEnergyMicrojoules.into(), uj)).into_iter().collect()
     }
 }
 
@@ -105,10 +105,10 @@ mod tests {
         package(root, "intel-rapl:1", "package-1\n", "10\n", "999\n");
         package(root, "intel-rapl:2", "psys\n", "77\n", "999\n");
         let mut rapl = Rapl::open(root).expect("two packages");
-        assert_eq!(rapl.read(), [(Series::CpuPackageEnergyMicrojoules, 0)]);
+        assert_eq!(rapl.read(), [(Series::CpuPackageEnergyMicrojoules.into(), 0)]);
         fs::write(root.join("intel-rapl:0/energy_uj"), "100\n").expect("writes");
         fs::write(root.join("intel-rapl:1/energy_uj"), "30\n").expect("writes");
-        assert_eq!(rapl.read(), [(Series::CpuPackageEnergyMicrojoules, 199 + 20)]);
+        assert_eq!(rapl.read(), [(Series::CpuPackageEnergyMicrojoules.into(), 199 + 20)]);
         fs::remove_file(root.join("intel-rapl:1/energy_uj")).expect("removes");
         assert_eq!(rapl.read(), [], "half a sum is no reading");
     }

@@ -4,7 +4,7 @@ use super::{MAX_SAMPLES_PER_BATCH, v1};
 use crate::id::{AgentId, Attempt, IdError, SlotId, TrialId};
 use crate::lease::Holder;
 use crate::plan::CellSettings;
-use crate::telemetry::{MonoNanos, Sample, Series};
+use crate::telemetry::{Channel, MonoNanos, Sample};
 
 /// Why a message is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +75,7 @@ pub fn batch(
         attempt: attempt.get(),
         first_number: samples.first().map_or(0, |s| s.number),
         at_nanos: samples.iter().map(|s| s.at.0).collect(),
-        series: samples.iter().map(|s| s.series as u32).collect(),
+        series: samples.iter().map(|s| s.channel.code()).collect(),
         value: samples.iter().map(|s| s.value).collect(),
         wall_offset_nanos,
         boot_id: boot_id.to_owned(),
@@ -103,7 +103,7 @@ pub fn samples(batch: &v1::SampleBatch) -> Result<Vec<Sample>, WireError> {
             Some(Sample {
                 number: batch.first_number + i as u64,
                 at: MonoNanos(batch.at_nanos[i]),
-                series: Series::from_code(batch.series[i])?,
+                channel: Channel::from_code(batch.series[i])?,
                 value: batch.value[i],
             })
         })
@@ -113,6 +113,7 @@ pub fn samples(batch: &v1::SampleBatch) -> Result<Vec<Sample>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Series;
 
     fn id() -> TrialId {
         "0123456789abcdef0123456789abcdef/2/A 1".parse().expect("an id")
@@ -128,7 +129,12 @@ mod tests {
 
     #[test]
     fn batches_are_checked() {
-        let sample = |number, series| Sample { number, at: MonoNanos(number * 10), series, value: -(number as i64) };
+        let sample = |number, series: Series| Sample {
+            number,
+            at: MonoNanos(number * 10),
+            channel: series.into(),
+            value: -(number as i64),
+        };
         let list = [sample(5, Series::AllocatorLiveBytes), sample(6, Series::GpuPowerMilliwatts)];
         let good = batch(&id(), Attempt::FIRST, &list, 7, "boot");
         assert_eq!(samples(&good), Ok(list.to_vec()));

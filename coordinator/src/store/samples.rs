@@ -252,7 +252,7 @@ mod tests {
             .map(|number| Sample {
                 number,
                 at: MonoNanos(number * 100),
-                series: Series::AllocatorLiveBytes,
+                channel: Series::AllocatorLiveBytes.into(),
                 value: number as i64,
             })
             .collect();

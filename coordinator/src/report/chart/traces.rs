@@ -32,7 +32,7 @@ impl<'a> Trace<'a> {
     pub(crate) fn new(record: &'a Record, samples: &[Sample], label: String) -> Option<Self> {
         let of = |series: Series| {
             let mut found: Vec<(MonoNanos, f64)> =
-                samples.iter().filter(|s| s.series == series).map(|s| (s.at, s.value as f64)).collect();
+                samples.iter().filter(|s| s.channel == series.into()).map(|s| (s.at, s.value as f64)).collect();
             found.sort_by_key(|(at, _)| *at);
             found
         };

@@ -318,8 +318,8 @@ pub(super) fn samples(record: &Record) -> Vec<Sample> {
             let base = peak * 0.09;
             let wave = (0.5 - 0.5 * (f64::from(i) * 0.9).cos()).powf(0.8);
             let live = if name == "load" { base * share } else { base + (top - base) * wave };
-            let mut push = |series, value: f64| {
-                out.push(Sample { number: 0, at, series, value: value as i64 });
+            let mut push = |series: Series, value: f64| {
+                out.push(Sample { number: 0, at, channel: series.into(), value: value as i64 });
             };
             push(Series::AllocatorLiveBytes, live);
             push(Series::ProcessResidentBytes, live * 1.2 + 3.5e8);
