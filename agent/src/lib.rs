@@ -9,12 +9,15 @@
 //! | [`meter`] | raw counters → samples |
 //! | [`daemon`] | leases held, worker processes, samples and records on their way to the coordinator |
 //! | [`doctor`] | what this machine has, what is missing, how to get it |
+//! | [`calibrate`] | a close look at meters, kept for the records |
 //! | [`files`] | data sets and weights by content |
 //! | [`ask`] | questions to the worker program |
 //! | [`verify`] | reference folders through our implementation |
 //! | [`profile`] | memory and time of a training step, block by block |
 
 pub mod ask;
+pub mod calibrate;
+mod clock;
 pub mod daemon;
 pub mod device;
 pub mod doctor;

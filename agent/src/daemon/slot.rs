@@ -9,11 +9,13 @@ use tonic::Code;
 
 use super::Shared;
 use super::backoff::Backoff;
+use super::characterise::characterise;
 use super::connection::{ANSWER, answer};
 use super::resume::States;
 use super::spool::Spool;
 use super::trial::{self, Ended, Lease};
 use super::upload::upload;
+use super::wasted::{self, Waste};
 use crate::device::{DeviceLock, Slot};
 
 /// How long a question for work may stay open.
@@ -30,11 +32,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const SAMPLES_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs trials in `slot` until the daemon stops; first delivers a record that an earlier daemon left.
-pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undelivered: Option<Record>) {
-    if let Some(record) = undelivered {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    slot: Slot,
+    lock: DeviceLock,
+    undelivered: Option<(Option<Arc<Spool>>, Record)>,
+) {
+    if let Some((spool, record)) = undelivered {
         tracing::info!(trial = %record.trial, attempt = %record.attempt, "delivering a record from before the restart");
-        deliver(&shared, &record, None).await;
+        deliver(&shared, &record, spool.as_deref()).await;
     }
+    characterise(&shared, &slot).await;
     let mut backoff = Backoff::default();
     let mut failures = Backoff::between(FIRST_PAUSE, LONGEST_PAUSE);
     while !shared.is_stopping() {
@@ -90,7 +98,7 @@ async fn pull(shared: &Shared, slot: &Slot) -> anyhow::Result<Option<Lease>> {
 
 /// From the lease to the delivered record; `false` if what came out says that this slot is not fit for work.
 async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease) -> bool {
-    let spool = match Spool::create(&shared.options.state.join("spool"), &lease.trial, lease.attempt) {
+    let spool = match Spool::create(&shared.options.state.join("spool"), &lease.trial, lease.attempt, &slot.id) {
         Ok(spool) => Arc::new(spool),
         Err(error) => {
             tracing::error!(%error, "samples cannot be spooled; giving the lease back");
@@ -115,13 +123,26 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
         }
         Ended::Stopped(reason) => {
             tracing::info!(trial = %lease.trial, attempt = %lease.attempt, reason, "stopped");
-            // Whoever goes on carries this attempt's samples, as far as they arrive.
-            let _ = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
+            let sent = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
             release(shared, held(slot, &lease), reason).await;
+            let _ = tokio::time::timeout(FAREWELL, wasted::tell_now(shared)).await;
+            if sent.is_err() && !shared.is_stopping() {
+                // Called off, and the way to the coordinator is slow: it goes on beside the next trial.
+                let spool = spool.clone();
+                tokio::spawn(async move {
+                    let _ = uploading.await;
+                    spool.remove();
+                });
+                shared.running().remove(&slot.id);
+                return fit;
+            }
         }
     }
     uploading.abort();
-    spool.remove();
+    // What is left of it then, the next daemon sends.
+    if spool.is_done() {
+        spool.remove();
+    }
     shared.running().remove(&slot.id);
     fit
 }
@@ -153,6 +174,13 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
         match reply {
             Ok(reply) => {
                 let outcome = reply.into_inner().outcome();
+                let counts = outcome == v1::report_reply::Outcome::Recorded
+                    || outcome == v1::report_reply::Outcome::AlreadyRecorded;
+                if !(counts && record.outcome.kind().is_result()) {
+                    let reason =
+                        record.outcome.reason().unwrap_or_else(|| "another attempt's record counts".to_owned());
+                    Waste::of_record(record, reason).into_iter().for_each(|waste| shared.untold.put(&shared.id, waste));
+                }
                 tracing::info!(trial = %record.trial, attempt = %record.attempt, outcome = outcome.as_str_name(), "delivered");
                 break;
             }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
 use fleet_common::lease::Holder;
-use fleet_common::record::Record;
+use fleet_common::record::{Record, Waste};
 use fleet_common::wire::{self, WireError, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -161,6 +161,21 @@ impl Agents for Service {
             .await
             .map_err(ServiceError::from)?;
         Ok(Response::new(v1::ReleaseReply {}))
+    }
+
+    async fn wasted(&self, request: Request<v1::WastedRequest>) -> Result<Response<v1::WastedReply>, Status> {
+        let wastes = request
+            .into_inner()
+            .waste_json
+            .into_iter()
+            .map(|document| {
+                let waste = Waste::from_json(&document)?;
+                Ok((waste.trial, waste.attempt, document))
+            })
+            .collect::<Result<_, String>>()
+            .map_err(ServiceError::BadRequest)?;
+        self.driver.ask(|token| Input::Wasted { token, wastes }).await.map_err(ServiceError::from)?;
+        Ok(Response::new(v1::WastedReply {}))
     }
 
     type SamplesStream = Pin<Box<dyn Stream<Item = Result<v1::SampleAck, Status>> + Send>>;
