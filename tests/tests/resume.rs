@@ -103,8 +103,22 @@ fn stopped_twice_and_killed_once_a_trial_goes_on_and_its_joules_are_those_of_all
         "{joules} J in {seconds} s are {watts} W, played were {}",
         Power::WATTS
     );
+    // What the second did after its latest state is in no record; its successor found it in the spool and told it.
+    let report =
+        || fleet.fleet(&["report", "stopped", "--json", "--coordinator", &coordinator.url]).ended_with(0).json();
+    let killed = |waste: &serde_json::Value| {
+        waste["attempt"] == 2 && waste["reason"].as_str().is_some_and(|r| r.contains("killed or crashed"))
+    };
+    wait_until("the wasted energy", || report()["wasted"].as_array().is_some_and(|all| all.iter().any(killed)));
+    let told = report();
+    let waste = told["wasted"].as_array().and_then(|all| all.iter().find(|w| killed(w))).expect("told").clone();
+    let (joules, seconds) = (waste["energy"]["joules"].as_f64(), waste["seconds"].as_f64());
+    let watts = joules.expect("measured") / seconds.expect("a time");
+    assert!((watts - Power::WATTS).abs() < 5.0, "{waste}");
+    assert_eq!(told["wasted"].as_array().map_or(0, Vec::len) as u64, told["energy"][0]["wasted_attempts"]);
     assert_eq!(last.terminate(), Some(0));
     assert_eq!(walk(&fleet.path().join("agent/resume")), Vec::<String>::new(), "no state is left behind");
+    assert_eq!(walk(&fleet.path().join("agent/spool")), Vec::<String>::new(), "all samples were sent");
 }
 
 /// All files below a folder.
