@@ -29,7 +29,7 @@ pub fn energy_of(readings: &Readings, gauge: &Gauge, from: MonoNanos, to: MonoNa
         }
     };
     if let Some(other) = &other
-        && ((other.joules / best.joules - 1.0).abs() > DISAGREEMENT || !(best.joules > 0.0))
+        && ((other.joules / best.joules - 1.0).abs() > DISAGREEMENT || best.joules <= 0.0)
     {
         remarks.push(format!(
             "sources disagree: {} says {:.1} J, {} {:.1} J",
