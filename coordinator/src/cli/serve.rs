@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +14,7 @@ use tonic::transport::Server;
 use super::Failure;
 use crate::driver::{self, Handle};
 use crate::service::Service;
-use crate::store::Store;
+use crate::store::{Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -86,6 +87,7 @@ pub(super) struct Running {
     /// Where it listens.
     pub address: SocketAddr,
     driver: Handle,
+    samples: Arc<Samples>,
     thread: std::thread::JoinHandle<()>,
     server: tokio::task::JoinHandle<()>,
     stop: tokio::sync::oneshot::Sender<()>,
@@ -118,6 +120,7 @@ impl Running {
         opened.misfits.iter().for_each(|m| tracing::error!("the journal has a hole: {m}"));
         tracing::info!(events = opened.events, rebuilt_index = opened.rebuilt, "the journal was read");
         let (index, samples) = (store.index.clone(), store.samples.clone());
+        let stored = samples.clone();
         let (driver, thread) = driver::start(store, known, terms);
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
@@ -136,7 +139,7 @@ impl Running {
                 tracing::error!(%error, "the server failed");
             }
         });
-        Ok(Self { address, driver, thread, server, stop })
+        Ok(Self { address, driver, samples: stored, thread, server, stop })
     }
 
     /// Returns when the coordinator can no longer work, with what is known of the reason.
@@ -152,6 +155,8 @@ impl Running {
         let _ = self.stop.send(());
         // Questions for work stay open for half a minute; nobody should wait for those.
         let _ = tokio::time::timeout(FAREWELL, self.server).await;
+        // Before the driver, which gives the folder back.
+        self.samples.stop().await;
         self.driver.stop().await;
         let thread = self.thread;
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use fleet_common::wire::{MAX_MESSAGE_BYTES, WireError};
 use tonic::Status;
+use tonic::codec::CompressionEncoding;
 
 use crate::core::Refusal;
 use crate::driver::{DriverError, Handle};
@@ -41,13 +42,16 @@ impl Service {
     /// The service for agents.
     pub fn agents(&self) -> AgentsServer<Self> {
         AgentsServer::new(self.clone())
+            .accept_compressed(CompressionEncoding::Zstd)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The service for people's commands.
     pub fn operator(&self) -> OperatorServer<Self> {
+        // Records and samples shrink to a fraction; whoever does not understand zstd gets them as they are.
         OperatorServer::new(self.clone())
+            .send_compressed(CompressionEncoding::Zstd)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }

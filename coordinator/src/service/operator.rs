@@ -195,15 +195,29 @@ impl Operator for Service {
         let trial = wire::trial(r.trial).map_err(ServiceError::from)?;
         let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
         let (samples, index) = (self.samples.clone(), self.index.clone());
-        let batches = tokio::task::spawn_blocking(move || {
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::task::spawn_blocking(move || {
             let stored = index.record(&trial).ok().flatten();
             let of_this = stored.filter(|s| Record::from_json(&s.record).is_ok_and(|r| r.attempt == attempt));
-            samples.batches(&trial, attempt, of_this.map(|s| s.seal).as_ref())
-        })
-        .await
-        .map_err(|e| ServiceError::Storage(e.to_string()))?
-        .map_err(|e| ServiceError::Storage(e.to_string()))?;
-        Ok(Response::new(Box::pin(tokio_stream::iter(batches.into_iter().map(Ok)))))
+            let storage = |e: crate::store::SamplesError| Status::from(ServiceError::Storage(e.to_string()));
+            // An asker that has gone needs no more.
+            let send = |batch: Result<v1::SampleBatch, Status>| sender.blocking_send(batch).is_ok();
+            match samples.read(&trial, attempt, of_this.map(|s| s.seal)) {
+                Ok(mut chunks) => {
+                    chunks.all(|chunk| match chunk {
+                        Ok(batches) => batches.into_iter().map(Ok).all(send),
+                        Err(error) => {
+                            send(Err(storage(error)));
+                            false
+                        }
+                    });
+                }
+                Err(error) => {
+                    send(Err(storage(error)));
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryReply>, Status> {
