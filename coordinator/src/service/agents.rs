@@ -118,7 +118,7 @@ impl Agents for Service {
             return Err(ServiceError::BadRequest(text).into());
         }
         let sealed = self.samples.seal(&trial, attempt, record.samples_taken).await;
-        let seal = sealed.map_err(|e| ServiceError::Storage(e.to_string()))?;
+        let seal = sealed.map_err(ServiceError::from)?;
         let class = record.outcome.kind();
         tracing::info!(%trial, %attempt, agent = %holder.agent, outcome = class.name(), "a record arrived");
         let reply = self
@@ -214,8 +214,7 @@ impl Service {
             let end = batch.first_number + batch.at_nanos.len() as u64;
             return Ok(v1::SampleAck { number: end.saturating_sub(1), ..ack });
         }
-        let stored = self.samples.store(&trial, attempt, batch).await;
-        let number = stored.map_err(|e| ServiceError::Storage(e.to_string()))?;
+        let number = self.samples.store(&trial, attempt, batch).await?;
         Ok(v1::SampleAck { number: number.unwrap_or(0), ..ack })
     }
 }

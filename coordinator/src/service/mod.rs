@@ -5,6 +5,7 @@
 mod agents;
 mod import;
 mod operator;
+mod samples;
 
 use std::sync::Arc;
 

@@ -118,7 +118,8 @@ impl Samples {
         Ok(Seal { missing: taken.saturating_sub(seal.stored), ..seal })
     }
 
-    /// The samples of an attempt, in order. Those that are not what `seal` says are given out nevertheless, and said so.
+    /// The samples of an attempt, in order. Those that are not what `seal` says are given out nevertheless, and it is
+    /// said so.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -127,6 +128,13 @@ impl Samples {
         // Where nothing is known of its end, everything is in the file.
         let (length, pending) = self.tails.snapshot(&key).unwrap_or((u64::MAX, Vec::new()));
         Reader::new(self.tails.path(&key), length, pending, seal)
+    }
+
+    /// Bytes of an attempt's chunk file, 0 while its samples are on their way there; `None` if it has none.
+    pub fn size(&self, trial: &TrialId, attempt: Attempt) -> Option<u64> {
+        let key = (trial.clone(), attempt);
+        let file = std::fs::metadata(self.tails.path(&key)).ok().map(|file| file.len());
+        file.or_else(|| self.tails.snapshot(&key).filter(|(_, pending)| !pending.is_empty()).map(|_| 0))
     }
 
     /// Puts everything into chunk files and ends the writer.

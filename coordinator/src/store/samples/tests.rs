@@ -179,3 +179,65 @@ fn many_attempts_share_the_intake() {
     let world = World::open(dir.path());
     attempts.iter().for_each(|a| assert_eq!(world.numbers_of(*a), [0, 1, 2, 3]));
 }
+
+/// Words that were logged while `what` was done.
+fn logged(what: impl FnOnce()) -> String {
+    let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let subscriber = tracing_subscriber::fmt().with_writer(Log(log.clone())).finish();
+    tracing::subscriber::with_default(subscriber, what);
+    let bytes = log.lock().expect("whole").clone();
+    String::from_utf8(bytes).expect("text")
+}
+
+#[derive(Clone)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl tracing_subscriber::fmt::MakeWriter<'_> for Log {
+    type Writer = Self;
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+#[test]
+fn samples_that_come_after_the_seal_are_stored_and_are_no_damage() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let world = World::open(dir.path());
+    (0..3).for_each(|i| assert!(world.store(batch(i * 10..i * 10 + 10)).is_some()));
+    let seal = world.seal(50);
+    assert_eq!((seal.stored, seal.missing), (30, 20));
+    assert_eq!(world.store(batch(25..45)), Some(44));
+    let count = |world: &World, seal| {
+        let read = world.samples.read(&trial(), Attempt::FIRST, Some(seal)).expect("opens");
+        read.map(|chunk| flatten(&chunk.expect("reads")).len()).sum::<usize>()
+    };
+    let both = |world: &World| logged(|| assert_eq!(count(world, seal), 45));
+    assert_eq!(both(&world), "", "while they are in the intake");
+    drop(world);
+    let world = World::open(dir.path());
+    assert_eq!(both(&world), "", "once they are in the file");
+    let again = world.seal(50);
+    assert_eq!((again.stored, again.missing), (45, 5), "a seal of all of it is another");
+    assert_eq!(logged(|| assert_eq!(count(&world, again), 45)), "");
+
+    let file = world.file();
+    let bytes = std::fs::read(&file).expect("reads");
+    let is_noticed = |world: &World, seal| logged(|| assert!(count(world, seal) <= 45)).contains("not what was");
+    assert!(is_noticed(&world, Seal { crc32: !seal.crc32, ..seal }), "other content");
+    assert!(is_noticed(&world, Seal { stored: 29, ..seal }), "a seal in the middle of a chunk");
+    std::fs::write(&file, &bytes[..20]).expect("cuts");
+    assert!(is_noticed(&world, seal), "a file that is too short");
+    std::fs::remove_file(&file).expect("removes");
+    assert!(is_noticed(&world, seal), "no file at all");
+}
