@@ -12,7 +12,7 @@ use super::serve::Running;
 use super::{Cli, Failure, client, dispatch};
 use crate::core::{CellEntry, Event, Submission};
 use crate::report::tests::records;
-use crate::store::Store;
+use crate::store::{Keep, Store};
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
 
@@ -50,12 +50,17 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn start(dir: tempfile::TempDir) -> Self {
+        Self::keeping(dir, Keep::default()).await
+    }
+
+    /// With retention.
+    pub(super) async fn keeping(dir: tempfile::TempDir, keep: Keep) -> Self {
         let address = "127.0.0.1:0".parse().expect("an address");
-        let running = Running::start(&dir.path().join("state"), address, TERMS).await.expect("starts");
+        let running = Running::start(&dir.path().join("state"), address, TERMS, keep).await.expect("starts");
         Self { dir, running }
     }
 
-    async fn restart(self) -> Self {
+    pub(super) async fn restart(self) -> Self {
         self.running.stop().await;
         Self::start(self.dir).await
     }

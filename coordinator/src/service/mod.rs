@@ -5,6 +5,7 @@
 mod agents;
 mod import;
 mod operator;
+mod retention;
 mod samples;
 
 use std::sync::Arc;
@@ -71,6 +72,8 @@ enum ServiceError {
     BadRequest(String),
     #[error("{0}")]
     Storage(String),
+    #[error("{0}")]
+    Removed(String),
     #[error("the core answered another question than was asked; this is a bug")]
     WrongAnswer,
 }
@@ -82,7 +85,9 @@ impl From<ServiceError> for Status {
             ServiceError::Wire(_) | ServiceError::BadRequest(_) => Self::invalid_argument(text),
             ServiceError::Driver(_) | ServiceError::Storage(_) => Self::unavailable(text),
             ServiceError::Refused(Refusal::UnknownCampaign { .. }) => Self::not_found(text),
-            ServiceError::Refused(Refusal::NotNow(_) | Refusal::Imported { .. }) => Self::failed_precondition(text),
+            ServiceError::Removed(_) | ServiceError::Refused(Refusal::NotNow(_) | Refusal::Imported { .. }) => {
+                Self::failed_precondition(text)
+            }
             ServiceError::WrongAnswer => Self::internal(text),
         }
     }

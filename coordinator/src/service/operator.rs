@@ -26,7 +26,7 @@ fn name(text: &str) -> Result<CampaignName, ServiceError> {
 }
 
 impl Service {
-    async fn snapshot(&self, campaign: Option<CampaignName>) -> Result<Snapshot, ServiceError> {
+    pub(super) async fn snapshot(&self, campaign: Option<CampaignName>) -> Result<Snapshot, ServiceError> {
         match self.driver.ask(|token| Input::Status(token, campaign)).await? {
             Reply::Status(snapshot) => Ok(*snapshot?),
             _ => Err(ServiceError::WrongAnswer),
@@ -203,7 +203,7 @@ impl Operator for Service {
         let r = request.into_inner();
         let trial = wire::trial(r.trial).map_err(ServiceError::from)?;
         let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
-        Ok(Response::new(self.samples_of(trial, attempt)))
+        Ok(Response::new(self.samples_of(trial, attempt)?))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryReply>, Status> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fleet_chart::numbers::utc;
 use fleet_common::id::{Attempt, CampaignName, TrialId};
 use fleet_common::record::Record;
 use fleet_common::wire::v1;
@@ -55,12 +56,25 @@ impl Service {
     }
 
     /// The samples of an attempt.
-    pub(super) fn samples_of(&self, trial: TrialId, attempt: Attempt) -> Answers<v1::SampleBatch> {
+    pub(super) fn samples_of(
+        &self,
+        trial: TrialId,
+        attempt: Attempt,
+    ) -> Result<Answers<v1::SampleBatch>, ServiceError> {
+        if self.samples.size(&trial, attempt).is_none()
+            && let Some(removal) = self.samples.removal(&trial, attempt)
+        {
+            let (when, rule) = (utc(removal.unix_ms), removal.rule);
+            let what = format!("the samples of trial {trial}, attempt {attempt}, were removed on {when}");
+            return Err(ServiceError::Removed(format!("{what}: the coordinator runs with {rule}")));
+        }
         let (samples, index) = (self.samples.clone(), self.index.clone());
-        answers(move |send| {
+        Ok(answers(move |send| {
             let stored = index.record(&trial).ok().flatten();
             let of_this = stored.filter(|s| Record::from_json(&s.record).is_ok_and(|r| r.attempt == attempt));
-            match samples.read(&trial, attempt, of_this.map(|s| s.seal)) {
+            // What came after a removal is not what was sealed, and nobody has damaged it.
+            let seal = of_this.filter(|_| samples.removal(&trial, attempt).is_none()).map(|s| s.seal);
+            match samples.read(&trial, attempt, seal) {
                 Ok(mut chunks) => {
                     chunks.all(|chunk| match chunk {
                         Ok(batches) => batches.into_iter().map(Ok).all(&send),
@@ -74,7 +88,7 @@ impl Service {
                     send(Err(error.into()));
                 }
             }
-        })
+        }))
     }
 }
 
@@ -100,13 +114,15 @@ fn of_trial(
     let taken: BTreeMap<Attempt, u64> = late.chain(record.clone()).map(|r| (r.attempt, r.samples_taken)).collect();
     let attempts = (1..=latest.get()).filter_map(|n| Attempt::try_from(n).ok());
     let found = attempts.filter_map(|attempt| {
-        Some(v1::SampledAttempt {
+        let (bytes, removal) = (samples.size(trial, attempt), samples.removal(trial, attempt));
+        (bytes.is_some() || removal.is_some()).then(|| v1::SampledAttempt {
             trial: Some(trial.into()),
             attempt: attempt.get(),
             running: *running && attempt == *latest,
             recorded: record.as_ref().is_some_and(|r| r.attempt == attempt),
             taken: taken.get(&attempt).copied(),
-            bytes: samples.size(trial, attempt)?,
+            bytes,
+            removed: removal.map(|r| v1::SamplesRemoved { unix_ms: r.unix_ms, rule: r.rule }),
         })
     });
     Ok(found.collect())

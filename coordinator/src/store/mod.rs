@@ -5,7 +5,7 @@
 //! STATE/lock         held while the coordinator runs
 //! STATE/journal      events
 //! STATE/index/       sled
-//! STATE/samples/     chunk files
+//! STATE/samples/     samples, see there
 //! ```
 
 mod index;
@@ -22,7 +22,7 @@ use prost::Message;
 
 pub use index::{Index, IndexError, SledIndex, Stored};
 pub use journal::{Damage, Journal, JournalError};
-pub use samples::{Reader, Samples, SamplesError, flatten};
+pub use samples::{Keep, KeepTime, Reader, Removal, Samples, SamplesError, flatten};
 
 use crate::core::{Event, State};
 

@@ -1,6 +1,6 @@
 //! Rows as CSV, RFC 4180.
 
-use super::rows::{Gap, Row};
+use super::rows::{Missing, Row};
 use super::sink::{Out, Sink, cannot};
 use crate::cli::Failure;
 
@@ -38,7 +38,7 @@ impl Sink for Csv {
         self.0.get_ref().is_closed()
     }
 
-    fn finish(self, _gaps: &[Gap]) -> Result<(), Failure> {
+    fn finish(self, _missing: &Missing) -> Result<(), Failure> {
         self.0.into_inner().map_err(|e| cannot(e.error()))?.finish()
     }
 }

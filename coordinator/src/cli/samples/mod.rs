@@ -11,13 +11,14 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use fleet_chart::numbers::utc;
 use fleet_common::id::{CampaignName, TrialId};
 use fleet_common::wire::{self, v1};
 use tonic::transport::Channel;
 
 use self::csv::Csv;
 use self::parquet::Parquet;
-use self::rows::{Gap, Rows};
+use self::rows::{Gone, Missing, Rows};
 use self::sink::{Out, Sink};
 use super::{Coordinator, Failure, Json, client};
 use crate::service::rpc::operator_client::OperatorClient;
@@ -48,16 +49,32 @@ impl Samples {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let mut client = client::connect(&self.coordinator.coordinator).await?;
         let attempts = self.attempts(&mut client).await?;
-        match (&self.parquet, &self.csv) {
-            (Some(path), _) => {
-                let sink = Parquet::begin(out(path)?, self.name.as_str())?;
-                self.export(&mut client, &attempts, sink).await
+        let Some(path) = self.parquet.as_ref().or(self.csv.as_ref()) else {
+            list::show(&self.name, &attempts, self.json.json);
+            return Ok(());
+        };
+        self.something_is_left(&attempts)?;
+        let out = if path == Path::new("-") { Out::standard() } else { Out::file(path)? };
+        if self.parquet.is_some() {
+            let sink = Parquet::begin(out, self.name.as_str())?;
+            self.export(&mut client, &attempts, sink).await
+        } else {
+            self.export(&mut client, &attempts, Csv::begin(out)?).await
+        }
+    }
+
+    /// An empty file would say that nothing was measured.
+    fn something_is_left(&self, attempts: &[v1::SampledAttempt]) -> Result<(), Failure> {
+        let last = attempts.iter().filter_map(|a| a.removed.as_ref()).max_by_key(|removed| removed.unix_ms);
+        match last {
+            Some(v1::SamplesRemoved { unix_ms, rule }) if attempts.iter().all(|a| a.bytes.is_none()) => {
+                let of = self.trial.as_ref().map_or_else(|| self.name.to_string(), |trial| format!("trial {trial}"));
+                Err(Failure::usage(format!(
+                    "the samples of {of} were removed on {}: the coordinator runs with {rule}",
+                    utc(*unix_ms)
+                )))
             }
-            (None, Some(path)) => self.export(&mut client, &attempts, Csv::begin(out(path)?)?).await,
-            (None, None) => {
-                list::show(&self.name, &attempts, self.json.json);
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
@@ -89,9 +106,16 @@ impl Samples {
         mut sink: impl Sink,
     ) -> Result<(), Failure> {
         let (mut samples, mut unknown) = (0, 0);
-        let mut gaps: Vec<Gap> = Vec::new();
+        let mut missing = Missing::default();
         for attempt in attempts {
             let trial = wire::trial(attempt.trial.clone()).map_err(|e| Failure::failed(e.to_string()))?;
+            if let Some(removed) = &attempt.removed {
+                let (trial, v1::SamplesRemoved { unix_ms, rule }) = (trial.to_string(), removed.clone());
+                missing.removed.push(Gone { trial, attempt: attempt.attempt, unix_ms, rule });
+            }
+            if attempt.bytes.is_none() {
+                continue;
+            }
             let mut rows = Rows::of(&trial, attempt.attempt);
             let request = v1::TrialSamplesRequest { trial: attempt.trial.clone(), attempt: attempt.attempt };
             let mut batches = client.trial_samples(request).await?.into_inner();
@@ -105,31 +129,34 @@ impl Samples {
                     return Ok(());
                 }
             }
-            let (more, left_out) = rows.end(attempt.taken);
-            gaps.extend(more);
+            let (gaps, left_out) = rows.end(attempt.taken);
+            missing.gaps.extend(gaps);
             unknown += left_out;
         }
-        sink.finish(&gaps)?;
-        let missing: u64 = gaps.iter().map(|gap| gap.last - gap.first + 1).sum();
+        sink.finish(&missing)?;
+        self.conclude(attempts.len() as u64, samples, unknown, &missing);
+        Ok(())
+    }
+
+    /// Says what was written, and what could not be.
+    fn conclude(&self, attempts: u64, samples: u64, unknown: u64, missing: &Missing) {
         let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        let written = count(samples, "sample");
-        eprintln!("{}: {written} of {} written", self.name, count(attempts.len() as u64, "attempt"));
-        if missing > 0 {
+        eprintln!("{}: {} of {} written", self.name, count(samples, "sample"), count(attempts, "attempt"));
+        let lost: u64 = missing.gaps.iter().map(|gap| gap.last - gap.first + 1).sum();
+        if lost > 0 {
+            let gaps = count(missing.gaps.len() as u64, "gap");
+            eprintln!("{} did not reach the coordinator, or are not kept any more, in {gaps}", count(lost, "sample"));
+        }
+        if !missing.removed.is_empty() {
+            let attempts = count(missing.removed.len() as u64, "attempt");
             eprintln!(
-                "{} did not reach the coordinator, in {}",
-                count(missing, "sample"),
-                count(gaps.len() as u64, "gap")
+                "samples of {attempts} were removed by the coordinator's retention: `fleet samples {}`",
+                self.name
             );
         }
         if unknown > 0 {
             let what = "of series that this version of fleet does not know were left out";
             eprintln!("{} {what}; use the coordinator's version", count(unknown, "sample"));
         }
-        Ok(())
     }
-}
-
-/// Where it goes.
-fn out(path: &Path) -> Result<Out, Failure> {
-    if path == Path::new("-") { Ok(Out::standard()) } else { Out::file(path) }
 }

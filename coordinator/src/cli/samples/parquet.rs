@@ -14,7 +14,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnPath;
 
-use super::rows::{Gap, Row, unit};
+use super::rows::{Missing, Row, unit};
 use super::sink::{Out, Sink, cannot};
 use crate::cli::Failure;
 
@@ -145,10 +145,12 @@ impl Sink for Parquet {
         self.writer.inner().is_closed()
     }
 
-    fn finish(mut self, gaps: &[Gap]) -> Result<(), Failure> {
+    fn finish(mut self, missing: &Missing) -> Result<(), Failure> {
         self.write_group()?;
-        let gaps = canonical::json(&gaps);
-        self.writer.append_key_value_metadata(KeyValue::new("netscore.gaps".to_owned(), gaps));
+        let lists = [("gaps", canonical::json(&missing.gaps)), ("removed", canonical::json(&missing.removed))];
+        for (name, list) in lists {
+            self.writer.append_key_value_metadata(KeyValue::new(format!("netscore.{name}"), list));
+        }
         self.writer.into_inner()?.finish()
     }
 }

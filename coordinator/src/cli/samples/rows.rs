@@ -36,6 +36,22 @@ pub(super) struct Gap {
     pub last: u64,
 }
 
+/// An attempt whose samples were removed by retention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Gone {
+    pub trial: String,
+    pub attempt: u32,
+    pub unix_ms: u64,
+    pub rule: String,
+}
+
+/// What is not among the rows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub gaps: Vec<Gap>,
+    pub removed: Vec<Gone>,
+}
+
 /// Makes the rows of one attempt.
 pub(super) struct Rows {
     trial: String,

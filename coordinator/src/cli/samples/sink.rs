@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::rows::{Gap, Row};
+use super::rows::{Missing, Row};
 use crate::cli::Failure;
 use crate::cli::files::Replacement;
 
@@ -15,8 +15,8 @@ pub(super) trait Sink {
     /// Nobody reads any more.
     fn is_closed(&self) -> bool;
 
-    /// Ends the file, which tells of the gaps if its form can.
-    fn finish(self, gaps: &[Gap]) -> Result<(), Failure>;
+    /// Ends the file, which tells of what is missing if its form can.
+    fn finish(self, missing: &Missing) -> Result<(), Failure>;
 }
 
 /// A file that is written whole or not at all, or standard output.

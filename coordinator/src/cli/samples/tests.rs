@@ -14,7 +14,8 @@ use super::*;
 use crate::cli::tests::{World, finished};
 use crate::core::Event;
 use crate::report::tests::records;
-use crate::store::{Samples as Stored, Store};
+use crate::service::rpc::agents_client::AgentsClient;
+use crate::store::{Keep, Samples as Stored, Store};
 
 /// Wall clock minus monotonic clock.
 const OFFSET: i64 = 1_700_000_000_000_000_000;
@@ -133,6 +134,55 @@ async fn one_trial_can_be_asked_for_and_what_is_there_is_left_alone() {
     w.running.stop().await;
 }
 
+/// Makes a chunk file look as if it was last written to so many hours ago.
+fn age(state: &Path, trial: &TrialId, attempt: u32, hours: u64) {
+    let name = format!("{}-{attempt}.chunks", trial.file_stem());
+    let file = state.join("samples").join(&name[..2]).join(&name);
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(hours * 3600);
+    std::fs::File::options().write(true).open(file).expect("there").set_modified(then).expect("sets");
+}
+
+#[tokio::test]
+async fn what_retention_removed_is_said_to_be_and_what_runs_stays() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().join("state");
+    let trials = state(&folder).await;
+    age(&folder, &trials[0], 1, 50);
+    age(&folder, &trials[1], 1, 30);
+    age(&folder, &trials[1], 2, 90);
+    let keep = Keep { time: "40h".parse().expect("a time"), space: None };
+    let w = World::keeping(dir, keep).await;
+    let (file, of_one) = (w.file("c.parquet"), trials[0].to_string());
+    w.fleet(&["samples", "nightly"]).await.expect("lists");
+    w.fleet(&["samples", "nightly", "--parquet", &file]).await.expect("exports");
+    let (rows, metadata) = parquet_rows(&file);
+    assert_eq!(rows.len(), 4 + 2, "the oldest file is of a running attempt and stays");
+    let removed = &metadata["netscore.removed"];
+    assert!(removed.contains(&of_one) && removed.contains("--keep-samples 40h"), "{removed}");
+    let message = w.refused(&["samples", "nightly", "--trial", &of_one, "--csv", &file]).await;
+    assert!(message.contains("were removed on 20") && message.contains("--keep-samples 40h"), "{message}");
+
+    let url = format!("http://{}", w.running.address);
+    let mut client = client::connect(&url).await.expect("connects");
+    let request = v1::TrialSamplesRequest { trial: Some((&trials[0]).into()), attempt: 1 };
+    let status = client.trial_samples(request.clone()).await.expect_err("refused");
+    assert!(status.message().contains("were removed on 20"), "{status}");
+    w.fleet(&["report", "nightly", "--html", &w.file("r.html")]).await.expect("a report is one without traces, too");
+
+    // After another start it is still known, and what comes late is stored and given out.
+    let w = w.restart().await;
+    let url = format!("http://{}", w.running.address);
+    let mut client = client::connect(&url).await.expect("connects");
+    assert!(client.trial_samples(request.clone()).await.is_err());
+    let mut agent = AgentsClient::connect(url).await.expect("connects");
+    let late = batch(&trials[0], Attempt::FIRST, 7..8);
+    let mut acks = agent.samples(tokio_stream::iter([late.clone()])).await.expect("streams").into_inner();
+    assert_eq!(acks.message().await.expect("an answer").expect("one").number, 7);
+    let mut batches = client.trial_samples(request).await.expect("streams").into_inner();
+    assert_eq!(batches.message().await.expect("reads"), Some(late));
+    w.running.stop().await;
+}
+
 #[test]
 fn many_rows_are_several_row_groups() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -152,7 +202,7 @@ fn many_rows_are_several_row_groups() {
     };
     (0..300_000).for_each(|n| sink.row(&row(n)).expect("writes"));
     assert!(!path.exists(), "not before it is finished");
-    sink.finish(&[]).expect("finishes");
+    sink.finish(&Missing::default()).expect("finishes");
     let reader = SerializedFileReader::new(std::fs::File::open(&path).expect("there")).expect("a Parquet file");
     assert_eq!(reader.num_row_groups(), 3);
     let (rows, _) = parquet_rows(&path.display().to_string());

@@ -3,6 +3,7 @@
 //! ```text
 //! samples/intake/N.chunks             batches of all attempts as they came; one sync for many of them
 //! samples/CE/CELL-REPEAT-N.chunks     an attempt's samples in compressed chunks
+//! samples/removed.jsonl               what retention has removed
 //! ```
 //!
 //! A batch is acknowledged once it is durable in the intake. Batches that arrive twice are dropped, overlaps trimmed,
@@ -11,7 +12,10 @@
 mod chunk;
 mod columns;
 mod intake;
+mod keep;
 mod reader;
+mod removed;
+mod sweep;
 mod tail;
 mod tails;
 #[cfg(test)]
@@ -27,7 +31,10 @@ use fleet_common::telemetry::{Sample, Seal};
 use fleet_common::wire::{self, v1};
 use tokio::sync::{mpsc, oneshot};
 
+pub use keep::{Keep, KeepTime};
 pub use reader::Reader;
+pub use removed::Removal;
+use removed::Removed;
 use tails::Tails;
 use writer::{Command, Writer};
 
@@ -59,6 +66,7 @@ const INBOX: usize = 1024;
 #[derive(Debug)]
 pub struct Samples {
     tails: Arc<Tails>,
+    removed: Arc<Removed>,
     writer: Option<mpsc::Sender<Command>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -70,11 +78,12 @@ impl Samples {
     /// The folder cannot be read.
     pub fn open(dir: &Path) -> Result<Self, SamplesError> {
         let tails = Arc::new(Tails::new(dir));
+        let removed = Arc::new(Removed::open(&dir.join("removed.jsonl"))?);
         let writer = Writer::open(tails.clone())?;
         let (sender, receiver) = mpsc::channel(INBOX);
         let thread = std::thread::Builder::new().name("samples".to_owned()).spawn(move || writer.run(receiver));
         let thread = thread.map_err(|source| SamplesError::Io { path: dir.to_owned(), doing: "written", source })?;
-        Ok(Self { tails, writer: Some(sender), thread: Some(thread) })
+        Ok(Self { tails, removed, writer: Some(sender), thread: Some(thread) })
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, SamplesError> {
@@ -135,6 +144,11 @@ impl Samples {
         let key = (trial.clone(), attempt);
         let file = std::fs::metadata(self.tails.path(&key)).ok().map(|file| file.len());
         file.or_else(|| self.tails.snapshot(&key).filter(|(_, pending)| !pending.is_empty()).map(|_| 0))
+    }
+
+    /// That an attempt's samples were removed by retention. Some may have come since.
+    pub fn removal(&self, trial: &TrialId, attempt: Attempt) -> Option<Removal> {
+        self.removed.find(&tails::name(&(trial.clone(), attempt)))
     }
 
     /// Puts everything into chunk files and ends the writer.

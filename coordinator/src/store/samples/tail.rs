@@ -173,7 +173,12 @@ pub(super) fn fresh(mut batch: v1::SampleBatch, next: u64) -> Option<v1::SampleB
 /// The disk refused.
 pub(super) fn sync(path: &Path) -> Result<(), SamplesError> {
     let error = |source| SamplesError::Io { path: path.to_owned(), doing: "synced", source };
-    File::open(path).and_then(|file| file.sync_data()).map_err(error)?;
+    match File::open(path) {
+        Ok(file) => file.sync_data().map_err(error)?,
+        // Somebody has removed it since.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(error(e)),
+    }
     // Its folder, and the folder's own name in the one above.
     for folder in path.ancestors().skip(1).take(2) {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(error)?;

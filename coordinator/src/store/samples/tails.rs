@@ -1,6 +1,6 @@
 //! The ends of all attempts' samples, as far as they are known: readers see what the writer has taken in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +12,11 @@ use super::writer::Key;
 
 /// Ends that are remembered: far above the slots of a fleet. Another is found by reading its file.
 const MOST: usize = 16_384;
+
+/// The name of an attempt's chunk file without its extension: no other attempt has it.
+pub(super) fn name((trial, attempt): &Key) -> String {
+    format!("{}-{attempt}", trial.file_stem())
+}
 
 /// The ends of all attempts' samples in a folder.
 #[derive(Debug)]
@@ -27,9 +32,14 @@ impl Tails {
     }
 
     /// An attempt's chunk file.
-    pub(super) fn path(&self, (trial, attempt): &Key) -> PathBuf {
-        let stem = trial.file_stem();
-        self.dir.join(&stem[..2]).join(format!("{stem}-{attempt}.chunks"))
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        self.file(&name(key))
+    }
+
+    /// The chunk file of this name.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        let folder: String = name.chars().take(2).collect();
+        self.dir.join(folder).join(format!("{name}.chunks"))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Tail>> {
@@ -64,6 +74,26 @@ impl Tails {
     pub(super) fn flush_all(&self) -> Result<(), SamplesError> {
         let mut known = self.lock();
         known.values_mut().map(Tail::flush).fold(Ok(()), Result::and)
+    }
+
+    /// Chunk files that do not have all of their attempts' samples yet.
+    pub(super) fn unfinished(&self) -> HashSet<PathBuf> {
+        self.lock().values().filter(|tail| !tail.is_flushed()).map(|tail| tail.path().to_owned()).collect()
+    }
+
+    /// Removes a chunk file, unless samples of its attempt have just come. Says whether it is gone.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub(super) fn remove(&self, path: &Path) -> Result<bool, SamplesError> {
+        let mut known = self.lock();
+        if known.values().any(|tail| tail.path() == path && !tail.is_flushed()) {
+            return Ok(false);
+        }
+        let error = |source| SamplesError::Io { path: path.to_owned(), doing: "removed", source };
+        std::fs::remove_file(path).map_err(error)?;
+        known.retain(|_, tail| tail.path() != path);
+        Ok(true)
     }
 
     /// Forgets an attempt that is over, if all of it is in its file.

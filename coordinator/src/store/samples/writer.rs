@@ -28,9 +28,12 @@ pub(super) type Key = (TrialId, Attempt);
 pub(super) enum Command {
     /// Store a batch durably; answered with the number that should come next.
     Store(Key, v1::SampleBatch, oneshot::Sender<Result<u64, SamplesError>>),
-    /// Put all of an attempt into its chunk file and say what is in that; answered with the file, which is to be synced.
+    /// Put all of an attempt into its chunk file and say what is in that; answered with the file, too, which is to be
+    /// synced.
     Seal(Key, oneshot::Sender<Result<(Seal, PathBuf), SamplesError>>),
-    /// Put everything into chunk files and end.
+    /// Put everything into synced chunk files.
+    Empty(oneshot::Sender<Result<(), SamplesError>>),
+    /// Put everything into synced chunk files and end.
     Stop(oneshot::Sender<()>),
 }
 
@@ -81,12 +84,13 @@ impl Writer {
         {
             std::thread::sleep(GATHER);
             let mut group = Group::default();
-            let mut seals = Vec::new();
+            let (mut seals, mut empties) = (Vec::new(), Vec::new());
             let mut next = Some(first);
             while let Some(command) = next {
                 match command {
                     Command::Store(key, batch, answer) => self.gather(&mut group, key, batch, answer),
                     Command::Seal(key, answer) => seals.push((key, answer)),
+                    Command::Empty(answer) => empties.push(answer),
                     Command::Stop(answer) => stopping = Some(answer),
                 }
                 let more = stopping.is_none() && group.bytes.len() < GROUP;
@@ -95,6 +99,9 @@ impl Writer {
             self.commit(group);
             for (key, answer) in seals {
                 let _ = answer.send(self.seal(&key));
+            }
+            for answer in empties {
+                let _ = answer.send(self.empty());
             }
             if self.intake.is_full() && self.flush_all().is_ok() {
                 self.intake.move_on();
