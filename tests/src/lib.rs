@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod chaos;
 mod fleet;
+pub mod load;
 mod power;
 mod processes;
 mod textures;

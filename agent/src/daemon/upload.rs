@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::CompressionEncoding;
+use tonic::{Code, Status};
 
 use super::backoff::Backoff;
 use super::rpc::agents_client::AgentsClient;
@@ -15,10 +17,16 @@ const IN_FLIGHT: usize = 8;
 /// Sends a spool until everything is acknowledged and nothing more will come.
 pub(super) async fn upload(client: AgentsClient<tonic::transport::Channel>, spool: Arc<Spool>) {
     let mut backoff = Backoff::default();
+    let compressed = client.clone().send_compressed(CompressionEncoding::Zstd);
+    let mut understood = true;
     while !spool.is_done() {
+        let client = if understood { &compressed } else { &client };
         match stream(client.clone(), &spool, &mut backoff).await {
             Ok(()) => return,
             Err(error) => {
+                // What a coordinator says that is older than compression.
+                let status = error.downcast_ref::<Status>();
+                understood &= status.is_none_or(|status| status.code() != Code::Unimplemented);
                 tracing::debug!(%error, "the sample stream broke");
                 backoff.wait().await;
             }

@@ -82,8 +82,8 @@ pub fn batch(
     }
 }
 
-/// The samples of a batch. A series that this version does not know is left out; its numbers count as received.
-pub fn samples(batch: &v1::SampleBatch) -> Result<Vec<Sample>, WireError> {
+/// Whether a batch is one: lists of one length, not too long, numbers that end.
+pub fn check(batch: &v1::SampleBatch) -> Result<(), WireError> {
     let n = batch.at_nanos.len();
     if batch.series.len() != n || batch.value.len() != n {
         return Err(WireError::Invalid(format!(
@@ -98,6 +98,13 @@ pub fn samples(batch: &v1::SampleBatch) -> Result<Vec<Sample>, WireError> {
     if batch.first_number.checked_add(n as u64).is_none() {
         return Err(WireError::Invalid("a sample batch's numbers overflow".to_owned()));
     }
+    Ok(())
+}
+
+/// The samples of a batch. A series that this version does not know is left out; its numbers count as received.
+pub fn samples(batch: &v1::SampleBatch) -> Result<Vec<Sample>, WireError> {
+    check(batch)?;
+    let n = batch.at_nanos.len();
     Ok((0..n)
         .filter_map(|i| {
             Some(Sample {

@@ -5,7 +5,7 @@
 
 mod convert;
 
-pub use convert::{WireError, batch, lease, samples, settings, trial};
+pub use convert::{WireError, batch, check, lease, samples, settings, trial};
 
 /// Generated from `proto/fleet/v1`.
 #[allow(missing_docs, clippy::all, reason = "generated; the comments are in proto/")]

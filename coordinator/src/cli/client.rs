@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fleet_common::wire::MAX_MESSAGE_BYTES;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Failure;
@@ -22,6 +23,7 @@ pub(super) async fn connect(coordinator: &str) -> Result<OperatorClient<Channel>
         ))
     })?;
     Ok(OperatorClient::new(channel)
+        .accept_compressed(CompressionEncoding::Zstd)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }

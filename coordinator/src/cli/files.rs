@@ -1,33 +1,69 @@
 //! Files that are written whole or not at all.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
 
 /// Writes a file in place of whatever was there; a failure leaves that as it was. `what` names it in messages.
 pub(super) fn write(path: &Path, what: &str, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::failed(format!("cannot write {what} {}: {e}", path.display()));
-    // The new file takes the name, and a device such as /dev/full would be gone.
-    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        let why = "what is there is not a file; expected the name of a new file, or of one to replace";
-        return Err(Failure::usage(format!("cannot write {what} {}: {why}", path.display())));
+    let mut replacement = Replacement::begin(path, what)?;
+    replacement.write_all(bytes).map_err(|e| failed(path, what, &e))?;
+    replacement.finish()
+}
+
+fn failed(path: &Path, what: &str, why: &dyn std::fmt::Display) -> Failure {
+    Failure::failed(format!("cannot write {what} {}: {why}", path.display()))
+}
+
+/// A file that is being written, and takes the place of what was there when it is finished. Dropped before, it is gone.
+pub(super) struct Replacement {
+    file: File,
+    partial: PathBuf,
+    path: PathBuf,
+    what: String,
+}
+
+impl Replacement {
+    /// Begins one. `what` names it in messages.
+    pub(super) fn begin(path: &Path, what: &str) -> Result<Self, Failure> {
+        // The new file takes the name, and a device such as /dev/full would be gone.
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            let why = "what is there is not a file; expected the name of a new file, or of one to replace";
+            return Err(Failure::usage(format!("cannot write {what} {}: {why}", path.display())));
+        }
+        if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(|e| failed(path, what, &e))?;
+        }
+        let partial = partial(path);
+        let file = File::create(&partial).map_err(|e| failed(path, what, &e))?;
+        Ok(Self { file, partial, path: path.to_owned(), what: what.to_owned() })
     }
-    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let partial = partial(path);
-    let written = (|| {
-        let mut file = std::fs::File::create(&partial)?;
-        file.write_all(bytes)?;
+
+    /// Gives it the name.
+    pub(super) fn finish(self) -> Result<(), Failure> {
         // On the disk before it gets the name: a crash must not leave that name on an empty file.
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    })();
-    written.map_err(|e| {
-        let _ = std::fs::remove_file(&partial);
-        failed(e)
-    })
+        let done = self.file.sync_all().and_then(|()| std::fs::rename(&self.partial, &self.path));
+        done.map_err(|e| failed(&self.path, &self.what, &e))
+    }
+}
+
+impl Write for Replacement {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        // Finished, it has another name.
+        let _ = std::fs::remove_file(&self.partial);
+    }
 }
 
 /// The whole name and more, so that `a.csv` and `a.jsonl` written at once are not in each other's way.

@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tonic::transport::Channel;
 
 use super::fetch::Fetched;
-use super::serve::{Leases, Running, interrupted};
+use super::serve::{Leases, Retention, Running, interrupted};
 use super::{Failure, Files, Json, campaign, client, report, resolve, status};
 use crate::service::rpc::operator_client::OperatorClient;
 
@@ -63,6 +63,8 @@ pub(super) struct Local {
     #[command(flatten)]
     leases: Leases,
     #[command(flatten)]
+    retention: Retention,
+    #[command(flatten)]
     json: Json,
 }
 
@@ -80,7 +82,8 @@ impl Local {
         let page = self.report.clone().unwrap_or_else(|| self.state.join(format!("{name}.html")));
 
         let loopback = ([127, 0, 0, 1], 0).into();
-        let coordinator = Running::start(&self.state.join("coordinator"), loopback, self.leases.terms()).await?;
+        let (terms, keep) = (self.leases.terms(), self.retention.keep());
+        let coordinator = Running::start(&self.state.join("coordinator"), loopback, terms, keep).await?;
         let address = format!("http://{}", coordinator.address);
         let mut client = client::connect(&address).await?;
         let work = async {

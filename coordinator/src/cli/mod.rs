@@ -22,6 +22,7 @@ mod progress;
 mod records;
 mod report;
 mod resolve;
+mod samples;
 mod serve;
 mod status;
 #[cfg(test)]
@@ -89,6 +90,9 @@ enum Command {
     /// Writes the records of a campaign or an imported set to a file.
     #[command(after_help = "Example: fleet export nightly --jsonl nightly.jsonl")]
     Export(export::Export),
+    /// Lists the attempts that have samples, or writes all their samples to a file: power, energy, memory over time.
+    #[command(after_help = "Example: fleet samples nightly --parquet nightly.parquet")]
+    Samples(samples::Samples),
     /// Takes in records that were exported elsewhere, as a read-only set beside the campaigns.
     #[command(after_help = "Example: fleet import nightly.jsonl --as nightly-lab-b")]
     Import(import::Import),
@@ -181,6 +185,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Report(report) => report.run().await,
         Command::Compare(compare) => compare.run().await,
         Command::Export(export) => export.run().await,
+        Command::Samples(samples) => samples.run().await,
         Command::Import(import) => import.run().await,
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,

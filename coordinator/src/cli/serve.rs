@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use fleet_common::lease::LeaseTerms;
+use fleet_common::units::Bytes;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
@@ -13,7 +15,7 @@ use tonic::transport::Server;
 use super::Failure;
 use crate::driver::{self, Handle};
 use crate::service::Service;
-use crate::store::Store;
+use crate::store::{Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -32,6 +34,25 @@ pub(super) struct Serve {
     insecure: bool,
     #[command(flatten)]
     leases: Leases,
+    #[command(flatten)]
+    retention: Retention,
+}
+
+/// Which samples are kept.
+#[derive(Debug, Args)]
+pub(super) struct Retention {
+    /// How long samples of ended attempts are kept: days such as 90d, hours such as 36h, or forever
+    #[arg(long, value_name = "TIME", default_value = "forever")]
+    keep_samples: KeepTime,
+    /// Space for samples, such as 20GiB; of ended attempts, the oldest ones' go first [default: all there is]
+    #[arg(long, value_name = "SIZE")]
+    samples_space: Option<Bytes>,
+}
+
+impl Retention {
+    pub(super) fn keep(&self) -> Keep {
+        Keep { time: self.keep_samples, space: self.samples_space }
+    }
 }
 
 /// How long leases last.
@@ -61,7 +82,7 @@ impl Serve {
                  Listen on 127.0.0.1 (and forward it, for instance with ssh), or say --insecure on a network that you trust"
             )));
         }
-        let running = Running::start(&self.state, address, self.leases.terms()).await?;
+        let running = Running::start(&self.state, address, self.leases.terms(), self.retention.keep()).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on http://{}", running.address);
         let outcome = tokio::select! {
@@ -86,13 +107,20 @@ pub(super) struct Running {
     /// Where it listens.
     pub address: SocketAddr,
     driver: Handle,
+    samples: Arc<Samples>,
     thread: std::thread::JoinHandle<()>,
+    sweeping: tokio::task::JoinHandle<()>,
     server: tokio::task::JoinHandle<()>,
     stop: tokio::sync::oneshot::Sender<()>,
 }
 
 impl Running {
-    pub(super) async fn start(state: &Path, address: SocketAddr, terms: LeaseTerms) -> Result<Self, Failure> {
+    pub(super) async fn start(
+        state: &Path,
+        address: SocketAddr,
+        terms: LeaseTerms,
+        keep: Keep,
+    ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Failure::failed(format!(
                 "port {} is in use by another program (perhaps another coordinator); stop that one, or choose another \
@@ -118,10 +146,13 @@ impl Running {
         opened.misfits.iter().for_each(|m| tracing::error!("the journal has a hole: {m}"));
         tracing::info!(events = opened.events, rebuilt_index = opened.rebuilt, "the journal was read");
         let (index, samples) = (store.index.clone(), store.samples.clone());
+        let stored = samples.clone();
         let (driver, thread) = driver::start(store, known, terms);
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
         let service = Service::new(driver.clone(), index, samples);
+        service.sweep(keep).await;
+        let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -136,7 +167,7 @@ impl Running {
                 tracing::error!(%error, "the server failed");
             }
         });
-        Ok(Self { address, driver, thread, server, stop })
+        Ok(Self { address, driver, samples: stored, thread, sweeping, server, stop })
     }
 
     /// Returns when the coordinator can no longer work, with what is known of the reason.
@@ -150,8 +181,11 @@ impl Running {
     /// Ends the server, then the driver; everything that was answered is on disk.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
+        self.sweeping.abort();
         // Questions for work stay open for half a minute; nobody should wait for those.
         let _ = tokio::time::timeout(FAREWELL, self.server).await;
+        // Before the driver, which gives the folder back.
+        self.samples.stop().await;
         self.driver.stop().await;
         let thread = self.thread;
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;

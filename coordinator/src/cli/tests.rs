@@ -12,12 +12,12 @@ use super::serve::Running;
 use super::{Cli, Failure, client, dispatch};
 use crate::core::{CellEntry, Event, Submission};
 use crate::report::tests::records;
-use crate::store::Store;
+use crate::store::{Keep, Store};
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
 
 /// A state folder with a finished campaign of these records.
-fn finished(state: &Path, name: &str, records: &[Record]) {
+pub(super) fn finished(state: &Path, name: &str, records: &[Record]) {
     let (mut store, _, _) = Store::open(state).expect("opens");
     let cell = |r: &Record| CellEntry {
         id: r.trial.cell.clone(),
@@ -43,32 +43,37 @@ fn finished(state: &Path, name: &str, records: &[Record]) {
     store.commit(events.into_iter().map(|e| (1, e)).collect()).expect("commits");
 }
 
-struct World {
-    dir: tempfile::TempDir,
-    running: Running,
+pub(super) struct World {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) running: Running,
 }
 
 impl World {
-    async fn start(dir: tempfile::TempDir) -> Self {
+    pub(super) async fn start(dir: tempfile::TempDir) -> Self {
+        Self::keeping(dir, Keep::default()).await
+    }
+
+    /// With retention.
+    pub(super) async fn keeping(dir: tempfile::TempDir, keep: Keep) -> Self {
         let address = "127.0.0.1:0".parse().expect("an address");
-        let running = Running::start(&dir.path().join("state"), address, TERMS).await.expect("starts");
+        let running = Running::start(&dir.path().join("state"), address, TERMS, keep).await.expect("starts");
         Self { dir, running }
     }
 
-    async fn restart(self) -> Self {
+    pub(super) async fn restart(self) -> Self {
         self.running.stop().await;
         Self::start(self.dir).await
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(super) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.file(name)).expect("a file")
     }
 
-    async fn fleet(&self, words: &[&str]) -> Result<(), Failure> {
+    pub(super) async fn fleet(&self, words: &[&str]) -> Result<(), Failure> {
         let url = format!("http://{}", self.running.address);
         let mut line = vec!["fleet"];
         line.extend(words);
@@ -77,7 +82,7 @@ impl World {
     }
 
     /// What the command is refused with; it must be for what was given.
-    async fn refused(&self, words: &[&str]) -> String {
+    pub(super) async fn refused(&self, words: &[&str]) -> String {
         match self.fleet(words).await {
             Err(Failure::Usage(message)) => message,
             other => panic!("{words:?}: {other:?}"),

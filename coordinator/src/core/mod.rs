@@ -23,7 +23,7 @@ pub use campaigns::Prepared;
 pub use event::{CellEntry, Event, Submission};
 pub use imports::{ImportedSet, Imports, Source};
 pub use state::{ApplyError, Campaign, State, TrialEntry};
-pub use status::{AgentView, CampaignView, Description, Running, Snapshot};
+pub use status::{AgentView, Attempts, CampaignView, Description, Running, Snapshot};
 
 /// Names one question, so that its answer finds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +104,8 @@ pub enum Input {
     },
     /// A person asks for the records of a campaign or an imported set.
     Locate(Token, CampaignName),
+    /// A person asks which attempts a campaign's trials had.
+    Attempts(Token, CampaignName),
     /// A person asks what a campaign asks for.
     Describe(Token, CampaignName),
     /// A person asks where things stand.
@@ -244,7 +246,7 @@ pub enum Refusal {
     /// It is not a campaign.
     #[error(
         "\"{name}\" is a set of imported records, which is read-only: use `fleet compare` or `fleet export`; \
-         watch, report, retry and cancel are for campaigns"
+         watch, report, samples, retry and cancel are for campaigns"
     )]
     Imported {
         /// The name.
@@ -266,6 +268,8 @@ pub enum Reply {
     Imported(Result<(u64, bool), Refusal>),
     /// To a question for records.
     Located(Result<Source, Refusal>),
+    /// To a question for attempts.
+    Attempts(Result<Vec<Attempts>, Refusal>),
     /// To a question for a campaign.
     Described(Result<Box<Description>, Refusal>),
     /// To a question for the status.
@@ -367,6 +371,10 @@ impl Core {
             Input::Locate(token, name) => {
                 let source = self.locate(&name);
                 self.reply(token, Reply::Located(source));
+            }
+            Input::Attempts(token, campaign) => {
+                let attempts = self.attempts(&campaign);
+                self.reply(token, Reply::Attempts(attempts));
             }
             Input::Describe(token, campaign) => {
                 let description = self.describe(&campaign);

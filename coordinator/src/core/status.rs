@@ -83,7 +83,28 @@ pub struct Description {
     pub wasted: Vec<Vec<u8>>,
 }
 
+/// The attempts that a trial had so far: the latest and all before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempts {
+    /// Which trial.
+    pub trial: TrialId,
+    /// The latest.
+    pub latest: Attempt,
+    /// The latest is running.
+    pub running: bool,
+}
+
 impl Core {
+    /// The attempts of a campaign's trials, in the order of the plan.
+    pub(super) fn attempts(&self, name: &CampaignName) -> Result<Vec<Attempts>, Refusal> {
+        let trials = self.campaign(name)?.trials.iter();
+        let attempts = trials.filter_map(|id| {
+            let life = &self.state.trial(id)?.life;
+            Some(Attempts { trial: id.clone(), latest: life.attempt?, running: life.holder().is_some() })
+        });
+        Ok(attempts.collect())
+    }
+
     pub(super) fn describe(&self, name: &CampaignName) -> Result<Description, Refusal> {
         let campaign = self.campaign(name)?.clone();
         let given_up = campaign

@@ -4,13 +4,13 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, Tab
 
 /// How a column's cells stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Align {
+pub(crate) enum Align {
     Left,
     Right,
 }
 
 /// Rows under a head, in lines of at most `width` characters where there is a width.
-pub(super) fn grid(head: &[(&str, Align)], rows: &[Vec<String>], width: Option<u16>) -> String {
+pub(crate) fn grid(head: &[(&str, Align)], rows: &[Vec<String>], width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('-').junction('-')));
     let aligned = |text: &str, align: Align| {

@@ -43,6 +43,7 @@ use fleet_common::telemetry::Sample;
 pub use contrast::contrast;
 pub use csv::csv;
 pub use energy::energy_in_all;
+pub(crate) use grid::{Align, grid};
 pub use page::{ContrastInput, contrast_html, html};
 pub use table::table;
 

@@ -117,13 +117,8 @@ impl Agents for Service {
             );
             return Err(ServiceError::BadRequest(text).into());
         }
-        let seal = {
-            let (samples, trial, taken) = (self.samples.clone(), trial.clone(), record.samples_taken);
-            tokio::task::spawn_blocking(move || samples.seal(&trial, attempt, taken))
-                .await
-                .map_err(|e| ServiceError::Storage(e.to_string()))?
-                .map_err(|e| ServiceError::Storage(e.to_string()))?
-        };
+        let sealed = self.samples.seal(&trial, attempt, record.samples_taken).await;
+        let seal = sealed.map_err(ServiceError::from)?;
         let class = record.outcome.kind();
         tracing::info!(%trial, %attempt, agent = %holder.agent, outcome = class.name(), "a record arrived");
         let reply = self
@@ -222,7 +217,7 @@ impl Service {
         batch: v1::SampleBatch,
         known: &mut Option<(TrialId, Attempt)>,
     ) -> Result<v1::SampleAck, ServiceError> {
-        wire::samples(&batch)?;
+        wire::check(&batch)?;
         let trial = wire::trial(batch.trial.clone())?;
         let attempt: Attempt = batch.attempt.try_into().map_err(WireError::from)?;
         let key = Some((trial.clone(), attempt));
@@ -234,11 +229,7 @@ impl Service {
             let end = batch.first_number + batch.at_nanos.len() as u64;
             return Ok(v1::SampleAck { number: end.saturating_sub(1), ..ack });
         }
-        let samples = self.samples.clone();
-        let number = tokio::task::spawn_blocking(move || samples.store(&trial, attempt, &batch))
-            .await
-            .map_err(|e| ServiceError::Storage(e.to_string()))?
-            .map_err(|e| ServiceError::Storage(e.to_string()))?;
+        let number = self.samples.store(&trial, attempt, batch).await?;
         Ok(v1::SampleAck { number: number.unwrap_or(0), ..ack })
     }
 }

@@ -5,11 +5,14 @@
 mod agents;
 mod import;
 mod operator;
+mod retention;
+mod samples;
 
 use std::sync::Arc;
 
 use fleet_common::wire::{MAX_MESSAGE_BYTES, WireError};
 use tonic::Status;
+use tonic::codec::CompressionEncoding;
 
 use crate::core::Refusal;
 use crate::driver::{DriverError, Handle};
@@ -41,13 +44,16 @@ impl Service {
     /// The service for agents.
     pub fn agents(&self) -> AgentsServer<Self> {
         AgentsServer::new(self.clone())
+            .accept_compressed(CompressionEncoding::Zstd)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// The service for people's commands.
     pub fn operator(&self) -> OperatorServer<Self> {
+        // Records and samples shrink to a fraction; whoever does not understand zstd gets them as they are.
         OperatorServer::new(self.clone())
+            .send_compressed(CompressionEncoding::Zstd)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
@@ -66,6 +72,8 @@ enum ServiceError {
     BadRequest(String),
     #[error("{0}")]
     Storage(String),
+    #[error("{0}")]
+    Removed(String),
     #[error("the core answered another question than was asked; this is a bug")]
     WrongAnswer,
 }
@@ -77,7 +85,9 @@ impl From<ServiceError> for Status {
             ServiceError::Wire(_) | ServiceError::BadRequest(_) => Self::invalid_argument(text),
             ServiceError::Driver(_) | ServiceError::Storage(_) => Self::unavailable(text),
             ServiceError::Refused(Refusal::UnknownCampaign { .. }) => Self::not_found(text),
-            ServiceError::Refused(Refusal::NotNow(_) | Refusal::Imported { .. }) => Self::failed_precondition(text),
+            ServiceError::Removed(_) | ServiceError::Refused(Refusal::NotNow(_) | Refusal::Imported { .. }) => {
+                Self::failed_precondition(text)
+            }
             ServiceError::WrongAnswer => Self::internal(text),
         }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use fleet_common::id::{CampaignName, TrialId};
 use fleet_common::plan::{DatasetIdentity, Resolution, plan};
-use fleet_common::record::Record;
 use fleet_common::spec::{self, Backbone, DatasetName};
 use fleet_common::wire::{self, WireError, v1};
 use tokio::sync::mpsc;
@@ -20,14 +19,14 @@ use crate::core::{CampaignView, Input, Prepared, Refusal, Reply, SlotInfo, Snaps
 /// How often a watcher is told of changes.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn name(text: &str) -> Result<CampaignName, ServiceError> {
     Ok(text.parse().map_err(WireError::from)?)
 }
 
 impl Service {
-    async fn snapshot(&self, campaign: Option<CampaignName>) -> Result<Snapshot, ServiceError> {
+    pub(super) async fn snapshot(&self, campaign: Option<CampaignName>) -> Result<Snapshot, ServiceError> {
         match self.driver.ask(|token| Input::Status(token, campaign)).await? {
             Reply::Status(snapshot) => Ok(*snapshot?),
             _ => Err(ServiceError::WrongAnswer),
@@ -186,6 +185,16 @@ impl Operator for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
+    type SampledAttemptsStream = Answers<v1::SampledAttempt>;
+
+    async fn sampled_attempts(
+        &self,
+        request: Request<v1::SampledAttemptsRequest>,
+    ) -> Result<Response<Self::SampledAttemptsStream>, Status> {
+        let name = name(&request.into_inner().campaign)?;
+        Ok(Response::new(self.sampled(name).await?))
+    }
+
     type TrialSamplesStream = Answers<v1::SampleBatch>;
 
     async fn trial_samples(
@@ -195,16 +204,7 @@ impl Operator for Service {
         let r = request.into_inner();
         let trial = wire::trial(r.trial).map_err(ServiceError::from)?;
         let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
-        let (samples, index) = (self.samples.clone(), self.index.clone());
-        let batches = tokio::task::spawn_blocking(move || {
-            let stored = index.record(&trial).ok().flatten();
-            let of_this = stored.filter(|s| Record::from_json(&s.record).is_ok_and(|r| r.attempt == attempt));
-            samples.batches(&trial, attempt, of_this.map(|s| s.seal).as_ref())
-        })
-        .await
-        .map_err(|e| ServiceError::Storage(e.to_string()))?
-        .map_err(|e| ServiceError::Storage(e.to_string()))?;
-        Ok(Response::new(Box::pin(tokio_stream::iter(batches.into_iter().map(Ok)))))
+        Ok(Response::new(self.samples_of(trial, attempt)?))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryReply>, Status> {

@@ -5,7 +5,7 @@
 //! STATE/lock         held while the coordinator runs
 //! STATE/journal      events
 //! STATE/index/       sled
-//! STATE/samples/     chunk files
+//! STATE/samples/     samples, see there
 //! ```
 
 mod index;
@@ -22,7 +22,7 @@ use prost::Message;
 
 pub use index::{Index, IndexError, SledIndex, Stored};
 pub use journal::{Damage, Journal, JournalError};
-pub use samples::{Samples, SamplesError, flatten};
+pub use samples::{Keep, KeepTime, Reader, Removal, Samples, SamplesError, flatten};
 
 use crate::core::{Event, State};
 
@@ -49,6 +49,9 @@ pub enum StoreError {
     /// See [`IndexError`].
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// See [`SamplesError`].
+    #[error(transparent)]
+    Samples(#[from] SamplesError),
 }
 
 /// What was found when the state folder was opened.
@@ -95,7 +98,7 @@ impl Store {
         opened.misfits = misfits;
         opened.events = events.len() as u64;
         let index = Self::open_index(&path.join("index"), &journal, &events, &mut opened)?;
-        let samples = Arc::new(Samples::new(&path.join("samples")));
+        let samples = Arc::new(Samples::open(&path.join("samples"))?);
         let store = Self { journal, index: Arc::new(index), samples, path: path.to_owned(), _lock: lock };
         Ok((store, state, opened))
     }

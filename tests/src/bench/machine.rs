@@ -42,13 +42,17 @@ impl Machine {
         let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0.0)
     }
+
+    /// The machine, whatever ran on it.
+    pub fn hardware(&self) -> String {
+        let Self { cpu, cores, memory, kernel, .. } = self;
+        format!("{cpu}, {cores} cores, {:.1} GiB, Linux {kernel}", *memory as f64 / f64::from(1 << 30))
+    }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cpu, cores, memory, kernel, threads } = self;
-        let gib = *memory as f64 / f64::from(1 << 30);
-        write!(f, "{cpu}, {cores} cores, {gib:.1} GiB, Linux {kernel}; {threads} threads on either side")
+        write!(f, "{}; {} threads on either side", self.hardware(), self.threads)
     }
 }
 

@@ -25,6 +25,7 @@ pub use data::Images;
 pub use machine::Machine;
 pub use ours::baseline;
 pub use python::is_set_up;
+pub use resident::most as most_resident;
 pub use row::{Row, Scan, matrix};
 pub use table::{line, page};
 

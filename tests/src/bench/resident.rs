@@ -3,7 +3,7 @@
 use std::io;
 
 /// Most bytes that the process `pid` had resident so far; `None` once it has ended.
-pub(super) fn most(pid: u32) -> Option<u64> {
+pub fn most(pid: u32) -> Option<u64> {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
 
