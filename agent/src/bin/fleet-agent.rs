@@ -17,8 +17,8 @@ use fleet_common::profile::Request;
 use fleet_common::units::{Bytes, duration};
 use fleet_common::verify::Verdict;
 use fleet_common::worker::{JobDevice, Merged};
+use fleet_observe::log;
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 /// Runs the trials of NetScore Fleet on this machine: one worker process per device, metered, under a memory budget.
 #[derive(Debug, Parser)]
@@ -119,6 +119,12 @@ struct Run {
     /// End when standard input ends: for programs that start an agent
     #[arg(long)]
     exit_with_parent: bool,
+    /// Address where Prometheus reads /metrics, and whoever watches over programs /healthz, such as 127.0.0.1:9465.
+    /// Whoever reaches it can read what runs here [default: neither is served]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
+    #[command(flatten)]
+    log: log::Options,
     #[command(flatten)]
     machine: Machine,
 }
@@ -189,9 +195,11 @@ impl Devices {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let format = match &cli.command {
+        Command::Run(run) => run.log.log_format,
+        _ => log::Format::Text,
+    };
+    log::start(format, "info");
     let outcome = match cli.command {
         Command::Run(run) => start(run),
         Command::Doctor(doctor) => return examine(&doctor),
@@ -202,7 +210,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            log::last_words(format, &format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -223,6 +231,7 @@ fn start(run: Run) -> anyhow::Result<()> {
         powercap: run.machine.powercap,
         save_every: Duration::from_secs(run.save_every),
         state_space: run.state_space.0,
+        metrics: run.metrics,
         cool_down: Duration::from_secs(run.cool_down),
     };
     let (sender, stopping) = watch::channel(false);

@@ -13,6 +13,7 @@
 mod backoff;
 mod clock;
 mod connection;
+mod endpoint;
 mod outbox;
 mod process;
 mod record;
@@ -40,6 +41,7 @@ use trial::Running;
 use crate::device::{self, DeviceLock, Host, Label, Nvidia, Slot};
 use crate::files::Files;
 use crate::meter;
+use crate::metrics::Metrics;
 
 /// Generated from `proto/fleet/v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the comments are in proto/")]
@@ -83,6 +85,8 @@ pub struct Options {
     pub cool_down: Duration,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
+    /// Where metrics are served, as HOST:PORT; nowhere if none.
+    pub metrics: Option<String>,
 }
 
 /// What all parts of a daemon share.
@@ -94,6 +98,7 @@ struct Shared {
     options: Options,
     files: Arc<Files>,
     outbox: Outbox,
+    metrics: Arc<Metrics>,
     threads: u32,
     client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
     /// What each slot is doing.
@@ -163,6 +168,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     let shared = Arc::new(Shared {
         files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
+        metrics: Metrics::new(id.as_str(), &host.name, &slots),
         id,
         host,
         slots: slots.clone(),
@@ -176,6 +182,9 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     // A crashed daemon's samples belong to attempts that nobody can finish any more.
     let _ = std::fs::remove_dir_all(shared.options.state.join("spool"));
     announce(&shared);
+    if let Some(address) = &shared.options.metrics {
+        endpoint::serve(&shared, address).await?;
+    }
 
     let mut undelivered = shared.outbox.all();
     for record in &undelivered {
@@ -194,7 +203,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     // Records of slots that are no longer offered still have to be delivered.
     for record in undelivered {
         let shared = shared.clone();
-        loops.spawn(async move { slot::deliver(&shared, &record, None).await });
+        loops.spawn(async move { slot::deliver_late(&shared, &record).await });
     }
     while loops.join_next().await.is_some() {}
     heartbeats.abort();

@@ -16,6 +16,7 @@ use prost::Message;
 use tokio::sync::Notify;
 
 use super::clock;
+use crate::metrics::Waiting;
 
 /// The samples of one attempt.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ struct Inner {
     /// Samples not yet in a batch.
     open: Vec<Sample>,
     next_number: u64,
+    /// Numbers below this are the coordinator's.
+    acknowledged: u64,
     /// Batches in the file that are not acknowledged: number behind the last sample, offset, length.
     waiting: Vec<(u64, u64, u64)>,
     closed: bool,
@@ -57,6 +60,7 @@ impl Spool {
             length: 0,
             open: Vec::new(),
             next_number: 0,
+            acknowledged: 0,
             waiting: Vec::new(),
             closed: false,
             failed: None,
@@ -133,6 +137,7 @@ impl Spool {
     pub(super) fn acknowledge(&self, number: u64) {
         let mut inner = self.lock();
         inner.waiting.retain(|(end, _, _)| *end > number + 1);
+        inner.acknowledged = inner.acknowledged.max(number + 1);
         drop(inner);
         self.changed.notify_one();
     }
@@ -155,6 +160,16 @@ impl Spool {
     /// How many samples were numbered.
     pub(super) fn taken(&self) -> u64 {
         self.lock().next_number
+    }
+
+    /// What is not acknowledged yet.
+    pub(super) fn waiting(&self) -> Waiting {
+        let inner = self.lock();
+        Waiting {
+            samples: inner.next_number.saturating_sub(inner.acknowledged),
+            bytes: inner.waiting.iter().map(|(_, _, length)| length).sum(),
+            refused: inner.failed.is_some(),
+        }
     }
 
     /// Removes the file: its attempt is over.
@@ -184,15 +199,19 @@ mod tests {
             |after| -> Vec<u64> { spool.unsent(after, 10).expect("reads").iter().map(|b| b.first_number).collect() };
         assert_eq!(firsts(0), [0, 3]);
         assert_eq!(firsts(3), [3]);
+        assert_eq!(spool.waiting().samples, 5);
         spool.acknowledge(1);
         assert_eq!(firsts(0), [0, 3], "an acknowledgement inside a batch does not end it");
         spool.acknowledge(2);
         assert_eq!(firsts(0), [3]);
+        let (first, both) = (spool.waiting(), spool.inner.lock().expect("no panic").length);
+        assert!(first.samples == 2 && (1..both).contains(&first.bytes) && !first.refused, "{first:?} of {both}");
         push(1);
         spool.close();
         assert!(!spool.is_done());
         spool.acknowledge(5);
         assert!(spool.is_done());
+        assert_eq!(spool.waiting(), Waiting::default());
         assert_eq!(spool.taken(), 6);
         spool.remove();
         assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 0);

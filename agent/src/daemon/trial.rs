@@ -14,6 +14,7 @@ use fleet_common::worker::{Event, Job, JobDevice, Phase, SaveStates};
 use fleet_dataset::sha256_of_file;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::process::Worker;
 use super::record::{Readings, flags, interruptions, phases};
@@ -22,6 +23,7 @@ use super::spool::Spool;
 use super::{Shared, clock};
 use crate::device::{DeviceLock, Slot};
 use crate::meter::{self, Meter, ProcessMeter};
+use crate::metrics::Watched;
 
 /// Ten readings per second (measurement.md asks for at least that).
 const METER_EVERY: Duration = Duration::from_millis(100);
@@ -152,7 +154,9 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
 
     let checking = {
         let (files, lease) = (shared.files.clone(), lease.clone());
+        let span = Span::current();
         tokio::task::spawn_blocking(move || {
+            let _within = span.entered();
             files.check_dataset(&lease.settings, &lease.dataset)?;
             files.find_weights(&lease.settings)
         })
@@ -238,6 +242,7 @@ struct AttemptLog {
     marks: Vec<(Phase, MonoNanos)>,
     end: MonoNanos,
     readings: Readings,
+    watched: Watched,
     energy: Result<fleet_common::record::EnergyDomain, String>,
 }
 
@@ -256,6 +261,7 @@ impl AttemptLog {
             marks: Vec::new(),
             end: clock::monotonic(),
             readings: Readings::default(),
+            watched: shared.metrics.watched(&slot.id),
             energy: meters.energy,
         }
     }
@@ -293,6 +299,7 @@ impl AttemptLog {
     fn reading(&mut self, spool: &Spool, at: MonoNanos, channel: Channel, value: i64) {
         spool.push(at, channel, value);
         self.readings.push(at, channel, value);
+        self.watched.observe(channel, value);
     }
 
     fn record(
@@ -461,7 +468,9 @@ async fn work(
 /// Reads meters on a thread of their own (a driver may take its time to answer) until nobody listens.
 fn read_meters(mut meters: Vec<Box<dyn Meter>>) -> mpsc::Receiver<(MonoNanos, Vec<meter::Reading>)> {
     let (sender, receiver) = mpsc::channel(64);
+    let span = Span::current();
     std::thread::spawn(move || {
+        let _within = span.entered();
         loop {
             let at = clock::monotonic();
             let values: Vec<meter::Reading> = meters.iter_mut().flat_map(|m| m.read()).collect();
