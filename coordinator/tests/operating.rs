@@ -23,9 +23,13 @@ struct Coordinator {
 
 impl Coordinator {
     fn start() -> Self {
+        Self::start_as(Command::new(FLEET))
+    }
+
+    fn start_as(command: Command) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
-        let mut child = serve(dir.path())
+        let mut child = serve(command, dir.path())
             .args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log-format", "json"])
             .stdout(Stdio::piped())
             .stderr(log)
@@ -76,8 +80,9 @@ impl Drop for Coordinator {
     }
 }
 
-fn serve(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fleet"));
+const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
+
+fn serve(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir).arg("serve").env_remove("FLEET_LOG").env_remove("FLEET_LOG_FORMAT").stdin(Stdio::null());
     command
 }
@@ -85,17 +90,16 @@ fn serve(dir: &Path) -> Command {
 const CAMPAIGN: &str = "name = \"c\"\nseeds = [0, 1]\n[matrix]\nmethod = \"lora\"\nbackbone = \"vit_micro\"\n\
                         dataset = \"textures\"\n[train]\nsteps = 10\n";
 
-async fn submit(channel: Channel) {
+async fn submit(channel: Channel, toml: &str) -> Result<v1::SubmitReply, tonic::Status> {
     let dataset =
         v1::ResolvedDataset { name: "textures".into(), fingerprint: "f".repeat(64), classes: 8, train: 100, test: 100 };
     let request = v1::SubmitRequest {
         file_name: "c.toml".into(),
-        toml: CAMPAIGN.into(),
+        toml: toml.into(),
         datasets: vec![dataset],
         ..Default::default()
     };
-    let reply = OperatorClient::new(channel).submit(request).await.expect("submitted").into_inner();
-    assert_eq!(reply.trials, 2);
+    OperatorClient::new(channel).submit(request).await.map(tonic::Response::into_inner)
 }
 
 fn record(lease: &v1::Lease, samples: u64) -> Vec<u8> {
@@ -137,7 +141,7 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
     assert_eq!(before.value("fleet_leases_granted_total", &[]), Some(0.0), "counters begin at zero");
     assert_eq!(before.value("fleet_agents", &[]), Some(0.0));
 
-    submit(coordinator.channel().await).await;
+    assert_eq!(submit(coordinator.channel().await, CAMPAIGN).await.expect("submitted").trials, 2);
     let mut client = AgentsClient::new(coordinator.channel().await);
     let slot = |slot: &str| v1::Slot { slot: slot.into(), hardware: "NVIDIA \"X\"".into(), memory_bytes: 1 };
     let introduction = v1::RegisterRequest {
@@ -235,6 +239,25 @@ async fn names_from_outside_do_not_become_labels() {
     assert_eq!(page.value("fleet_requests_total", &[("method", "Pull"), ("code", "InvalidArgument")]), Some(1.0));
 }
 
+/// A limit on the size of files stands in for a full disk: the kernel refuses the write in the same place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_refuses_is_seen() {
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 1024; exec \"$@\"", "bash", FLEET]);
+    let coordinator = Coordinator::start_as(limited);
+    let seeds: Vec<String> = (0..2000).map(|seed| seed.to_string()).collect();
+    let large = CAMPAIGN.replace("[0, 1]", &format!("[{}]", seeds.join(", ")));
+    let refused = submit(coordinator.channel().await, &large).await.expect_err("it does not fit");
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    let page = coordinator.scrape();
+    assert_eq!(page.value("fleet_journal_refusals_total", &[]), Some(1.0));
+    assert_eq!(page.value("fleet_journal_events_total", &[]), Some(0.0), "what was refused does not count");
+    assert_eq!(page.value("fleet_requests_total", &[("method", "Submit"), ("code", "Unavailable")]), Some(1.0));
+    assert_eq!(coordinator.get("/healthz").0, 200, "what fits is still taken");
+    submit(coordinator.channel().await, CAMPAIGN).await.expect("it fits");
+    assert_eq!(coordinator.scrape().value("fleet_journal_events_total", &[]), Some(1.0));
+}
+
 #[test]
 fn metrics_are_not_shown_to_others_unasked_and_a_taken_port_says_so() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -245,15 +268,18 @@ fn metrics_are_not_shown_to_others_unasked_and_a_taken_port_says_so() {
         ("nowhere", 2, "--metrics: expected HOST:PORT"),
         (port.as_str(), 1, "choose another with --metrics"),
     ] {
-        let mut command = serve(dir.path());
+        let mut command = serve(Command::new(FLEET), dir.path());
         let output = command.args(["--listen", "127.0.0.1:0", "--metrics", address]).output().expect("runs");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{error}");
         assert!(error.contains(words) && error.starts_with("error: "), "{error}");
     }
     assert!(!dir.path().join("fleet-state").exists(), "it is refused before anything is made");
-    let output =
-        serve(dir.path()).args(["--metrics", "nowhere"]).env("FLEET_LOG_FORMAT", "json").output().expect("runs");
+    let output = serve(Command::new(FLEET), dir.path())
+        .args(["--metrics", "nowhere"])
+        .env("FLEET_LOG_FORMAT", "json")
+        .output()
+        .expect("runs");
     let line: Value = serde_json::from_slice(&output.stderr).expect("the last words are JSON, too");
     assert_eq!(line["level"], "ERROR", "{line}");
 }

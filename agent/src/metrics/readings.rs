@@ -10,24 +10,31 @@ fleet_observe::metrics! {
     POWER = Gauge "DCGM_FI_DEV_POWER_USAGE", "Power of the GPU, in W";
     POWER_INSTANT = Gauge "DCGM_FI_DEV_POWER_USAGE_INSTANT", "Power of the GPU at this moment, in W";
     POWER_LIMIT = Gauge "DCGM_FI_DEV_ENFORCED_POWER_LIMIT", "Power limit that is enforced on the GPU, in W";
-    ENERGY = Untyped "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "Energy of the GPU since the driver was loaded, in mJ: a counter";
+    ENERGY = Untyped "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+        "Energy of the GPU since the driver was loaded, in mJ: a counter";
     TEMPERATURE = Gauge "DCGM_FI_DEV_GPU_TEMP", "Temperature of the GPU, in C";
     SM_CLOCK = Gauge "DCGM_FI_DEV_SM_CLOCK", "Clock of the GPU's multiprocessors, in MHz";
     MEMORY_CLOCK = Gauge "DCGM_FI_DEV_MEM_CLOCK", "Clock of the GPU's memory, in MHz";
     UTILISATION = Gauge "DCGM_FI_DEV_GPU_UTIL", "Share of time in which a kernel ran, in %";
     MEMORY_UTILISATION = Gauge "DCGM_FI_DEV_MEM_COPY_UTIL", "Share of time in which memory was read or written, in %";
     MEMORY_USED = Gauge "DCGM_FI_DEV_FB_USED", "Memory in use on the GPU by all processes, in MiB";
-    THROTTLE = Gauge "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS", "Why the GPU's clocks are lower than they could be, as NVML's bits";
+    THROTTLE = Gauge "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS",
+        "Why the GPU's clocks are lower than they could be, as NVML's bits";
     LINK_GENERATION = Gauge "DCGM_FI_DEV_PCIE_LINK_GEN", "PCIe generation of the GPU's link at this moment";
     LINK_WIDTH = Gauge "DCGM_FI_DEV_PCIE_LINK_WIDTH", "PCIe lanes of the GPU's link at this moment";
-    POWER_AVERAGE = Gauge "fleet_gpu_power_average_watts", "Power of the GPU as a mean over the driver's window, in watts";
+    POWER_AVERAGE = Gauge "fleet_gpu_power_average_watts",
+        "Power of the GPU as a mean over the driver's window, in watts";
     OTHERS = Gauge "fleet_gpu_other_processes", "Processes that compute on the GPU and are not the trial's";
     ALLOCATED = Gauge "fleet_allocator_live_bytes", "Bytes that tensors hold in the worker's allocator";
     RESIDENT = Gauge "fleet_worker_resident_bytes", "Resident memory of the worker process, in bytes";
-    PACKAGES = Counter "fleet_cpu_package_energy_joules_total", "Energy of all CPU packages of the machine since the trial began, in joules";
-    DRAM = Counter "fleet_cpu_dram_energy_joules_total", "Energy of the memory beside the CPU packages since the trial began, in joules";
-    SENSOR_POWER = Gauge "fleet_sensor_power_watts", "Power of a hwmon sensor, in watts; the record of a trial names the sensor";
-    SENSOR_ENERGY = Counter "fleet_sensor_energy_joules_total", "Energy of a hwmon sensor since the trial began, in joules";
+    PACKAGES = Counter "fleet_cpu_package_energy_joules_total",
+        "Energy of all CPU packages of the machine since the trial began, in joules";
+    DRAM = Counter "fleet_cpu_dram_energy_joules_total",
+        "Energy of the memory beside the CPU packages since the trial began, in joules";
+    SENSOR_POWER = Gauge "fleet_sensor_power_watts",
+        "Power of a hwmon sensor, in watts; the record of a trial names the sensor";
+    SENSOR_ENERGY = Counter "fleet_sensor_energy_joules_total",
+        "Energy of a hwmon sensor since the trial began, in joules";
     SENSOR_TEMPERATURE = Gauge "fleet_sensor_temperature_celsius", "Temperature of a hwmon sensor, in degrees Celsius";
     WALL_POWER = Gauge "fleet_wall_power_watts", "Power of the whole machine at the wall, in watts";
     WALL_SKEW = Gauge "fleet_wall_skew_seconds", "How far the wall meter's reading may be from its time, in seconds";

@@ -79,6 +79,7 @@ impl Serve {
             let address = listener.local_addr().map_err(|e| Failure::failed(e.to_string()))?;
             let endpoint = Endpoint::new(running.driver.clone(), running.counts.clone(), self.state.clone());
             tokio::spawn(http::serve(listener, Arc::new(endpoint)));
+            tracing::info!(%address, "metrics can be read");
             say!("metrics on http://{address}/metrics");
         }
         let outcome = tokio::select! {
