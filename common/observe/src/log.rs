@@ -6,6 +6,7 @@ use std::io::IsTerminal as _;
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -29,8 +30,7 @@ pub struct Options {
 /// Logs from here on, as much as FLEET_LOG says, or else `default`.
 pub fn start(format: Format, default: &str) {
     let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let subscriber = subscriber(format, filter, std::io::stderr);
-    tracing::subscriber::set_global_default(subscriber).expect("the log is started once");
+    subscriber(format, filter, std::io::stderr).init();
 }
 
 /// Says why the program ends.
@@ -49,7 +49,8 @@ pub fn trial_span(
     agent: impl Display,
     slot: impl Display,
 ) -> tracing::Span {
-    tracing::info_span!("trial", %cell, repeat, attempt, %agent, %slot)
+    // Of the highest level: whatever is logged of a trial, down to errors alone, is logged in it.
+    tracing::error_span!(target: "trial", "trial", %cell, repeat, attempt, %agent, %slot)
 }
 
 /// What writes such lines to `writer`.
@@ -57,7 +58,9 @@ pub fn subscriber<W>(format: Format, filter: EnvFilter, writer: W) -> Box<dyn Su
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // A filter that names other targets alone would leave lines without their trial.
+    let spans = "trial=error".parse().expect("a directive");
+    let builder = tracing_subscriber::fmt().with_env_filter(filter.add_directive(spans)).with_writer(writer);
     match format {
         Format::Text => Box::new(builder.with_ansi(std::io::stderr().is_terminal()).finish()),
         Format::Json => Box::new(builder.json().flatten_event(true).with_span_list(false).finish()),
@@ -86,13 +89,16 @@ mod tests {
         }
     }
 
-    fn logged(format: Format) -> String {
+    fn logged(format: Format, filter: &str) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(format, EnvFilter::new("info"), move || writer.clone());
+        let subscriber = subscriber(format, EnvFilter::new(filter), move || writer.clone());
         tracing::subscriber::with_default(subscriber, || {
             let span = trial_span("c0", 1, 2, "a", "cpu");
-            span.in_scope(|| tracing::info!(error = %"line 1\nline \"2\"", "it said {}", "so"));
+            span.in_scope(|| {
+                tracing::info!(error = %"line 1\nline \"2\"", "it said {}", "so");
+                tracing::error!(target: "elsewhere", "it broke");
+            });
             tracing::debug!("not this");
             tracing::warn!("outside");
         });
@@ -101,22 +107,33 @@ mod tests {
 
     #[test]
     fn each_json_line_is_an_object_that_says_what_it_belongs_to() {
-        let text = logged(Format::Json);
+        let text = logged(Format::Json, "info");
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
-        let [first, second] = &lines[..] else { panic!("{text}") };
+        let [first, broke, second] = &lines[..] else { panic!("{text}") };
         assert_eq!((&first["level"], &first["message"]), (&json!("INFO"), &json!("it said so")));
         assert_eq!(first["error"], json!("line 1\nline \"2\""), "a line break does not break the line");
         assert_eq!(
             first["span"],
             json!({"name": "trial", "cell": "c0", "repeat": 1, "attempt": 2, "agent": "a", "slot": "cpu"})
         );
+        assert_eq!(broke["span"], first["span"]);
         assert!(first["timestamp"].as_str().is_some_and(|t| t.ends_with('Z')), "{first}");
         assert_eq!((&second["message"], second.get("span")), (&json!("outside"), None));
     }
 
     #[test]
+    fn lines_keep_their_trial_whatever_the_filter_leaves() {
+        for filter in ["error", "elsewhere=debug"] {
+            let text = logged(Format::Json, filter);
+            let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+            let [broke] = &lines[..] else { panic!("{filter}: {text}") };
+            assert_eq!((&broke["message"], &broke["span"]["cell"]), (&json!("it broke"), &json!("c0")), "{filter}");
+        }
+    }
+
+    #[test]
     fn people_read_the_same_in_words() {
-        let text = logged(Format::Text);
+        let text = logged(Format::Text, "info");
         assert!(
             text.contains("trial{cell=c0 repeat=1 attempt=2 agent=a slot=cpu}") && text.contains("it said so"),
             "{text}"

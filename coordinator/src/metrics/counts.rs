@@ -5,15 +5,14 @@ use std::time::Duration;
 use fleet_common::lease::Release;
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
-use fleet_common::wire::v1;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
-use prost::Message as _;
 
-use crate::core::{Event, Reply, Reported};
+use super::Tally;
+use crate::core::{Reply, Reported};
 
 /// Names and values of labels; all values are the program's own, so that their number is bounded.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -44,34 +43,6 @@ pub struct Counts {
     pub(super) requests: Family<Asked, Counter>,
     /// How long the answers took.
     pub(super) seconds: Family<[(&'static str, String); 1], Histogram>,
-}
-
-/// What of some events is counted, once they are durable.
-#[derive(Debug, Default)]
-pub struct Tally {
-    events: u64,
-    granted: u64,
-    resumed: u64,
-    given_up: u64,
-    released: Vec<Release>,
-}
-
-impl Tally {
-    /// Of these events.
-    pub fn of<'e>(events: impl Iterator<Item = &'e Event>) -> Self {
-        events.fold(Self::default(), |mut tally, event| {
-            tally.events += 1;
-            match event {
-                Event::LeaseGranted { .. } => tally.granted += 1,
-                Event::LeaseResumed { .. } => tally.resumed += 1,
-                Event::LeaseReleased { cause, .. } => tally.released.push(*cause),
-                Event::TrialGivenUp { .. } => tally.given_up += 1,
-                // Of the others, only their number.
-                _ => {}
-            }
-            tally
-        })
-    }
 }
 
 fn cause(release: Release) -> &'static str {
@@ -228,19 +199,19 @@ impl Counts {
         }
     }
 
-    /// A batch of samples was stored, or else the disk refused it.
-    pub fn batch(&self, batch: &v1::SampleBatch, is_stored: bool) {
+    /// A batch of so many samples and bytes was stored, or else the disk refused it.
+    pub fn batch(&self, samples: usize, bytes: usize, is_stored: bool) {
         if is_stored {
-            self.samples.inc_by(batch.at_nanos.len() as u64);
-            self.sample_bytes.inc_by(batch.encoded_len() as u64);
+            self.samples.inc_by(samples as u64);
+            self.sample_bytes.inc_by(bytes as u64);
         } else {
             self.refused_batches.inc();
         }
     }
 
-    /// A batch belongs to an attempt that is not known.
-    pub fn unknown(&self, batch: &v1::SampleBatch) {
-        self.unknown_samples.inc_by(batch.at_nanos.len() as u64);
+    /// So many samples belong to an attempt that is not known.
+    pub fn unknown(&self, samples: usize) {
+        self.unknown_samples.inc_by(samples as u64);
     }
 
     /// A request was answered, after this time.

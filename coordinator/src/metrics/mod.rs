@@ -7,15 +7,17 @@ mod counts;
 mod endpoint;
 mod requests;
 mod standing;
+mod tally;
 
 use std::path::Path;
 
 use fleet_observe::page::Page;
 use fleet_observe::process;
 
-pub use counts::{Counts, Tally};
+pub use counts::Counts;
 pub use endpoint::Endpoint;
 pub use requests::Timed;
+pub use tally::Tally;
 
 use crate::core::Snapshot;
 

@@ -5,6 +5,7 @@ use fleet_common::lease::Holder;
 use fleet_common::record::Record;
 use fleet_common::wire::{self, AGENT_HEADER, SLOT_HEADER, WireError, v1};
 use fleet_observe::log;
+use prost::Message as _;
 use tonic::Request;
 use tracing::{Instrument as _, Span};
 
@@ -71,18 +72,16 @@ impl Service {
         }
         let ack = v1::SampleAck { trial: batch.trial.clone(), attempt: batch.attempt, number: 0 };
         if *known != key {
-            self.counts.unknown(&batch);
+            self.counts.unknown(batch.at_nanos.len());
             tracing::warn!("samples of an attempt that was never granted here are dropped");
             let end = batch.first_number + batch.at_nanos.len() as u64;
             return Ok(v1::SampleAck { number: end.saturating_sub(1), ..ack });
         }
-        let (samples, counts) = (self.samples.clone(), self.counts.clone());
-        let stored = blocking(move || {
-            let stored = samples.store(&trial, attempt, &batch);
-            counts.batch(&batch, stored.is_ok());
-            stored
-        });
-        let number = stored.await.inspect_err(|error| tracing::warn!(%error, "the agent will send again"))?;
+        let (count, bytes) = (batch.at_nanos.len(), batch.encoded_len());
+        let samples = self.samples.clone();
+        let stored = blocking(move || samples.store(&trial, attempt, &batch)).await;
+        self.counts.batch(count, bytes, stored.is_ok());
+        let number = stored.inspect_err(|error| tracing::warn!(%error, "the agent will send again"))?;
         Ok(v1::SampleAck { number: number.unwrap_or(0), ..ack })
     }
 }
