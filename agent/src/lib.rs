@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`device`] | what is here: CPU, GPUs, their classes and locks |
 //! | [`meter`] | raw counters → samples |
+//! | [`metrics`] | what Prometheus reads |
 //! | [`daemon`] | leases held, worker processes, samples and records on their way to the coordinator |
 //! | [`doctor`] | what this machine has, what is missing, how to get it |
 //! | [`calibrate`] | a close look at meters, kept for the records |
@@ -23,5 +24,6 @@ pub mod device;
 pub mod doctor;
 pub mod files;
 pub mod meter;
+pub mod metrics;
 pub mod profile;
 pub mod verify;

@@ -18,6 +18,7 @@ use super::{Shared, process_cpu};
 use crate::clock::{self, Clocks};
 use crate::device::Slot;
 use crate::meter::{Account, Covered, Mark, interruptions, short_windows};
+use crate::metrics::Watched;
 
 /// An attempt so far.
 pub(super) struct AttemptLog {
@@ -35,6 +36,7 @@ pub(super) struct AttemptLog {
     pub marks: Vec<Mark>,
     pub end: MonoNanos,
     readings: Readings,
+    watched: Watched,
     /// What the slot's meters cover.
     pub covered: Covered,
     /// What went wrong with them, or beside them.
@@ -46,7 +48,7 @@ pub(super) struct AttemptLog {
 }
 
 impl AttemptLog {
-    pub(super) fn start(lease: &Lease, states: States, covered: Covered) -> Self {
+    pub(super) fn start(lease: &Lease, states: States, covered: Covered, watched: Watched) -> Self {
         let carried = states.latest();
         Self {
             attempt: lease.attempt,
@@ -60,6 +62,7 @@ impl AttemptLog {
             marks: Vec::new(),
             end: clock::monotonic(),
             readings: Readings::default(),
+            watched,
             covered,
             clocks: Clocks::read(),
             cpu: process_cpu(),
@@ -106,6 +109,7 @@ impl AttemptLog {
     pub(super) fn reading(&mut self, spool: &Spool, at: MonoNanos, channel: Channel, value: i64) {
         spool.push(at, channel, value);
         self.readings.push(at, channel, value);
+        self.watched.observe(channel, value);
     }
 
     /// Something that a careful reader must know.

@@ -15,6 +15,7 @@ mod attempt;
 mod backoff;
 mod characterise;
 mod connection;
+mod endpoint;
 mod outbox;
 mod process;
 mod resume;
@@ -34,7 +35,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
 use fleet_common::record::Record;
+use fleet_observe::log;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 pub use connection::connect;
 use outbox::Outbox;
@@ -45,6 +48,7 @@ use wasted::{Untold, Waste};
 use crate::device::{self, DeviceLock, Host, Label, Nvidia, Slot};
 use crate::files::Files;
 use crate::meter;
+use crate::metrics::Metrics;
 
 /// Generated from `proto/fleet/v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the comments are in proto/")]
@@ -92,6 +96,8 @@ pub struct Options {
     pub save_every: Duration,
     /// How long a device rests after each trial.
     pub cool_down: Duration,
+    /// Where metrics are served, as HOST:PORT; nowhere if none.
+    pub metrics: Option<String>,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
 }
@@ -107,6 +113,7 @@ struct Shared {
     outbox: Outbox,
     untold: Untold,
     cache: Mutex<meter::Cache>,
+    metrics: Arc<Metrics>,
     threads: u32,
     client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
     /// What each slot is doing.
@@ -193,6 +200,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
         untold: Untold::new(state.join("wasted")),
         cache: Mutex::new(meter::Cache::open(&options.meter_cache)),
+        metrics: Metrics::new(id.as_str(), &host.name, &slots),
         id,
         host,
         slots: slots.clone(),
@@ -204,6 +212,9 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         stopping,
     });
     announce(&shared);
+    if let Some(address) = &shared.options.metrics {
+        endpoint::serve(&shared, address).await?;
+    }
 
     let mut undelivered = shared.outbox.all();
     for record in &undelivered {
@@ -229,7 +240,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     // Records of slots that are no longer offered still have to be delivered.
     for record in undelivered {
         let (shared, spool) = (shared.clone(), leftovers.remove(&(record.trial.clone(), record.attempt)));
-        loops.spawn(async move { slot::deliver(&shared, &record, spool.as_deref()).await });
+        loops.spawn(async move { slot::deliver_late(&shared, &record, spool.as_deref()).await });
     }
     while loops.join_next().await.is_some() {}
     beside.abort_all();
@@ -248,12 +259,16 @@ fn send_leftovers(
     for (slot, spool, readings) in Spool::left_behind(&state.join("spool")) {
         let (trial, attempt) = spool.whose();
         let (whose, spool) = ((trial.clone(), attempt), Arc::new(spool));
-        tracing::info!(trial = %whose.0, %attempt, "sending samples from before the restart");
-        let (uploading, sent) = (upload::upload(shared.client.clone(), spool.clone()), spool.clone());
-        beside.spawn(async move {
+        let span = log::trial_span(&whose.0.cell, whose.0.repeat, attempt.get(), &shared.id, &slot);
+        span.in_scope(|| tracing::info!("sending samples from before the restart"));
+        let sender = (shared.id.clone(), slot.clone());
+        let uploading = upload::upload(shared.client.clone(), spool.clone(), sender, shared.metrics.clone());
+        let sent = spool.clone();
+        let sending = async move {
             uploading.await;
             sent.remove();
-        });
+        };
+        beside.spawn(sending.instrument(span));
         if undelivered.iter().any(|r| r.trial == whose.0 && r.attempt == attempt) {
             of_records.insert(whose, spool);
             continue;

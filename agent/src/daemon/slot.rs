@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::record::{Outcome, Record};
 use fleet_common::wire::v1;
+use fleet_observe::log;
 use tonic::Code;
+use tracing::{Instrument as _, Span};
 
 use super::Shared;
 use super::backoff::Backoff;
@@ -39,8 +42,7 @@ pub(super) async fn run(
     undelivered: Option<(Option<Arc<Spool>>, Record)>,
 ) {
     if let Some((spool, record)) = undelivered {
-        tracing::info!(trial = %record.trial, attempt = %record.attempt, "delivering a record from before the restart");
-        deliver(&shared, &record, spool.as_deref()).await;
+        deliver_late(&shared, &record, spool.as_deref()).await;
     }
     characterise(&shared, &slot).await;
     let mut backoff = Backoff::default();
@@ -53,7 +55,8 @@ pub(super) async fn run(
         match lease {
             Ok(Some(lease)) => {
                 backoff.reset();
-                let pause = if work(&shared, &slot, &lock, lease).await {
+                let span = span(&shared, &lease.trial, lease.attempt, &slot.id);
+                let pause = if work(&shared, &slot, &lock, lease).instrument(span).await {
                     failures.reset();
                     shared.options.cool_down
                 } else {
@@ -96,6 +99,11 @@ async fn pull(shared: &Shared, slot: &Slot) -> anyhow::Result<Option<Lease>> {
     }
 }
 
+/// What is logged of an attempt.
+fn span(shared: &Shared, trial: &TrialId, attempt: Attempt, slot: &SlotId) -> Span {
+    log::trial_span(&trial.cell, trial.repeat, attempt.get(), &shared.id, slot)
+}
+
 /// From the lease to the delivered record; `false` if what came out says that this slot is not fit for work.
 async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease) -> bool {
     let spool = match Spool::create(&shared.options.state.join("spool"), &lease.trial, lease.attempt, &slot.id) {
@@ -106,8 +114,13 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
             return false;
         }
     };
-    let uploading = tokio::spawn(upload(shared.client.clone(), spool.clone()));
+    let waits = spool.clone();
+    let at_work = shared.metrics.begin(slot, &lease.settings, move || waits.waiting());
+    let sender = (shared.id.clone(), slot.id.clone());
+    let uploading = upload(shared.client.clone(), spool.clone(), sender, shared.metrics.clone());
+    let uploading = tokio::spawn(uploading.in_current_span());
     let ended = trial::run(shared, slot, lock, &lease, &spool).await;
+    at_work.meters_end();
     spool.close();
     let fit = match &ended {
         Ended::Record(record) => !matches!(record.outcome, Outcome::Crashed { .. } | Outcome::BadInput { .. }),
@@ -115,6 +128,7 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
     };
     match ended {
         Ended::Record(record) => {
+            shared.metrics.counts.ended(record.outcome.kind());
             if let Err(error) = shared.outbox.put(&record) {
                 // Still in memory; only a crash of this process could lose it now.
                 tracing::error!(%error, "the record could not be kept on disk");
@@ -147,8 +161,15 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
     fit
 }
 
+/// Delivers a record that an earlier daemon left.
+pub(super) async fn deliver_late(shared: &Shared, record: &Record, samples: Option<&Spool>) {
+    let span = span(shared, &record.trial, record.attempt, &record.machine.slot);
+    span.in_scope(|| tracing::info!("delivering a record from before the restart"));
+    deliver(shared, record, samples).instrument(span).await;
+}
+
 /// Delivers a record, however long it takes; its samples first, so that the coordinator can seal them.
-pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&Spool>) {
+async fn deliver(shared: &Shared, record: &Record, samples: Option<&Spool>) {
     let mut backoff = Backoff::default();
     loop {
         if let Some(spool) = samples {

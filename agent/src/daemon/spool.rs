@@ -21,6 +21,7 @@ use prost::Message;
 use tokio::sync::Notify;
 
 use crate::clock;
+use crate::metrics::Waiting;
 
 /// The spool of one attempt.
 #[derive(Debug)]
@@ -41,9 +42,13 @@ struct Inner {
     /// Samples not yet in a batch.
     open: Vec<Sample>,
     next_number: u64,
+    /// Numbers below this are the coordinator's.
+    acknowledged: u64,
     /// Batches in the file that are not acknowledged: number behind the last sample, offset and length of the message.
     waiting: Vec<(u64, u64, u64)>,
     closed: bool,
+    /// The disk refused at least once.
+    refused: bool,
 }
 
 /// Bytes of a frame before its message.
@@ -68,8 +73,10 @@ impl Spool {
                 length: 0,
                 open: Vec::new(),
                 next_number: 0,
+                acknowledged: 0,
                 waiting: Vec::new(),
                 closed: false,
+                refused: false,
             }),
             changed: Notify::new(),
         })
@@ -110,8 +117,10 @@ impl Spool {
             length: at as u64,
             open: Vec::new(),
             next_number: waiting.last().map_or(0, |(end, _, _)| *end),
+            acknowledged: 0,
             waiting,
             closed: true,
+            refused: false,
         };
         let spool = Self {
             trial: wire::trial(trial).ok()?,
@@ -170,6 +179,7 @@ impl Spool {
             }
             Err(error) => {
                 tracing::error!(trial = %self.trial, %error, "samples cannot be spooled; the series will have a gap");
+                inner.refused = true;
             }
         }
     }
@@ -193,6 +203,7 @@ impl Spool {
     pub(super) fn acknowledge(&self, number: u64) {
         let mut inner = self.lock();
         inner.waiting.retain(|(end, _, _)| *end > number + 1);
+        inner.acknowledged = inner.acknowledged.max(number + 1);
         drop(inner);
         self.changed.notify_one();
     }
@@ -215,6 +226,16 @@ impl Spool {
     /// How many samples were numbered.
     pub(super) fn taken(&self) -> u64 {
         self.lock().next_number
+    }
+
+    /// What is not acknowledged yet.
+    pub(super) fn waiting(&self) -> Waiting {
+        let inner = self.lock();
+        Waiting {
+            samples: inner.next_number.saturating_sub(inner.acknowledged),
+            bytes: inner.waiting.iter().map(|(_, _, length)| length).sum(),
+            refused: inner.refused,
+        }
     }
 
     /// Removes the file: the coordinator has everything.
@@ -264,15 +285,19 @@ mod tests {
         spool.flush();
         assert_eq!(firsts(&spool, 0), [0, 3]);
         assert_eq!(firsts(&spool, 3), [3]);
+        assert_eq!(spool.waiting().samples, 5);
         spool.acknowledge(1);
         assert_eq!(firsts(&spool, 0), [0, 3], "an acknowledgement inside a batch does not end it");
         spool.acknowledge(2);
         assert_eq!(firsts(&spool, 0), [3]);
+        let (first, both) = (spool.waiting(), spool.lock().length);
+        assert!(first.samples == 2 && (1..both).contains(&first.bytes) && !first.refused, "{first:?} of {both}");
         push(&spool, 1);
         spool.close();
         assert!(!spool.is_done());
         spool.acknowledge(5);
         assert!(spool.is_done());
+        assert_eq!(spool.waiting(), Waiting::default());
         assert_eq!(spool.taken(), 6);
         spool.remove();
         assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 0);

@@ -13,6 +13,7 @@ use fleet_common::wire::{self, WireError, v1};
 use fleet_common::worker::{Event, Job, JobDevice, Phase, SaveStates};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::Shared;
 use super::attempt::{AttemptLog, artifacts};
@@ -153,11 +154,13 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
     tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
     let states = States::of(&shared.options.state, &lease.trial);
     let covered = shared.meters(slot, None).covered;
-    let mut attempt = AttemptLog::start(lease, states, covered);
+    let mut attempt = AttemptLog::start(lease, states, covered, shared.metrics.watched(&slot.id));
 
     let checking = {
         let (files, lease) = (shared.files.clone(), lease.clone());
+        let span = Span::current();
         tokio::task::spawn_blocking(move || {
+            let _within = span.entered();
             files.check_dataset(&lease.settings, &lease.dataset)?;
             files.find_weights(&lease.settings)
         })

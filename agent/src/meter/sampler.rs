@@ -30,7 +30,9 @@ pub struct Batch {
 /// Reads `meters` every `every` until nobody listens.
 pub fn sample(mut meters: Vec<Box<dyn Meter>>, every: Duration) -> mpsc::Receiver<Batch> {
     let (sender, receiver) = mpsc::channel(WAITING);
+    let span = tracing::Span::current();
     std::thread::spawn(move || {
+        let _within = span.entered();
         let mut next = Instant::now();
         loop {
             let at = clock::monotonic();

@@ -206,6 +206,8 @@ impl Agent {
         if let Some(threads) = local.threads {
             command.args(["--threads", &threads.to_string()]);
         }
+        // Its log is read below, for its last words.
+        command.env_remove("FLEET_LOG_FORMAT");
         // Its standard input ends with this process, however that goes; a group of its own keeps Ctrl-C for us, so that
         // the order of leaving is ours.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log_file).process_group(0);

@@ -7,6 +7,7 @@ use fleet_agent::device::{Label, default_lock_dir};
 use fleet_agent::meter::{DEFAULT_HERTZ, HWMON, IDLE_SECONDS, POWERCAP, Places, WallSource, default_cache_dir};
 use fleet_agent::profile;
 use fleet_common::units::Bytes;
+use fleet_observe::log;
 
 /// Runs the trials of NetScore Fleet on this machine: one worker process per device, metered, under a memory budget.
 #[derive(Debug, Parser)]
@@ -157,6 +158,12 @@ pub(crate) struct Run {
     /// End when standard input ends: for programs that start an agent
     #[arg(long)]
     pub(crate) exit_with_parent: bool,
+    /// Address where Prometheus reads /metrics, and whoever watches over programs /healthz, such as 127.0.0.1:9465.
+    /// Whoever reaches it can read what runs here [default: neither is served]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
+    #[command(flatten)]
+    pub(crate) log: log::Options,
     #[command(flatten)]
     pub(crate) machine: Machine,
 }

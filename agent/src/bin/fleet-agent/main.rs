@@ -23,14 +23,16 @@ use fleet_common::profile::Request;
 use fleet_common::units::duration;
 use fleet_common::verify::Verdict;
 use fleet_common::worker::{JobDevice, Merged};
+use fleet_observe::log;
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let format = match &cli.command {
+        Command::Run(run) => run.log.log_format,
+        _ => log::Format::Text,
+    };
+    log::start(format, "info");
     let outcome = match cli.command {
         Command::Run(run) => start(run),
         Command::Doctor(doctor) => return examine(&doctor),
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            log::last_words(format, &format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -66,6 +68,7 @@ fn start(run: Run) -> anyhow::Result<()> {
         meter_cache: run.machine.meters.cache_dir(),
         save_every: Duration::from_secs(run.save_every),
         state_space: run.state_space.0,
+        metrics: run.metrics,
         cool_down: Duration::from_secs(run.cool_down),
     };
     let (sender, stopping) = watch::channel(false);
