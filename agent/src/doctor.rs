@@ -29,8 +29,10 @@ pub struct Options {
     pub lock_dir: PathBuf,
     /// NVML's library, if not the usual one.
     pub nvml: Option<PathBuf>,
-    /// Where powercap is.
-    pub powercap: PathBuf,
+    /// Where meters are.
+    pub meters: meter::Places,
+    /// Where what is known about meters is kept.
+    pub meter_cache: PathBuf,
 }
 
 /// How a finding matters.
@@ -138,6 +140,7 @@ fn cuda(nvidia: &Result<Nvidia, device::NvidiaError>, check: Option<&Check>) -> 
 }
 
 fn devices(options: &Options, host: &Host, nvidia: Result<Nvidia, device::NvidiaError>) -> Vec<Finding> {
+    let cache = meter::Cache::open(&options.meter_cache);
     let boards = device::all(host, nvidia.as_ref(), &options.worker);
     let nvidia = nvidia.ok().map(std::sync::Arc::new);
     let left_out = boards.left_out.into_iter();
@@ -162,10 +165,13 @@ fn devices(options: &Options, host: &Host, nvidia: Result<Nvidia, device::Nvidia
             }
             Err(error) => finding(subject, Level::Problem, format!("{detail}; {error}"), None),
         });
-        let meters = meter::of(&slot, nvidia.as_ref(), &options.powercap);
+        let covered = meter::of(&slot, &host.name, nvidia.as_ref(), &options.meters, None, &cache).covered;
         let subject = format!("energy of {}", slot.id);
-        findings.push(match meters.energy {
-            Ok(_) => finding(subject, Level::Ok, "measured", None),
+        findings.push(match covered.device {
+            Ok(device) => {
+                let sources = device.describe().sources.join(", ");
+                finding(subject, Level::Ok, format!("measured: {sources}"), None)
+            }
             Err(why) => finding(
                 subject,
                 Level::Note,

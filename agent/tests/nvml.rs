@@ -2,46 +2,39 @@
 //! answers can only be seen on a real one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod support;
+
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use fleet_agent::device::{Nvidia, Slot};
-use fleet_agent::meter::{self, POWERCAP};
+use fleet_agent::meter::{self, Cache, Meter, NvmlMeter, Places, Reading};
 use fleet_common::record::EnergyDomain;
 use fleet_common::telemetry::Series;
+use support::{Played, first, nowhere, seconds};
 
-fn stand_in(dir: &Path, variant: &[&str]) -> PathBuf {
-    let library = dir.join("libnvidia-ml.so.1");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/stand_ins/nvml.c");
-    let status =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).args(variant).status();
-    assert!(status.unwrap().success(), "the stand-in does not compile");
-    library
+fn of(slot: &Slot, played: &Played) -> meter::SlotMeters {
+    let cache = Cache::open(Path::new("/nowhere"));
+    meter::of(slot, "host", Some(&played.nvidia()), &nowhere(), None, &cache)
 }
 
-fn open(variant: &[&str]) -> (tempfile::TempDir, Result<Arc<Nvidia>, String>) {
-    let dir = tempfile::tempdir().unwrap();
-    let nvidia = Nvidia::open(Some(&stand_in(dir.path(), variant)));
-    (dir, nvidia.map(Arc::new).map_err(|e| e.to_string()))
-}
-
-fn first(nvidia: &Nvidia) -> Slot {
-    nvidia.boards(None, None).slots.remove(0)
+fn value(readings: &[Reading], series: Series) -> Option<i64> {
+    readings.iter().find(|r| r.channel == series.into()).map(|r| r.value)
 }
 
 #[test]
 fn a_board_is_described_and_those_that_cannot_be_used_are_named_with_the_reason() {
-    let (_dir, nvidia) = open(&[]);
-    let boards = nvidia.unwrap().boards(None, None);
+    let played = Played::without_script();
+    let boards = played.nvidia().boards(None, None);
     let [slot] = &boards.slots[..] else { panic!("{boards:?}") };
     assert_eq!((slot.id.as_str(), slot.hardware.as_str()), ("cuda:0", "NVIDIA Stand-in A"));
     assert_eq!(slot.memory_bytes, 8 << 30);
-    let gpu = slot.gpu.as_ref().unwrap();
-    assert_eq!((gpu.gpu.compute_capability.as_str(), gpu.gpu.driver.as_str()), ("8.9", "580.65.06"));
-    assert_eq!(gpu.gpu.power_limit_milliwatts, Some(200_000));
-    assert!(!gpu.gpu.uuid_hash.contains("GPU"), "records do not publish serials");
+    let gpu = &slot.gpu.as_ref().unwrap().gpu;
+    assert_eq!((gpu.compute_capability.as_str(), gpu.driver.as_str()), ("8.9", "580.65.06"));
+    assert_eq!((gpu.power_limit_milliwatts, gpu.default_power_limit_milliwatts), (Some(200_000), Some(220_000)));
+    assert_eq!((gpu.vbios.as_deref(), gpu.cuda_driver.as_deref()), (Some("95.02.18.00.01"), Some("13.0")));
+    assert_eq!((gpu.max_pcie_generation, gpu.max_pcie_width), (Some(4), Some(16)));
+    assert!(!gpu.uuid_hash.contains("GPU"), "records do not publish serials");
     let left: Vec<(&str, &str)> = boards.left_out.iter().map(|l| (l.name.as_str(), l.why.as_str())).collect();
     assert!(
         matches!(left[..], [("cuda:1", mig), ("cuda:2", lost)] if mig.contains("MIG") && lost.contains("memory")),
@@ -50,51 +43,107 @@ fn a_board_is_described_and_those_that_cannot_be_used_are_named_with_the_reason(
 }
 
 #[test]
-fn a_board_is_metered_by_its_counter() {
-    let (_dir, nvidia) = open(&[]);
-    let nvidia = nvidia.unwrap();
-    let mut meters = meter::of(&first(&nvidia), Some(&nvidia), Path::new(POWERCAP));
-    assert_eq!(meters.energy, Ok(EnergyDomain::Gpu));
-    let value = |readings: &[meter::Reading], series: Series| {
-        readings.iter().find(|(channel, _)| *channel == series.into()).map(|(_, v)| *v)
+fn everything_that_a_board_tells_is_read_fast_things_always_and_slow_things_once_a_second() {
+    let played = Played::new(
+        "boards 1\n0 power 0:150\n0 instant 1\n0 averaging 1\n0 others 0:2\n0 throttle 0:4 1:8\n0 temperature 0:61\n",
+    );
+    let slot = first(&played);
+    let mut meters = of(&slot, &played);
+    let device = meters.covered.device.clone().unwrap();
+    assert_eq!(device.gauge.domain, EnergyDomain::Gpu);
+    assert_eq!(device.describe().sources, ["NVML energy counter", "NVML power", "NVML instant power"]);
+    let mut at = |t: f64| {
+        played.set(t);
+        meters.meters[0].read(seconds(t))
     };
-    let from = Instant::now();
-    let before = meters.meters[0].read();
-    std::thread::sleep(Duration::from_millis(400));
-    let after = meters.meters[0].read();
-    let seconds = from.elapsed().as_secs_f64();
-    let joules = [&after, &before].map(|r| value(r, Series::GpuEnergyMillijoules).unwrap() as f64 / 1e3);
-    let watts = (joules[0] - joules[1]) / seconds;
-    assert!((120.0..160.0).contains(&watts), "the stand-in draws 150 W, {watts} were read");
-    assert_eq!(value(&after, Series::GpuPowerMilliwatts), Some(150_000));
-    assert_eq!(value(&after, Series::GpuMemoryUsedBytes), Some(1 << 30));
-    assert_eq!(value(&after, Series::GpuTemperatureCelsius), Some(61));
-    assert_eq!(value(&after, Series::GpuUtilisationPercent), Some(97));
+    let (first, fast, slow) = (at(0.0), at(0.4), at(1.0));
+    for series in [Series::GpuPowerMilliwatts, Series::GpuPowerInstantMilliwatts, Series::GpuPowerAverageMilliwatts] {
+        assert_eq!(value(&fast, series), Some(150_000), "{series:?}");
+    }
+    let millijoules = |readings: &[Reading]| value(readings, Series::GpuEnergyMillijoules).unwrap();
+    assert_eq!(millijoules(&slow) - millijoules(&first), 150_000);
+    assert_eq!(value(&fast, Series::GpuTemperatureCelsius), None);
+    for (series, expected) in [
+        (Series::GpuUtilisationPercent, 97),
+        (Series::GpuMemoryUtilisationPercent, 40),
+        (Series::GpuTemperatureCelsius, 61),
+        (Series::GpuMemoryUsedBytes, 1 << 30),
+        (Series::GpuSmClockMegahertz, 1500),
+        (Series::GpuMemoryClockMegahertz, 7000),
+        (Series::GpuThrottleReasons, 8),
+        (Series::GpuPowerLimitMilliwatts, 200_000),
+        (Series::GpuPcieGeneration, 4),
+        (Series::GpuPcieWidth, 8),
+        (Series::GpuOtherProcesses, 2),
+    ] {
+        assert_eq!(value(&slow, series), Some(expected), "{series:?}");
+    }
+    assert_eq!(meters.meters[0].remarks(), Vec::<String>::new());
+}
+
+#[test]
+fn the_trials_own_process_is_none_of_the_others() {
+    let played = Played::new("boards 1\n0 others 0:2\n");
+    let others = |worker| {
+        let mut meter = NvmlMeter::new(played.nvidia(), 0, worker);
+        value(&meter.read(seconds(0.0)), Series::GpuOtherProcesses)
+    };
+    assert_eq!(others(Some(400_001)), Some(1));
+    assert_eq!(others(None), Some(2));
+    assert_eq!(others(Some(17)), Some(1), "a container knows itself under another number than the driver");
 }
 
 #[test]
 fn a_board_without_a_counter_is_metered_by_its_power_and_one_without_either_not_at_all() {
-    let (_dir, nvidia) = open(&["-DENERGY=0"]);
-    let nvidia = nvidia.unwrap();
-    let mut meters = meter::of(&first(&nvidia), Some(&nvidia), Path::new(POWERCAP));
-    assert_eq!(meters.energy, Ok(EnergyDomain::Gpu));
-    let readings = meters.meters[0].read();
-    assert!(readings.contains(&(Series::GpuPowerMilliwatts.into(), 150_000)));
-    assert!(readings.iter().all(|(channel, _)| channel.series != Series::GpuEnergyMillijoules));
+    let played = Played::new("boards 1\n0 counter 0\n");
+    let slot = first(&played);
+    let mut meters = of(&slot, &played);
+    assert_eq!(meters.covered.device.clone().unwrap().describe().sources, ["NVML power"]);
+    let readings = meters.meters[0].read(seconds(0.0));
+    assert_eq!(value(&readings, Series::GpuPowerMilliwatts), Some(150_000));
+    assert_eq!(value(&readings, Series::GpuEnergyMillijoules), None);
 
-    let (_dir, nvidia) = open(&["-DENERGY=0", "-DPOWER=0"]);
-    let nvidia = nvidia.unwrap();
-    let meters = meter::of(&first(&nvidia), Some(&nvidia), Path::new(POWERCAP));
-    assert!(meters.energy.unwrap_err().contains("neither power nor energy"));
+    let played = Played::new("boards 1\n0 counter 0\n0 refuse power 3\n");
+    let why = of(&first(&played), &played).covered.device.unwrap_err();
+    assert!(why.contains("neither power nor energy"), "{why}");
+}
+
+#[test]
+fn a_board_that_refuses_vanishes_or_talks_nonsense_is_named() {
+    let played = Played::new("boards 1\n0 refuse power 4\n0 refuse energy 4\n");
+    let why = of(&first(&played), &played).covered.device.unwrap_err();
+    assert!(why.contains("does not let this user read"), "{why}");
+    let why = NvmlMeter::new(played.nvidia(), 7, None).energy().unwrap_err();
+    assert!(why.contains("no such GPU"), "{why}");
+
+    let remarks_at = |script: &str, t: f64| {
+        let played = Played::new(script);
+        played.set(0.0);
+        let mut meter = NvmlMeter::new(played.nvidia(), 0, None);
+        meter.read(seconds(0.0));
+        played.set(t);
+        let readings = meter.read(seconds(t));
+        (readings, meter.remarks().join("; "))
+    };
+    let (readings, remarks) = remarks_at("boards 1\n0 lost 5\n", 6.0);
+    assert!(readings.is_empty() && remarks.contains("fell off the bus"), "{remarks}");
+    let (_, remarks) = remarks_at("boards 1\n0 reset 5\n", 6.0);
+    assert!(remarks.contains("went backwards"), "{remarks}");
+    let (readings, remarks) = remarks_at("boards 1\n0 power 0:150 1:150 1:20000\n", 6.0);
+    assert_eq!(value(&readings, Series::GpuPowerMilliwatts), None);
+    assert!(remarks.contains("no board's power"), "{remarks}");
+    let (readings, _) = remarks_at("boards 1\n0 instant 1\n0 nan 1\n", 6.0);
+    assert_eq!(value(&readings, Series::GpuPowerInstantMilliwatts), None);
+    assert_eq!(value(&readings, Series::GpuPowerMilliwatts), Some(150_000), "what is a number is kept");
 }
 
 #[test]
 fn a_driver_that_is_not_well_is_told_with_what_to_do() {
     for (init, words) in [("9", "not loaded"), ("18", "reboot"), ("4", "container"), ("999", "does not answer")] {
-        let (_dir, nvidia) = open(&[&format!("-DINIT={init}")]);
-        let why = nvidia.err().unwrap();
+        let why = Played::new(&format!("init {init}\n")).open().unwrap_err();
         assert!(why.contains(words), "{init}: {why}");
     }
     let why = Nvidia::open(Some(Path::new("/nowhere/libnvidia-ml.so.1"))).unwrap_err().to_string();
     assert_eq!(why, "no NVIDIA driver is installed");
+    let _: (Arc<Nvidia>, Places) = (Played::new("").nvidia(), nowhere());
 }

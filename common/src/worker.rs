@@ -172,3 +172,28 @@ pub struct Merged {
     /// Tensors that came from the adapter's file as they are: the head, and batch norms.
     pub replaced: Vec<String>,
 }
+
+/// What `fleet-worker --load` reads: a device to put load on and off in turns.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadRequest {
+    /// The device.
+    pub device: JobDevice,
+    /// CPU threads.
+    pub threads: u32,
+    /// How often it is on.
+    pub turns: u32,
+    /// For how long each time, seconds.
+    pub on_seconds: f64,
+    /// For how long it is off between, seconds.
+    pub off_seconds: f64,
+}
+
+/// What it answers, a line of JSON after each turn. The device was synchronised before each look at the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadEdge {
+    /// When the load began.
+    pub from: MonoNanos,
+    /// When it ended.
+    pub to: MonoNanos,
+}

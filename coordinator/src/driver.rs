@@ -12,7 +12,8 @@ use fleet_common::lease::{LeaseTerms, Millis};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{Core, Event, Input, Now, Reply, State, Token};
-use crate::store::Store;
+use crate::metrics::{Counts, Tally};
+use crate::store::{Store, StoreError};
 
 /// Inputs that may wait for the driver; more make their senders wait.
 const INBOX: usize = 4096;
@@ -60,6 +61,11 @@ impl Handle {
         let answer = receiver.await;
         waiting.done();
         answer.unwrap_or(Err(DriverError::Stopped))
+    }
+
+    /// Inputs that wait for the driver.
+    pub fn queued(&self) -> usize {
+        self.inbox.max_capacity() - self.inbox.capacity()
     }
 
     /// How long leases last.
@@ -111,11 +117,18 @@ impl Drop for Waiting {
 
 /// Starts the driver. The thread ends after [`Handle::stop`], or once all handles are gone, and gives the store back to
 /// nobody: joining it means that everything is durable and the folder free.
-pub fn start(store: Store, state: State, terms: LeaseTerms) -> (Handle, std::thread::JoinHandle<()>) {
+pub fn start(
+    store: Store,
+    state: State,
+    terms: LeaseTerms,
+    counts: Arc<Counts>,
+) -> (Handle, std::thread::JoinHandle<()>) {
+    counts.journal(store.journal_bytes());
     let (sender, receiver) = mpsc::channel(INBOX);
     let driver = Driver {
         core: Core::new(state, terms),
         store,
+        counts,
         started: Instant::now(),
         waiting: HashMap::new(),
         stopping: false,
@@ -130,6 +143,7 @@ pub fn start(store: Store, state: State, terms: LeaseTerms) -> (Handle, std::thr
 struct Driver {
     core: Core,
     store: Store,
+    counts: Arc<Counts>,
     started: Instant,
     waiting: HashMap<Token, oneshot::Sender<Result<Reply, DriverError>>>,
     stopping: bool,
@@ -175,10 +189,10 @@ impl Driver {
     }
 
     fn finish(&mut self, events: Vec<(u64, Event)>, replies: Vec<(Token, Reply)>) {
-        let outcome = if events.is_empty() { Ok(()) } else { self.store.commit(events) };
-        match outcome {
+        match self.commit(events) {
             Ok(()) => {
                 for (token, reply) in replies {
+                    self.counts.answered(&reply);
                     if let Some(sender) = self.waiting.remove(&token) {
                         let _ = sender.send(Ok(reply));
                     }
@@ -201,6 +215,21 @@ impl Driver {
                 }
             }
         }
+    }
+
+    fn commit(&mut self, events: Vec<(u64, Event)>) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let tally = Tally::of(events.iter().map(|(_, event)| event));
+        let from = Instant::now();
+        let outcome = self.store.commit(events);
+        match &outcome {
+            Ok(()) => self.counts.committed(&tally, from.elapsed()),
+            Err(_) => self.counts.refused_commit(),
+        }
+        self.counts.journal(self.store.journal_bytes());
+        outcome
     }
 
     fn now(&self) -> Now {

@@ -7,6 +7,7 @@
 //! | [`cli`] | the `fleet` command |
 //! | [`core`] | decisions: inputs in, events and replies out; pure |
 //! | [`driver`] | owns the core: inputs in, journal, answers out |
+//! | [`metrics`] | what Prometheus reads: counts since the start, and where things stand |
 //! | [`service`] | the gRPC edge |
 //! | [`scheduler`] | which waiting trial a free slot gets; pure |
 //! | [`store`] | journal, index, samples |
@@ -15,6 +16,7 @@
 pub mod cli;
 pub mod core;
 pub mod driver;
+pub mod metrics;
 pub mod report;
 pub mod scheduler;
 pub mod service;

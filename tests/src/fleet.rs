@@ -114,6 +114,10 @@ impl Fleet {
             .env(key, value)
             .env("FLEET_LOCK_DIR", self.path().join("locks"))
             .env("FLEET_DATA", self.data())
+            .env("FLEET_METER_CACHE", self.path().join("meters"))
+            // A minute before the first trial; the tests of it say so.
+            .env("FLEET_CHARACTERISE", "never")
+            .env("FLEET_HWMON", self.path().join("no-hwmon"))
             .env_remove("FLEET_COORDINATOR")
             .env_remove("FLEET_WEIGHTS")
             .stdin(Stdio::null())
@@ -123,6 +127,13 @@ impl Fleet {
     pub fn run(&self, name: &str, args: &[&str]) -> Output {
         let mut command = self.command(name);
         command.args(args);
+        finish(&mut command)
+    }
+
+    /// The same, with more said to the command.
+    pub fn run_with(&self, name: &str, args: &[&str], more: impl FnOnce(&mut Command)) -> Output {
+        let mut command = self.command(name);
+        more(command.args(args));
         finish(&mut command)
     }
 

@@ -1,49 +1,6 @@
 //! Trials that are interrupted go on where they were, and their records say so.
 
-use fleet_tests::{Agent, Coordinator, Fleet, Power, wait_until};
-use serde_json::Value;
-
-/// A campaign of one trial of `steps` steps.
-fn long(fleet: &Fleet, name: &str, steps: u32) -> String {
-    let file = fleet.campaign(name, 1, "", "");
-    let text = std::fs::read_to_string(&file).expect("a file");
-    let text = text
-        .replace("steps = 4", &format!("steps = {steps}"))
-        .replace("[\"full\", \"lora\", \"bitfit\"]", "\"full\"")
-        .replace("[\"none\", \"static\"]", "\"none\"");
-    std::fs::write(&file, text).expect("writes");
-    file.to_str().expect("a path").to_owned()
-}
-
-struct Campaign<'a> {
-    fleet: &'a Fleet,
-    url: String,
-    name: &'static str,
-}
-
-impl Campaign<'_> {
-    fn status(&self) -> Value {
-        let out = self.fleet.fleet(&["status", self.name, "--coordinator", &self.url, "--json"]).ended_with(0);
-        out.json()["campaigns"][0].clone()
-    }
-
-    fn wait_for_step(&self, step: u64) {
-        wait_until("the trial to get that far", || {
-            let running = self.status()["running"][0].clone();
-            running["phase"] == "train" && running["done"].as_u64() >= Some(step)
-        });
-    }
-
-    /// The report's page once the trial is done, and its group.
-    fn finish(&self) -> (String, Value) {
-        wait_until("the trial to end", || self.status()["finished"]["completed"] == 1);
-        let page = self.fleet.path().join("page.html");
-        let page_arg = page.to_str().expect("a path");
-        let report = self.fleet.fleet(&["report", self.name, "--coordinator", &self.url, "--json", "--html", page_arg]);
-        let group = report.ended_with(0).json()["comparison"]["groups"][0].clone();
-        (std::fs::read_to_string(page).expect("a page"), group)
-    }
-}
+use fleet_tests::{Agent, Campaign, Coordinator, Fleet, Power, long, wait_until};
 
 /// The steps that the page says each attempt did.
 fn attempts(page: &str) -> Vec<(u32, u32)> {
@@ -103,8 +60,22 @@ fn stopped_twice_and_killed_once_a_trial_goes_on_and_its_joules_are_those_of_all
         "{joules} J in {seconds} s are {watts} W, played were {}",
         Power::WATTS
     );
+    // What the second did after its latest state is in no record; its successor found it in the spool and told it.
+    let report =
+        || fleet.fleet(&["report", "stopped", "--json", "--coordinator", &coordinator.url]).ended_with(0).json();
+    let killed = |waste: &serde_json::Value| {
+        waste["attempt"] == 2 && waste["reason"].as_str().is_some_and(|r| r.contains("killed or crashed"))
+    };
+    wait_until("the wasted energy", || report()["wasted"].as_array().is_some_and(|all| all.iter().any(killed)));
+    let told = report();
+    let waste = told["wasted"].as_array().and_then(|all| all.iter().find(|w| killed(w))).expect("told").clone();
+    let (joules, seconds) = (waste["energy"]["joules"].as_f64(), waste["seconds"].as_f64());
+    let watts = joules.expect("measured") / seconds.expect("a time");
+    assert!((watts - Power::WATTS).abs() < 5.0, "{waste}");
+    assert_eq!(told["wasted"].as_array().map_or(0, Vec::len) as u64, told["energy"][0]["wasted_attempts"]);
     assert_eq!(last.terminate(), Some(0));
     assert_eq!(walk(&fleet.path().join("agent/resume")), Vec::<String>::new(), "no state is left behind");
+    assert_eq!(walk(&fleet.path().join("agent/spool")), Vec::<String>::new(), "all samples were sent");
 }
 
 /// All files below a folder.

@@ -70,6 +70,7 @@ pub(super) async fn register(shared: &Shared) -> Duration {
         match answer(shared.client.clone().register(request)).await {
             Ok(reply) => {
                 tracing::info!(agent = %shared.id, coordinator = shared.options.coordinator, "registered");
+                shared.metrics.counts.heard();
                 let reply = reply.into_inner();
                 heed(shared, reply.verdicts);
                 return Duration::from_millis(reply.heartbeat_every_ms.max(1));
@@ -97,6 +98,7 @@ pub(super) async fn heartbeats(shared: Arc<Shared>, mut wanted: Duration) {
         let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
         match answer(shared.client.clone().heartbeat(request)).await {
             Ok(reply) => {
+                shared.metrics.counts.heard();
                 let reply = reply.into_inner();
                 if reply.register_again {
                     wanted = register(&shared).await;
@@ -105,7 +107,10 @@ pub(super) async fn heartbeats(shared: Arc<Shared>, mut wanted: Duration) {
                 }
             }
             // The next one may get through; the lease lasts a minute.
-            Err(status) => tracing::debug!(message = status.message(), "a heartbeat did not get through"),
+            Err(status) => {
+                shared.metrics.counts.missed.inc();
+                tracing::debug!(message = status.message(), "a heartbeat did not get through");
+            }
         }
     }
 }

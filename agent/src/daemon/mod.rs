@@ -5,22 +5,25 @@
 //! STATE/lock         held while the daemon runs
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
+//! STATE/wasted/      energy that is in no record, until it is told
 //! STATE/resume/      states that interrupted trials go on from
 //! STATE/logs/        what workers logged, one file per attempt
 //! STATE/artifacts/   trained weights, where a campaign wants them kept
 //! ```
 
+mod attempt;
 mod backoff;
-mod clock;
+mod characterise;
 mod connection;
+mod endpoint;
 mod outbox;
 mod process;
-mod record;
 mod resume;
 mod slot;
 mod spool;
 mod trial;
 mod upload;
+mod wasted;
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -30,16 +33,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use fleet_common::id::{AgentId, SlotId, TrialId};
+use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
+use fleet_common::record::Record;
+use fleet_observe::log;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 pub use connection::connect;
 use outbox::Outbox;
+use spool::Spool;
 use trial::Running;
+use wasted::{Untold, Waste};
 
 use crate::device::{self, DeviceLock, Host, Label, Nvidia, Slot};
 use crate::files::Files;
 use crate::meter;
+use crate::metrics::Metrics;
 
 /// Generated from `proto/fleet/v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; the comments are in proto/")]
@@ -75,12 +84,20 @@ pub struct Options {
     pub worker: PathBuf,
     /// NVML's library, if not the usual one.
     pub nvml: Option<PathBuf>,
-    /// Where powercap is.
-    pub powercap: PathBuf,
+    /// Where meters are.
+    pub meters: meter::Places,
+    /// Time between two readings of a meter.
+    pub meter_every: Duration,
+    /// Whether meters are looked at before the first trial of a day.
+    pub characterise: bool,
+    /// Where what is known about meters is kept.
+    pub meter_cache: PathBuf,
     /// How often a trial's state is saved; never if zero.
     pub save_every: Duration,
     /// How long a device rests after each trial.
     pub cool_down: Duration,
+    /// Where metrics are served, as HOST:PORT; nowhere if none.
+    pub metrics: Option<String>,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
 }
@@ -94,6 +111,9 @@ struct Shared {
     options: Options,
     files: Arc<Files>,
     outbox: Outbox,
+    untold: Untold,
+    cache: Mutex<meter::Cache>,
+    metrics: Arc<Metrics>,
     threads: u32,
     client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
     /// What each slot is doing.
@@ -107,9 +127,24 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is known about meters, as it stands.
+    fn cache(&self) -> meter::Cache {
+        self.cache_mut().clone()
+    }
+
+    fn cache_mut(&self) -> std::sync::MutexGuard<'_, meter::Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The trials in the slots.
     fn trials(&self) -> Vec<TrialId> {
         self.running().values().map(|r| r.trial().clone()).collect()
+    }
+
+    /// The meters of a slot, with what is known about them; `worker` is the process of its trial.
+    fn meters(&self, slot: &Slot, worker: Option<u32>) -> meter::SlotMeters {
+        let places = &self.options.meters;
+        meter::of(slot, &self.host.name, self.nvidia.as_ref(), places, worker, &self.cache())
     }
 
     fn is_stopping(&self) -> bool {
@@ -163,6 +198,9 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     let shared = Arc::new(Shared {
         files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
+        untold: Untold::new(state.join("wasted")),
+        cache: Mutex::new(meter::Cache::open(&options.meter_cache)),
+        metrics: Metrics::new(id.as_str(), &host.name, &slots),
         id,
         host,
         slots: slots.clone(),
@@ -173,9 +211,10 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         running: Mutex::default(),
         stopping,
     });
-    // A crashed daemon's samples belong to attempts that nobody can finish any more.
-    let _ = std::fs::remove_dir_all(shared.options.state.join("spool"));
     announce(&shared);
+    if let Some(address) = &shared.options.metrics {
+        endpoint::serve(&shared, address).await?;
+    }
 
     let mut undelivered = shared.outbox.all();
     for record in &undelivered {
@@ -185,20 +224,68 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         wanted = connection::register(&shared) => wanted,
         () = shared.stopped() => return Ok(()),
     };
-    let heartbeats = tokio::spawn(connection::heartbeats(shared.clone(), wanted));
+    let mut beside = tokio::task::JoinSet::new();
+    beside.spawn(connection::heartbeats(shared.clone(), wanted));
+    let mut leftovers = send_leftovers(&shared, &undelivered, &mut beside);
+    beside.spawn({
+        let shared = shared.clone();
+        async move { wasted::tell(&shared).await }
+    });
     let mut loops = tokio::task::JoinSet::new();
     for (slot, lock) in slots.into_iter().zip(locks) {
         let mine = undelivered.iter().position(|r| r.machine.slot == slot.id).map(|i| undelivered.remove(i));
+        let mine = mine.map(|record| (leftovers.remove(&(record.trial.clone(), record.attempt)), record));
         loops.spawn(slot::run(shared.clone(), slot, lock, mine));
     }
     // Records of slots that are no longer offered still have to be delivered.
     for record in undelivered {
-        let shared = shared.clone();
-        loops.spawn(async move { slot::deliver(&shared, &record, None).await });
+        let (shared, spool) = (shared.clone(), leftovers.remove(&(record.trial.clone(), record.attempt)));
+        loops.spawn(async move { slot::deliver_late(&shared, &record, spool.as_deref()).await });
     }
     while loops.join_next().await.is_some() {}
-    heartbeats.abort();
+    beside.abort_all();
     Ok(())
+}
+
+/// Sends what an earlier daemon could not send any more, and notes the energy of what it could not finish. Returns the
+/// spools of records that are still to be delivered.
+fn send_leftovers(
+    shared: &Arc<Shared>,
+    undelivered: &[Record],
+    beside: &mut tokio::task::JoinSet<()>,
+) -> HashMap<(TrialId, Attempt), Arc<Spool>> {
+    let state = &shared.options.state;
+    let mut of_records = HashMap::new();
+    for (slot, spool, readings) in Spool::left_behind(&state.join("spool")) {
+        let (trial, attempt) = spool.whose();
+        let (whose, spool) = ((trial.clone(), attempt), Arc::new(spool));
+        let span = log::trial_span(&whose.0.cell, whose.0.repeat, attempt.get(), &shared.id, &slot);
+        span.in_scope(|| tracing::info!("sending samples from before the restart"));
+        let sender = (shared.id.clone(), slot.clone());
+        let uploading = upload::upload(shared.client.clone(), spool.clone(), sender, shared.metrics.clone());
+        let sent = spool.clone();
+        let sending = async move {
+            uploading.await;
+            sent.remove();
+        };
+        beside.spawn(sending.instrument(span));
+        if undelivered.iter().any(|r| r.trial == whose.0 && r.attempt == attempt) {
+            of_records.insert(whose, spool);
+            continue;
+        }
+        let Some(slot) = shared.slots.iter().find(|s| s.id == slot) else { continue };
+        let covered = shared.meters(slot, None).covered;
+        if let Some(waste) = Waste::left_behind(state, slot, &covered, &whose.0, attempt, &readings) {
+            shared.untold.put(&shared.id, waste);
+        }
+    }
+    of_records
+}
+
+/// CPU time of this process so far.
+fn process_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// The state folder, ours for as long as the file is open. Waits for a predecessor that is on its way out: it may be
@@ -257,9 +344,8 @@ fn agent_id(state: &Path, host: &str) -> anyhow::Result<AgentId> {
 
 fn announce(shared: &Shared) {
     for slot in &shared.slots {
-        let meters = meter::of(slot, shared.nvidia.as_ref(), &shared.options.powercap);
-        let energy = match &meters.energy {
-            Ok(_) => "energy is measured".to_owned(),
+        let energy = match &shared.meters(slot, None).covered.device {
+            Ok(device) => format!("energy is measured: {}", device.describe().sources.join(", ")),
             Err(why) => format!("energy is unavailable: {why}"),
         };
         tracing::info!(agent = %shared.id, slot = %slot.id, hardware = %slot.hardware, "{energy}");

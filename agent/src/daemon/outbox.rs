@@ -46,11 +46,19 @@ impl Outbox {
         let _ = fs::remove_file(self.path(record));
     }
 
+    /// How many records there are.
+    pub(super) fn count(&self) -> u64 {
+        self.files().count() as u64
+    }
+
+    fn files(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.map(|e| e.path()).filter(|f| f.extension().is_some_and(|e| e == "json"))
+    }
+
     /// All records that were kept. One that cannot be read is left where it is, and said so.
     pub(super) fn all(&self) -> Vec<Record> {
-        let files = fs::read_dir(&self.dir).map(|e| e.flatten().map(|e| e.path()).collect()).unwrap_or_default();
-        let mut files: Vec<PathBuf> = files;
-        files.retain(|f| f.extension().is_some_and(|e| e == "json"));
+        let mut files: Vec<PathBuf> = self.files().collect();
         files.sort();
         files.iter().filter_map(|file| read(file)).collect()
     }

@@ -31,18 +31,26 @@ pub(super) struct Carried {
     pub phases: Vec<PhaseRecord>,
     /// The attempts.
     pub segments: Vec<Segment>,
+    /// What a careful reader must know about how they were measured.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 impl Carried {
     /// What `earlier` carried, and what the attempt of `segment` adds.
-    pub(super) fn new(earlier: Option<&Self>, phases: Vec<PhaseRecord>, segment: Segment) -> Self {
+    pub(super) fn new(
+        earlier: Option<&Self>,
+        phases: Vec<PhaseRecord>,
+        segment: Segment,
+        remarks: Vec<String>,
+    ) -> Self {
         let mut all = earlier.map_or_else(Vec::new, |e| e.phases.clone());
         // An evaluation that was begun starts over.
         merge_phases(&mut all, phases.into_iter().filter(|p| p.phase != Phase::Evaluate));
         let mut segments = earlier.map_or_else(Vec::new, |e| e.segments.clone());
         let step = segment.to_step;
         segments.push(segment);
-        Self { schema: SCHEMA.to_owned(), step, phases: all, segments }
+        Self { schema: SCHEMA.to_owned(), step, phases: all, segments, remarks }
     }
 }
 
@@ -141,7 +149,7 @@ mod tests {
     fn carried(step: u32) -> Carried {
         let segment =
             Segment { attempt: Attempt::FIRST, started_unix_ms: 1, ended_unix_ms: 2, from_step: 0, to_step: step };
-        Carried::new(None, Vec::new(), segment)
+        Carried::new(None, Vec::new(), segment, Vec::new())
     }
 
     fn save(states: &States, step: u32, bytes: usize) -> PathBuf {

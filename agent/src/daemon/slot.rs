@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::record::{Outcome, Record};
 use fleet_common::wire::v1;
+use fleet_observe::log;
 use tonic::Code;
+use tracing::{Instrument as _, Span};
 
 use super::Shared;
 use super::backoff::Backoff;
+use super::characterise::characterise;
 use super::connection::{ANSWER, answer};
 use super::resume::States;
 use super::spool::Spool;
 use super::trial::{self, Ended, Lease};
 use super::upload::upload;
+use super::wasted::{self, Waste};
 use crate::device::{DeviceLock, Slot};
 
 /// How long a question for work may stay open.
@@ -30,11 +35,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const SAMPLES_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs trials in `slot` until the daemon stops; first delivers a record that an earlier daemon left.
-pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undelivered: Option<Record>) {
-    if let Some(record) = undelivered {
-        tracing::info!(trial = %record.trial, attempt = %record.attempt, "delivering a record from before the restart");
-        deliver(&shared, &record, None).await;
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    slot: Slot,
+    lock: DeviceLock,
+    undelivered: Option<(Option<Arc<Spool>>, Record)>,
+) {
+    if let Some((spool, record)) = undelivered {
+        deliver_late(&shared, &record, spool.as_deref()).await;
     }
+    characterise(&shared, &slot).await;
     let mut backoff = Backoff::default();
     let mut failures = Backoff::between(FIRST_PAUSE, LONGEST_PAUSE);
     while !shared.is_stopping() {
@@ -45,7 +55,8 @@ pub(super) async fn run(shared: Arc<Shared>, slot: Slot, lock: DeviceLock, undel
         match lease {
             Ok(Some(lease)) => {
                 backoff.reset();
-                let pause = if work(&shared, &slot, &lock, lease).await {
+                let span = span(&shared, &lease.trial, lease.attempt, &slot.id);
+                let pause = if work(&shared, &slot, &lock, lease).instrument(span).await {
                     failures.reset();
                     shared.options.cool_down
                 } else {
@@ -88,9 +99,14 @@ async fn pull(shared: &Shared, slot: &Slot) -> anyhow::Result<Option<Lease>> {
     }
 }
 
+/// What is logged of an attempt.
+fn span(shared: &Shared, trial: &TrialId, attempt: Attempt, slot: &SlotId) -> Span {
+    log::trial_span(&trial.cell, trial.repeat, attempt.get(), &shared.id, slot)
+}
+
 /// From the lease to the delivered record; `false` if what came out says that this slot is not fit for work.
 async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease) -> bool {
-    let spool = match Spool::create(&shared.options.state.join("spool"), &lease.trial, lease.attempt) {
+    let spool = match Spool::create(&shared.options.state.join("spool"), &lease.trial, lease.attempt, &slot.id) {
         Ok(spool) => Arc::new(spool),
         Err(error) => {
             tracing::error!(%error, "samples cannot be spooled; giving the lease back");
@@ -98,8 +114,13 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
             return false;
         }
     };
-    let uploading = tokio::spawn(upload(shared.client.clone(), spool.clone()));
+    let waits = spool.clone();
+    let at_work = shared.metrics.begin(slot, &lease.settings, move || waits.waiting());
+    let sender = (shared.id.clone(), slot.id.clone());
+    let uploading = upload(shared.client.clone(), spool.clone(), sender, shared.metrics.clone());
+    let uploading = tokio::spawn(uploading.in_current_span());
     let ended = trial::run(shared, slot, lock, &lease, &spool).await;
+    at_work.meters_end();
     spool.close();
     let fit = match &ended {
         Ended::Record(record) => !matches!(record.outcome, Outcome::Crashed { .. } | Outcome::BadInput { .. }),
@@ -107,6 +128,7 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
     };
     match ended {
         Ended::Record(record) => {
+            shared.metrics.counts.ended(record.outcome.kind());
             if let Err(error) = shared.outbox.put(&record) {
                 // Still in memory; only a crash of this process could lose it now.
                 tracing::error!(%error, "the record could not be kept on disk");
@@ -115,19 +137,39 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
         }
         Ended::Stopped(reason) => {
             tracing::info!(trial = %lease.trial, attempt = %lease.attempt, reason, "stopped");
-            // Whoever goes on carries this attempt's samples, as far as they arrive.
-            let _ = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
+            let sent = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
             release(shared, held(slot, &lease), reason).await;
+            let _ = tokio::time::timeout(FAREWELL, wasted::tell_now(shared)).await;
+            if sent.is_err() && !shared.is_stopping() {
+                // Called off, and the way to the coordinator is slow: it goes on beside the next trial.
+                let spool = spool.clone();
+                tokio::spawn(async move {
+                    let _ = uploading.await;
+                    spool.remove();
+                });
+                shared.running().remove(&slot.id);
+                return fit;
+            }
         }
     }
     uploading.abort();
-    spool.remove();
+    // What is left of it then, the next daemon sends.
+    if spool.is_done() {
+        spool.remove();
+    }
     shared.running().remove(&slot.id);
     fit
 }
 
+/// Delivers a record that an earlier daemon left.
+pub(super) async fn deliver_late(shared: &Shared, record: &Record, samples: Option<&Spool>) {
+    let span = span(shared, &record.trial, record.attempt, &record.machine.slot);
+    span.in_scope(|| tracing::info!("delivering a record from before the restart"));
+    deliver(shared, record, samples).instrument(span).await;
+}
+
 /// Delivers a record, however long it takes; its samples first, so that the coordinator can seal them.
-pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&Spool>) {
+async fn deliver(shared: &Shared, record: &Record, samples: Option<&Spool>) {
     let mut backoff = Backoff::default();
     loop {
         if let Some(spool) = samples {
@@ -153,6 +195,13 @@ pub(super) async fn deliver(shared: &Shared, record: &Record, samples: Option<&S
         match reply {
             Ok(reply) => {
                 let outcome = reply.into_inner().outcome();
+                let counts = outcome == v1::report_reply::Outcome::Recorded
+                    || outcome == v1::report_reply::Outcome::AlreadyRecorded;
+                if !(counts && record.outcome.kind().is_result()) {
+                    let reason =
+                        record.outcome.reason().unwrap_or_else(|| "another attempt's record counts".to_owned());
+                    Waste::of_record(record, reason).into_iter().for_each(|waste| shared.untold.put(&shared.id, waste));
+                }
                 tracing::info!(trial = %record.trial, attempt = %record.attempt, outcome = outcome.as_str_name(), "delivered");
                 break;
             }

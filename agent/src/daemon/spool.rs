@@ -1,7 +1,11 @@
-//! An attempt's samples on the agent's disk, until the coordinator has acknowledged them.
+//! Samples of one attempt, numbered, on disk until the coordinator has them.
 //!
-//! Samples are numbered as they come, put into batches, and appended to a file; what was acknowledged is remembered by
-//! number. After an outage the batches behind that number are read back and sent again, in order.
+//! ```text
+//! STATE/spool/TRIAL-ATTEMPT@SLOT.samples    file := frame*    frame := length u32 | crc u32 | SampleBatch (protobuf)
+//! ```
+//!
+//! What was sampled since the last batch is in memory only (up to a second of it). A daemon that starts finds what an
+//! earlier one has left and sends it; what the coordinator has already, it drops by its numbers.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,15 +13,17 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use fleet_common::id::{Attempt, TrialId};
+use fleet_common::energy::Readings;
+use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::telemetry::{Channel, MonoNanos, Sample};
 use fleet_common::wire::{self, MAX_SAMPLES_PER_BATCH, v1};
 use prost::Message;
 use tokio::sync::Notify;
 
-use super::clock;
+use crate::clock;
+use crate::metrics::Waiting;
 
-/// The samples of one attempt.
+/// The spool of one attempt.
 #[derive(Debug)]
 pub(super) struct Spool {
     trial: TrialId,
@@ -36,43 +42,104 @@ struct Inner {
     /// Samples not yet in a batch.
     open: Vec<Sample>,
     next_number: u64,
-    /// Batches in the file that are not acknowledged: number behind the last sample, offset, length.
+    /// Numbers below this are the coordinator's.
+    acknowledged: u64,
+    /// Batches in the file that are not acknowledged: number behind the last sample, offset and length of the message.
     waiting: Vec<(u64, u64, u64)>,
     closed: bool,
-    /// The disk refused; samples since then are numbered but gone, which the numbers show.
-    failed: Option<String>,
+    /// The disk refused at least once.
+    refused: bool,
 }
+
+/// Bytes of a frame before its message.
+const HEAD: usize = 8;
 
 impl Spool {
     /// A new spool file in `dir`.
     ///
     /// # Errors
     /// The file cannot be made.
-    pub(super) fn create(dir: &Path, trial: &TrialId, attempt: Attempt) -> std::io::Result<Self> {
+    pub(super) fn create(dir: &Path, trial: &TrialId, attempt: Attempt, slot: &SlotId) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let path = dir.join(format!("{}-{attempt}.samples", trial.file_stem()));
+        let path = dir.join(format!("{}-{attempt}@{slot}.samples", trial.file_stem()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        let inner = Inner {
-            file,
-            length: 0,
-            open: Vec::new(),
-            next_number: 0,
-            waiting: Vec::new(),
-            closed: false,
-            failed: None,
-        };
         Ok(Self {
             trial: trial.clone(),
             attempt,
             boot_id: clock::boot_id(),
             path,
-            inner: Mutex::new(inner),
+            inner: Mutex::new(Inner {
+                file,
+                length: 0,
+                open: Vec::new(),
+                next_number: 0,
+                acknowledged: 0,
+                waiting: Vec::new(),
+                closed: false,
+                refused: false,
+            }),
             changed: Notify::new(),
         })
     }
 
+    /// What an earlier daemon has left in `dir`: closed, and all of it to be sent. A frame that was cut short by its end
+    /// and what follows it is dropped; a file without a whole frame is removed.
+    pub(super) fn left_behind(dir: &Path) -> Vec<(SlotId, Self, Readings)> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        let mut found = Vec::new();
+        for path in entries.filter(|p| p.extension().is_some_and(|e| e == "samples")) {
+            match Self::reopen(&path) {
+                Some(spool) => found.push(spool),
+                None => drop(std::fs::remove_file(&path)),
+            }
+        }
+        found
+    }
+
+    fn reopen(path: &Path) -> Option<(SlotId, Self, Readings)> {
+        let slot: SlotId = path.file_stem()?.to_str()?.rsplit_once('@')?.1.parse().ok()?;
+        let bytes = std::fs::read(path).ok()?;
+        let (mut waiting, mut readings, mut at) = (Vec::new(), Readings::default(), 0);
+        let mut whose = None;
+        while let Some(batch) = frame(&bytes[at..]) {
+            let length = batch.len();
+            let decoded = v1::SampleBatch::decode(batch).ok()?;
+            let end = decoded.first_number + decoded.at_nanos.len() as u64;
+            waiting.push((end, (at + HEAD) as u64, length as u64));
+            readings.extend(wire::samples(&decoded).ok()?);
+            whose = Some((decoded.trial, decoded.attempt, decoded.boot_id));
+            at += HEAD + length;
+        }
+        let (trial, attempt, boot_id) = whose?;
+        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        let inner = Inner {
+            file,
+            length: at as u64,
+            open: Vec::new(),
+            next_number: waiting.last().map_or(0, |(end, _, _)| *end),
+            acknowledged: 0,
+            waiting,
+            closed: true,
+            refused: false,
+        };
+        let spool = Self {
+            trial: wire::trial(trial).ok()?,
+            attempt: attempt.try_into().ok()?,
+            boot_id,
+            path: path.to_owned(),
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+        };
+        Some((slot, spool, readings))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose samples these are.
+    pub(super) fn whose(&self) -> (&TrialId, Attempt) {
+        (&self.trial, self.attempt)
     }
 
     /// Numbers a reading and keeps it.
@@ -97,19 +164,22 @@ impl Spool {
         }
         let batch = wire::batch(&self.trial, self.attempt, &inner.open, clock::wall_offset_nanos(), &self.boot_id);
         inner.open.clear();
-        let bytes = batch.encode_to_vec();
-        match inner.file.write_all(&bytes) {
+        let message = batch.encode_to_vec();
+        let mut bytes = Vec::with_capacity(HEAD + message.len());
+        bytes.extend_from_slice(&(message.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&message).to_le_bytes());
+        bytes.extend_from_slice(&message);
+        // At a place of our choice: part of a frame that the disk refused does not stand in front of the next.
+        match inner.file.write_all_at(&bytes, inner.length).and_then(|()| inner.file.flush()) {
             Ok(()) => {
-                let (offset, length) = (inner.length, bytes.len() as u64);
+                let (offset, length) = (inner.length + HEAD as u64, message.len() as u64);
                 inner.waiting.push((inner.next_number, offset, length));
-                inner.length += length;
+                inner.length += bytes.len() as u64;
                 self.changed.notify_one();
             }
             Err(error) => {
                 tracing::error!(trial = %self.trial, %error, "samples cannot be spooled; the series will have a gap");
-                inner.failed = Some(error.to_string());
-                // Part of the batch may be in the file; go on behind it.
-                inner.length = inner.file.metadata().map_or(inner.length, |m| m.len());
+                inner.refused = true;
             }
         }
     }
@@ -133,6 +203,7 @@ impl Spool {
     pub(super) fn acknowledge(&self, number: u64) {
         let mut inner = self.lock();
         inner.waiting.retain(|(end, _, _)| *end > number + 1);
+        inner.acknowledged = inner.acknowledged.max(number + 1);
         drop(inner);
         self.changed.notify_one();
     }
@@ -157,10 +228,28 @@ impl Spool {
         self.lock().next_number
     }
 
-    /// Removes the file: its attempt is over.
+    /// What is not acknowledged yet.
+    pub(super) fn waiting(&self) -> Waiting {
+        let inner = self.lock();
+        Waiting {
+            samples: inner.next_number.saturating_sub(inner.acknowledged),
+            bytes: inner.waiting.iter().map(|(_, _, length)| length).sum(),
+            refused: inner.refused,
+        }
+    }
+
+    /// Removes the file: the coordinator has everything.
     pub(super) fn remove(&self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// The message of the whole frame at the start of `bytes`.
+fn frame(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let message = rest.get(..u32::from_le_bytes(*length) as usize)?;
+    (crc32fast::hash(message) == u32::from_le_bytes(*crc)).then_some(message)
 }
 
 #[cfg(test)]
@@ -169,32 +258,74 @@ mod tests {
 
     use super::*;
 
+    fn trial() -> TrialId {
+        "0123456789abcdef0123456789abcdef/0".parse().expect("an id")
+    }
+
+    fn spool(dir: &Path) -> Spool {
+        Spool::create(dir, &trial(), Attempt::FIRST, &"cuda:0".parse().expect("a slot")).expect("made")
+    }
+
+    fn push(spool: &Spool, n: u64) {
+        (0..n).for_each(|i| spool.push(MonoNanos(i), Series::AllocatorLiveBytes.into(), i as i64));
+    }
+
+    fn firsts(spool: &Spool, after: u64) -> Vec<u64> {
+        spool.unsent(after, 10).expect("reads").iter().map(|b| b.first_number).collect()
+    }
+
     #[test]
     fn batches_stay_until_they_are_acknowledged() {
         let dir = tempfile::tempdir().expect("a folder");
-        let trial: TrialId = "0123456789abcdef0123456789abcdef/0".parse().expect("an id");
-        let spool = Spool::create(dir.path(), &trial, Attempt::FIRST).expect("made");
-        let push = |n: u64| (0..n).for_each(|i| spool.push(MonoNanos(i), Series::AllocatorLiveBytes.into(), i as i64));
-        push(3);
+        let spool = spool(dir.path());
+        push(&spool, 3);
         assert!(spool.unsent(0, 10).expect("reads").is_empty(), "not yet a batch");
         spool.flush();
-        push(2);
+        push(&spool, 2);
         spool.flush();
-        let firsts =
-            |after| -> Vec<u64> { spool.unsent(after, 10).expect("reads").iter().map(|b| b.first_number).collect() };
-        assert_eq!(firsts(0), [0, 3]);
-        assert_eq!(firsts(3), [3]);
+        assert_eq!(firsts(&spool, 0), [0, 3]);
+        assert_eq!(firsts(&spool, 3), [3]);
+        assert_eq!(spool.waiting().samples, 5);
         spool.acknowledge(1);
-        assert_eq!(firsts(0), [0, 3], "an acknowledgement inside a batch does not end it");
+        assert_eq!(firsts(&spool, 0), [0, 3], "an acknowledgement inside a batch does not end it");
         spool.acknowledge(2);
-        assert_eq!(firsts(0), [3]);
-        push(1);
+        assert_eq!(firsts(&spool, 0), [3]);
+        let (first, both) = (spool.waiting(), spool.lock().length);
+        assert!(first.samples == 2 && (1..both).contains(&first.bytes) && !first.refused, "{first:?} of {both}");
+        push(&spool, 1);
         spool.close();
         assert!(!spool.is_done());
         spool.acknowledge(5);
         assert!(spool.is_done());
+        assert_eq!(spool.waiting(), Waiting::default());
         assert_eq!(spool.taken(), 6);
         spool.remove();
         assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_daemon_has_left_is_found_again_up_to_a_torn_end() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = spool(dir.path());
+        for _ in 0..3 {
+            push(&first, 4);
+            first.flush();
+        }
+        push(&first, 2);
+        let path = first.path.clone();
+        // Killed: what was not in a batch is gone, and the last frame was cut.
+        drop(first);
+        let bytes = std::fs::read(&path).expect("reads");
+        std::fs::write(&path, &bytes[..bytes.len() - 3]).expect("writes");
+        std::fs::write(dir.path().join("empty-1@cpu.samples"), "").expect("writes");
+        let mut found = Spool::left_behind(dir.path());
+        let (slot, spool, readings) = found.pop().expect("one");
+        assert!(found.is_empty() && !dir.path().join("empty-1@cpu.samples").exists());
+        assert_eq!((slot.as_str(), spool.whose()), ("cuda:0", (&trial(), Attempt::FIRST)));
+        assert_eq!((firsts(&spool, 0), spool.taken()), (vec![0, 4], 8));
+        assert_eq!(readings.of(Series::AllocatorLiveBytes.into()).len(), 8);
+        assert!(!spool.is_done());
+        spool.acknowledge(7);
+        assert!(spool.is_done());
     }
 }

@@ -1,38 +1,43 @@
 //! One trial: check what it needs, run the worker, meter it, write its record.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::plan::CellSettings;
-use fleet_common::record::{Artifact, Machine, Outcome, Record, SCHEMA, Segment, Training, merge_phases};
+use fleet_common::record::{Outcome, Record, Training};
 use fleet_common::spec::{DatasetName, Output};
-use fleet_common::telemetry::{Channel, MonoNanos, Series};
+use fleet_common::telemetry::Series;
 use fleet_common::wire::{self, WireError, v1};
 use fleet_common::worker::{Event, Job, JobDevice, Phase, SaveStates};
-use fleet_dataset::sha256_of_file;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tracing::Span;
 
+use super::Shared;
+use super::attempt::{AttemptLog, artifacts};
+use super::characterise::Cooling;
 use super::process::Worker;
-use super::record::{Readings, flags, interruptions, phases};
-use super::resume::{Carried, States, prune};
+use super::resume::{States, prune};
 use super::spool::Spool;
-use super::{Shared, clock};
+use crate::clock;
 use crate::device::{DeviceLock, Slot};
-use crate::meter::{self, Meter, ProcessMeter};
+use crate::meter::{Batch, Meter, ProcessMeter, sample};
 
-/// Ten readings per second (measurement.md asks for at least that).
-const METER_EVERY: Duration = Duration::from_millis(100);
 /// A worker that neither begins a phase nor ends a step for so long hangs, in a driver call for instance. The slowest
 /// step that makes sense takes a few minutes.
 const STALL: Duration = Duration::from_secs(30 * 60);
 /// A worker that is asked to end gets this long to end its step and write its state. The step takes seconds at most on
 /// anything that one would train on; a state of ViT-Small under full fine-tuning is 260 MB.
 const FAREWELL: Duration = Duration::from_secs(20);
-/// The meter's next reading takes an interval, and the time that a driver takes to answer.
-const LAST_READING: Duration = Duration::from_millis(500);
+/// Readings that belong to the end come this much later: sensors that average over a second are half of it late, the
+/// next reading takes an interval, and a driver its time to answer.
+const LAST_READING: Duration = Duration::from_millis(1500);
+/// From where on the end is covered, seconds.
+const BEHIND_THE_END: f64 = 0.6;
+/// How often a device that should cool is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// Samples go up in batches of this age.
 const BATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -148,11 +153,14 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
     shared.running().insert(slot.id.clone(), running);
     tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
     let states = States::of(&shared.options.state, &lease.trial);
-    let mut attempt = AttemptLog::start(shared, slot, lease, states);
+    let covered = shared.meters(slot, None).covered;
+    let mut attempt = AttemptLog::start(lease, states, covered, shared.metrics.watched(&slot.id));
 
     let checking = {
         let (files, lease) = (shared.files.clone(), lease.clone());
+        let span = Span::current();
         tokio::task::spawn_blocking(move || {
+            let _within = span.entered();
             files.check_dataset(&lease.settings, &lease.dataset)?;
             files.find_weights(&lease.settings)
         })
@@ -161,13 +169,23 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
         checked = checking => checked.unwrap_or_else(|e| Err(e.to_string())),
         reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
     };
+    set(&progress, "cooling", 0, 0, None);
+    tokio::select! {
+        () = cool(shared, slot, &mut attempt) => {}
+        reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
+    }
     let (outcome, training) = match checked {
         Err(message) => (Outcome::BadInput { message }, Training::default()),
         Ok(weights) => {
             let job = job(shared, slot, lease, weights, &attempt);
             match work(shared, slot, lock, lease, spool, &job, &progress, &mut stop, &mut attempt).await {
                 Ok(ended) => ended,
-                Err(reason) => return Ended::Stopped(reason),
+                Err(reason) => {
+                    if let Some(waste) = attempt.wasted(slot, lease, &reason) {
+                        shared.untold.put(&shared.id, waste);
+                    }
+                    return Ended::Stopped(reason);
+                }
             }
         }
     };
@@ -212,144 +230,6 @@ fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<PathBuf>, at
     }
 }
 
-/// Where to keep what a trial leaves.
-fn artifacts(shared: &Shared, lease: &Lease) -> PathBuf {
-    shared.options.state.join("artifacts").join(lease.trial.file_stem())
-}
-
-/// A file that a trial has left, if it has.
-fn artifact(path: &Path) -> Option<Artifact> {
-    Some(Artifact { path: path.display().to_string(), sha256: sha256_of_file(path).ok()? })
-}
-
-/// What is noted while an attempt runs.
-struct AttemptLog {
-    attempt: Attempt,
-    states: States,
-    /// The state that it goes on from, and what was measured up to there.
-    carried: Option<(PathBuf, Carried)>,
-    /// Optimiser steps done.
-    step: u32,
-    /// It got further than the state that it goes on from.
-    advanced: bool,
-    /// Why it started from the beginning although there was a state.
-    refused: Option<String>,
-    started_unix_ms: u64,
-    marks: Vec<(Phase, MonoNanos)>,
-    end: MonoNanos,
-    readings: Readings,
-    energy: Result<fleet_common::record::EnergyDomain, String>,
-}
-
-impl AttemptLog {
-    fn start(shared: &Shared, slot: &Slot, lease: &Lease, states: States) -> Self {
-        let meters = meter::of(slot, shared.nvidia.as_ref(), &shared.options.powercap);
-        let carried = states.latest();
-        Self {
-            attempt: lease.attempt,
-            states,
-            step: carried.as_ref().map_or(0, |(_, c)| c.step),
-            carried,
-            advanced: false,
-            refused: None,
-            started_unix_ms: clock::unix_ms(),
-            marks: Vec::new(),
-            end: clock::monotonic(),
-            readings: Readings::default(),
-            energy: meters.energy,
-        }
-    }
-
-    /// What this attempt adds, up to the step that it has reached.
-    fn segment(&self) -> Segment {
-        Segment {
-            attempt: self.attempt,
-            started_unix_ms: self.started_unix_ms,
-            ended_unix_ms: clock::unix_ms(),
-            from_step: self.carried.as_ref().map_or(0, |(_, c)| c.step),
-            to_step: self.step,
-        }
-    }
-
-    /// The worker left a state: keeps what belongs to it.
-    async fn saved(&mut self, at: MonoNanos, step: u32, file: PathBuf) {
-        (self.step, self.advanced) = (step, true);
-        let phases = phases(self.attempt, &self.marks, at, &self.readings, &self.energy);
-        let carried = Carried::new(self.carried.as_ref().map(|(_, c)| c), phases, self.segment());
-        let states = self.states.clone();
-        let kept = tokio::task::spawn_blocking(move || states.complete(&file, &carried)).await;
-        if let Err(error) = kept.map_err(std::io::Error::other).and_then(|k| k) {
-            tracing::warn!(%error, step, "the state could not be kept");
-        }
-    }
-
-    /// The worker could not use the state.
-    fn refused(&mut self, reason: String) {
-        self.states.remove();
-        (self.carried, self.step) = (None, 0);
-        self.refused = Some(reason);
-    }
-
-    fn reading(&mut self, spool: &Spool, at: MonoNanos, channel: Channel, value: i64) {
-        spool.push(at, channel, value);
-        self.readings.push(at, channel, value);
-    }
-
-    fn record(
-        self,
-        shared: &Shared,
-        slot: &Slot,
-        lease: &Lease,
-        spool: &Spool,
-        outcome: Outcome,
-        training: Training,
-    ) -> Record {
-        let segment = self.segment();
-        let mut all = self.carried.as_ref().map_or_else(Vec::new, |(_, c)| c.phases.clone());
-        merge_phases(&mut all, phases(self.attempt, &self.marks, self.end, &self.readings, &self.energy));
-        let phases = all;
-        let mut segments = self.carried.as_ref().map_or_else(Vec::new, |(_, c)| c.segments.clone());
-        segments.push(segment);
-        let mut flags = flags(&phases);
-        flags.extend(interruptions(&segments));
-        flags.extend(self.refused.map(|reason| format!("started from the beginning: {reason}")));
-        let kept = |wanted: bool, file: &str| {
-            let there = wanted && outcome == Outcome::Completed;
-            there.then(|| artifact(&artifacts(shared, lease).join(file))).flatten()
-        };
-        let weights = kept(lease.keep.weights, "weights.safetensors");
-        let adapter = kept(lease.keep.adapter, "adapter/adapter_model.safetensors");
-        Record {
-            schema: SCHEMA.to_owned(),
-            trial: lease.trial.clone(),
-            attempt: lease.attempt,
-            settings: lease.settings.clone(),
-            flags,
-            outcome,
-            training,
-            phases,
-            segments,
-            machine: Machine {
-                agent: shared.id.clone(),
-                slot: slot.id.clone(),
-                hardware: slot.hardware.clone(),
-                label: shared.options.label.as_ref().map(|l| l.as_str().to_owned()),
-                host: shared.host.name.clone(),
-                os: shared.host.os.clone(),
-                cpu: shared.host.cpu.clone(),
-                cpus: shared.host.cpus,
-                memory_bytes: shared.host.memory_bytes,
-                gpu: slot.gpu.as_ref().map(|g| g.gpu.clone()),
-            },
-            started_unix_ms: self.started_unix_ms,
-            finished_unix_ms: clock::unix_ms(),
-            samples_taken: spool.taken(),
-            artifact: weights,
-            adapter,
-        }
-    }
-}
-
 /// Runs the worker; `Err` means that it was stopped, for this reason.
 #[allow(clippy::too_many_arguments, reason = "the loop that brings everything together")]
 async fn work(
@@ -368,9 +248,9 @@ async fn work(
         Ok(worker) => worker,
         Err(error) => return Ok((Outcome::Crashed { message: format!("{error:#}") }, Training::default())),
     };
-    let mut meters = meter::of(slot, shared.nvidia.as_ref(), &shared.options.powercap).meters;
-    meters.extend(worker.pid().map(|pid| Box::new(ProcessMeter::new(pid)) as Box<dyn Meter>));
-    let mut readings = read_meters(meters);
+    let mut all = shared.meters(slot, worker.pid()).meters;
+    all.extend(worker.pid().map(|pid| Box::new(ProcessMeter::new(pid)) as Box<dyn Meter>));
+    let mut batches_of_readings = sample(all, shared.options.meter_every);
     let mut batches = tokio::time::interval(BATCH_EVERY);
     let mut finished = None;
     let mut ending: Option<(String, Instant)> = None;
@@ -406,12 +286,11 @@ async fn work(
                 }
                 None => break,
             },
-            Some((at, values)) = readings.recv() => {
-                for (channel, value) in values {
-                    attempt.reading(spool, at, channel, value);
-                }
+            Some(batch) = batches_of_readings.recv() => take(batch, spool, attempt),
+            _ = batches.tick() => {
+                spool.flush();
+                attempt.look_at_clocks();
             }
-            _ = batches.tick() => spool.flush(),
             reason = told_to_stop(shared, stop), if ending.is_none() => {
                 // A trial that is called off, or that another agent has, needs no state.
                 if !shared.is_stopping() || job.save_states.is_none() {
@@ -440,12 +319,13 @@ async fn work(
     if let Some((reason, _)) = ending {
         return Err(reason);
     }
-    if attempt.energy.is_ok() {
-        // The end lies between two readings of the meter; without the one behind it, the last joules would be missing.
+    if attempt.is_metered() {
+        // The end lies between two readings of the meter; without those behind it, the last joules would be missing.
         let behind = async {
-            while let Some((at, values)) = readings.recv().await {
-                values.into_iter().for_each(|(channel, value)| attempt.reading(spool, at, channel, value));
-                if at >= attempt.end {
+            while let Some(batch) = batches_of_readings.recv().await {
+                let at = batch.at;
+                take(batch, spool, attempt);
+                if at.seconds_since(attempt.end) >= BEHIND_THE_END {
                     break;
                 }
             }
@@ -458,18 +338,31 @@ async fn work(
     }))
 }
 
-/// Reads meters on a thread of their own (a driver may take its time to answer) until nobody listens.
-fn read_meters(mut meters: Vec<Box<dyn Meter>>) -> mpsc::Receiver<(MonoNanos, Vec<meter::Reading>)> {
-    let (sender, receiver) = mpsc::channel(64);
-    std::thread::spawn(move || {
-        loop {
-            let at = clock::monotonic();
-            let values: Vec<meter::Reading> = meters.iter_mut().flat_map(|m| m.read()).collect();
-            if sender.blocking_send((at, values)).is_err() {
-                return;
-            }
-            std::thread::sleep(METER_EVERY);
+/// Keeps what a round of reading brought.
+fn take(batch: Batch, spool: &Spool, attempt: &mut AttemptLog) {
+    for reading in batch.readings {
+        attempt.reading(spool, reading.at, reading.channel, reading.value);
+    }
+    for remark in batch.remarks {
+        tracing::warn!("{remark}");
+        attempt.remark(remark);
+    }
+}
+
+/// Waits for a device that is warmer than when its idle power was measured, as long as it cools.
+async fn cool(shared: &Shared, slot: &Slot, attempt: &mut AttemptLog) {
+    let Some(nvidia) = shared.nvidia.as_ref() else { return };
+    let Some(gpu) = &slot.gpu else { return };
+    let idle = attempt.covered.device.as_ref().ok().and_then(|m| m.character.idle.as_ref()?.celsius);
+    let begun = Instant::now();
+    let mut cooling = idle.map(Cooling::towards);
+    while let Some(celsius) = nvidia.celsius(gpu.index) {
+        attempt.start_celsius = Some(celsius);
+        let over = cooling.as_mut().is_none_or(|c| c.is_over(celsius, begun.elapsed()));
+        if over {
+            attempt.remark_all(cooling.and_then(|c| c.remark(celsius)));
+            return;
         }
-    });
-    receiver
+        tokio::time::sleep(LOOK).await;
+    }
 }

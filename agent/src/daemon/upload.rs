@@ -2,28 +2,38 @@
 
 use std::sync::Arc;
 
+use fleet_common::id::{AgentId, SlotId};
+use fleet_common::wire::{AGENT_HEADER, SLOT_HEADER};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::CompressionEncoding;
-use tonic::{Code, Status};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::{Code, Request, Status};
 
 use super::backoff::Backoff;
 use super::rpc::agents_client::AgentsClient;
 use super::spool::Spool;
+use crate::metrics::Metrics;
 
 /// Batches that may be under way without an acknowledgement.
 const IN_FLIGHT: usize = 8;
 
-/// Sends a spool until everything is acknowledged and nothing more will come.
-pub(super) async fn upload(client: AgentsClient<tonic::transport::Channel>, spool: Arc<Spool>) {
+/// Sends a spool until everything is acknowledged and nothing more will come. The coordinator's log says from whom.
+pub(super) async fn upload(
+    client: AgentsClient<tonic::transport::Channel>,
+    spool: Arc<Spool>,
+    sender: (AgentId, SlotId),
+    metrics: Arc<Metrics>,
+) {
     let mut backoff = Backoff::default();
     let compressed = client.clone().send_compressed(CompressionEncoding::Zstd);
     let mut understood = true;
     while !spool.is_done() {
         let client = if understood { &compressed } else { &client };
-        match stream(client.clone(), &spool, &mut backoff).await {
+        match stream(client.clone(), &spool, &sender, &mut backoff).await {
             Ok(()) => return,
             Err(error) => {
+                metrics.counts.reconnects.inc();
                 // What a coordinator says that is older than compression.
                 let status = error.downcast_ref::<Status>();
                 understood &= status.is_none_or(|status| status.code() != Code::Unimplemented);
@@ -38,10 +48,15 @@ pub(super) async fn upload(client: AgentsClient<tonic::transport::Channel>, spoo
 async fn stream(
     mut client: AgentsClient<tonic::transport::Channel>,
     spool: &Spool,
+    (agent, slot): &(AgentId, SlotId),
     backoff: &mut Backoff,
 ) -> anyhow::Result<()> {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    let mut acks = client.samples(ReceiverStream::new(receiver)).await?.into_inner();
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    for (key, name) in [(AGENT_HEADER, agent.as_str()), (SLOT_HEADER, slot.as_str())] {
+        request.metadata_mut().insert(key, AsciiMetadataValue::try_from(name)?);
+    }
+    let mut acks = client.samples(request).await?.into_inner();
     // Numbers below this were sent on this stream.
     let mut sent = 0;
     let mut in_flight = 0;

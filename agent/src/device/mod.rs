@@ -53,16 +53,25 @@ pub struct NoSuchDevice {
 /// All slots of this machine, its GPUs and its CPU, and the GPUs that cannot be offered. The GPUs are those that
 /// `worker` can use: what the driver shows, libtorch may be too new, too old or not built for.
 pub fn all(host: &Host, nvidia: Result<&Nvidia, &NvidiaError>, worker: &Path) -> Boards {
-    let variable = |name| std::env::var(name).ok();
-    let (visible, order) = (variable("CUDA_VISIBLE_DEVICES"), variable("CUDA_DEVICE_ORDER"));
-    let mut boards = nvidia.map(|n| n.boards(visible.as_deref(), order.as_deref())).unwrap_or_default();
+    let mut boards = described(host, nvidia);
     for slot in std::mem::take(&mut boards.slots) {
-        let gpu = slot.gpu.as_ref().map(|g| g.uuid.as_str());
-        match ask::check(worker, gpu).and_then(|check| check.cuda) {
+        let Some(gpu) = &slot.gpu else {
+            boards.slots.push(slot);
+            continue;
+        };
+        match ask::check(worker, Some(&gpu.uuid)).and_then(|check| check.cuda) {
             Ok(_) => boards.slots.push(slot),
             Err(why) => boards.left_out.push(LeftOut { name: slot.id.to_string(), why }),
         }
     }
+    boards
+}
+
+/// The same by what drivers and the kernel say alone.
+pub fn described(host: &Host, nvidia: Result<&Nvidia, &NvidiaError>) -> Boards {
+    let variable = |name| std::env::var(name).ok();
+    let (visible, order) = (variable("CUDA_VISIBLE_DEVICES"), variable("CUDA_DEVICE_ORDER"));
+    let mut boards = nvidia.map(|n| n.boards(visible.as_deref(), order.as_deref())).unwrap_or_default();
     boards.slots.push(Slot {
         id: "cpu".parse().expect("a slot name"),
         hardware: class(&format!("{}, {} CPUs", host.cpu, host.cpus)),
@@ -106,14 +115,7 @@ mod tests {
 
     fn slot(id: &str, gpu: bool) -> Slot {
         let gpu = gpu.then(|| GpuSlot {
-            gpu: Gpu {
-                name: "G".into(),
-                uuid_hash: String::new(),
-                memory_bytes: 1,
-                driver: String::new(),
-                compute_capability: String::new(),
-                power_limit_milliwatts: None,
-            },
+            gpu: Gpu { name: "G".into(), memory_bytes: 1, ..Gpu::default() },
             index: 0,
             uuid: String::new(),
         });

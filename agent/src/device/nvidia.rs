@@ -76,6 +76,13 @@ impl Nvidia {
         &self.driver
     }
 
+    /// Temperature of a board, degrees Celsius, where it tells one.
+    pub fn celsius(&self, index: u32) -> Option<f64> {
+        let device = self.nvml.device_by_index(index).ok()?;
+        let celsius = device.temperature(nvml_wrapper::enum_wrappers::device::TemperatureSensor::Gpu).ok()?;
+        Some(f64::from(celsius))
+    }
+
     /// All boards that can be offered, and why the others cannot. `visible` is `CUDA_VISIBLE_DEVICES` and `order`
     /// `CUDA_DEVICE_ORDER` as this process was given them: who gave them has given the other boards to others.
     pub fn boards(&self, visible: Option<&str>, order: Option<&str>) -> Boards {
@@ -120,6 +127,11 @@ impl Nvidia {
             driver: self.driver.clone(),
             compute_capability: capability.map_or_else(|| "unknown".to_owned(), |c| format!("{}.{}", c.major, c.minor)),
             power_limit_milliwatts: device.enforced_power_limit().ok(),
+            default_power_limit_milliwatts: device.power_management_limit_default().ok(),
+            vbios: device.vbios_version().ok(),
+            cuda_driver: self.nvml.sys_cuda_driver_version().ok().map(|v| format!("{}.{}", v / 1000, v % 1000 / 10)),
+            max_pcie_width: device.max_pcie_link_width().ok(),
+            max_pcie_generation: device.max_pcie_link_gen().ok(),
         };
         Ok(Slot {
             id: format!("cuda:{index}").parse().map_err(|e| format!("{e}"))?,
@@ -190,14 +202,7 @@ mod tests {
             hardware: class(name),
             memory_bytes: 1,
             gpu: Some(GpuSlot {
-                gpu: Gpu {
-                    name: (*name).to_owned(),
-                    uuid_hash: String::new(),
-                    memory_bytes: 1,
-                    driver: String::new(),
-                    compute_capability: String::new(),
-                    power_limit_milliwatts: None,
-                },
+                gpu: Gpu { name: (*name).to_owned(), memory_bytes: 1, ..Gpu::default() },
                 index: index as u32,
                 uuid: format!("GPU-{index}{index}{index}"),
             }),

@@ -1,6 +1,6 @@
 //! Memory of a process, as the kernel sees it.
 
-use fleet_common::telemetry::Series;
+use fleet_common::telemetry::{MonoNanos, Series};
 
 use super::{Meter, Reading};
 
@@ -17,9 +17,14 @@ impl ProcessMeter {
 }
 
 impl Meter for ProcessMeter {
-    fn read(&mut self) -> Vec<Reading> {
+    fn name(&self) -> String {
+        format!("memory of process {}", self.pid)
+    }
+
+    fn read(&mut self, now: MonoNanos) -> Vec<Reading> {
         let bytes = resident_bytes(self.pid).and_then(|b| i64::try_from(b).ok());
-        bytes.map(|b| (Series::ProcessResidentBytes.into(), b)).into_iter().collect()
+        let reading = |value| Reading { at: now, channel: Series::ProcessResidentBytes.into(), value };
+        bytes.map(reading).into_iter().collect()
     }
 }
 

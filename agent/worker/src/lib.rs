@@ -15,6 +15,7 @@
 
 pub mod checkpointing;
 pub mod data;
+pub mod load;
 pub mod models;
 pub mod nn;
 pub mod peft;

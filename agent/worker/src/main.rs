@@ -13,7 +13,8 @@ use std::time::Duration;
 use fleet_common::profile::Request;
 use fleet_common::record::{Cap, Outcome, PeakPlace, Training};
 use fleet_common::spec::BudgetScope;
-use fleet_common::worker::{Check, Job, JobDevice, Merged, STOP};
+use fleet_common::worker::{Check, Job, JobDevice, LoadRequest, Merged, STOP};
+use fleet_worker::load;
 use fleet_worker::nn::Weights;
 use fleet_worker::peft::layout;
 use fleet_worker::torch::cap::{self, CapError};
@@ -46,6 +47,13 @@ fn main() {
     }
     if std::env::args().nth(1).as_deref() == Some("--profile") {
         return events.line(&profile());
+    }
+    if std::env::args().nth(1).as_deref() == Some("--load") {
+        if let Err(why) = load(&events) {
+            eprintln!("fleet-worker: {why}");
+            leave(1);
+        }
+        return;
     }
     let mut stdin = std::io::stdin().lock();
     let mut line = String::new();
@@ -156,6 +164,16 @@ fn profile() -> fleet_common::profile::Answer {
     let ready = prepare(request.device, first.budget_bytes, BudgetScope::Allocator, request.threads, || ());
     let (device, _) = ready.map_err(|why| why.to_string())?;
     train::profile::profile(&request, device)
+}
+
+/// Puts load on a device in turns, until it has been on often enough or whoever asked is gone.
+fn load(events: &Events) -> Result<(), String> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(|e| format!("cannot read standard input: {e}"))?;
+    let request: LoadRequest = serde_json::from_str(&line)
+        .map_err(|e| format!("expected a load as one line of JSON, found something else ({e})"))?;
+    listen_to_the_daemon(Arc::default());
+    load::run(&request, device(request.device)?, |edge| events.line(edge)).map_err(|e| e.to_string())
 }
 
 /// Writes the weights `base` with the adapter in the folder `adapter` added to them.

@@ -56,6 +56,22 @@ pub struct Ratio {
     pub max: f64,
     /// Combinations that are in it.
     pub combinations: usize,
+    /// Of energies: how far the two levels' meters may be off against each other, relative to the ratio. 0 where one
+    /// device measured both, because its error cancels; absent for other quantities, and where nothing is known of a meter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meters_error: Option<f64>,
+}
+
+impl Ratio {
+    /// Whether the meters alone could make the difference: a ratio that says nothing about the levels.
+    pub fn is_within_meters_error(&self) -> bool {
+        self.meters_error.is_some_and(|error| self.geometric_mean.ln().abs() <= (1.0 + error).ln())
+    }
+}
+
+/// How far two costs' meters may be off against each other.
+fn meters_error(one: &Cost, other: &Cost) -> Option<f64> {
+    Some(one.energy_error.as_ref()?.against(other.energy_error.as_ref()?))
 }
 
 /// Whether two levels may be related at all: other initial weights of one backbone are not another backbone.
@@ -135,9 +151,13 @@ fn ratios(matched: &[(&Side, &Side)], cost: fn(&Side) -> &Cost) -> Ratios {
 fn ratio(costs: &[(&Cost, &Cost)], quantity: Quantity) -> Reading<Ratio> {
     let mut found = Vec::new();
     let mut why = None;
+    let mut meters = (quantity == Quantity::Joules).then_some(0.0);
     for (a, b) in costs {
         match quantity.both(a, b) {
-            Ok((one, other)) => found.push(other.mean / one.mean),
+            Ok((one, other)) => {
+                found.push(other.mean / one.mean);
+                meters = meters.zip(meters_error(a, b)).map(|(most, this): (f64, f64)| most.max(this));
+            }
             Err(reason) => why = why.or(Some(reason)),
         }
     }
@@ -150,5 +170,6 @@ fn ratio(costs: &[(&Cost, &Cost)], quantity: Quantity) -> Reading<Ratio> {
         min: found.iter().copied().fold(f64::INFINITY, f64::min),
         max: found.iter().copied().fold(0.0, f64::max),
         combinations: found.len(),
+        meters_error: meters,
     })
 }

@@ -3,15 +3,19 @@
 //! A record is a JSON document of schema [`SCHEMA`]. The same bytes stand in the journal, in exports and in `--json`
 //! output, so there is one form to document and to version. Absence is a value with a reason, never 0.
 
+mod energy;
 mod memory;
 mod outcome;
+mod waste;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use energy::{CrossCheck, Energy, EnergyDomain, IdlePower, Meter, Metering, SensorResponse, Uncertainty};
 pub use memory::{BlockChoice, Cap, MemoryPlan, MemoryTrace, MemoryWindow, PeakPlace};
 pub use outcome::{Outcome, OutcomeClass};
+pub use waste::Waste;
 
 use crate::id::{AgentId, Attempt, HardwareClass, SlotId, TrialId};
 use crate::plan::CellSettings;
@@ -49,6 +53,9 @@ pub struct Record {
     pub started_unix_ms: u64,
     /// Wall-clock end.
     pub finished_unix_ms: u64,
+    /// How it was metered; absent in records of versions that did not keep it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub metering: Option<Metering>,
     /// How many samples the agent took.
     pub samples_taken: u64,
     /// Where the trained weights were left on the agent, if they were kept, with their SHA-256.
@@ -206,8 +213,15 @@ pub struct PhaseRecord {
     /// Most resident bytes of the worker process that were sampled.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peak_process_bytes: Option<u64>,
-    /// Energy over those seconds.
+    /// Most bytes that the driver saw the worker process hold on the GPU, its context included.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peak_driver_bytes: Option<u64>,
+    /// Energy of the device over those seconds.
     pub energy: Reading<Energy>,
+    /// Energy of other parts of the machine over the same seconds, where there are meters for them. It overlaps with
+    /// the device's and with each other's (a wall meter sees everything), and is never added to it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub other_energy: Vec<Energy>,
 }
 
 /// A measurement, or why there is none.
@@ -230,34 +244,14 @@ impl<T> Reading<T> {
     }
 }
 
-/// Energy over a window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Energy {
-    /// Joules in all, idle power included.
-    pub joules: f64,
-    /// What was measured.
-    pub domain: EnergyDomain,
-    /// How: "NVML energy counter", "NVML power, integrated", "RAPL package counter".
-    pub source: String,
-    /// Readings inside the window.
-    pub readings: u64,
-}
-
-/// What an energy figure covers. Figures of different domains are never ranked together without saying so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EnergyDomain {
-    /// One GPU board.
-    Gpu,
-    /// All CPU packages of the machine, whatever else ran on them.
-    CpuPackages,
-}
-
 /// Where a trial ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// The agent.
     pub agent: AgentId,
+    /// Version of the agent, and the commit that it was built from where that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agent_version: Option<String>,
     /// Its slot.
     pub slot: SlotId,
     /// Class under which measurements may be averaged.
@@ -281,7 +275,7 @@ pub struct Machine {
 }
 
 /// A GPU as its driver describes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Gpu {
     /// Model name.
     pub name: String,
@@ -295,6 +289,21 @@ pub struct Gpu {
     pub compute_capability: String,
     /// Enforced power limit, milliwatts.
     pub power_limit_milliwatts: Option<u32>,
+    /// Power limit that the board comes with, milliwatts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub default_power_limit_milliwatts: Option<u32>,
+    /// Version of its BIOS.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub vbios: Option<String>,
+    /// CUDA that the driver offers, such as "13.0".
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cuda_driver: Option<String>,
+    /// Lanes of its PCIe link: what it could have, which is what a slot gives it, is asked under load only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_pcie_width: Option<u32>,
+    /// Generation of its PCIe link at best.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_pcie_generation: Option<u32>,
 }
 
 /// A file kept on the agent.
@@ -312,16 +321,23 @@ impl PhaseRecord {
         self.windows.extend(other.windows);
         self.seconds += other.seconds;
         self.peak_process_bytes = self.peak_process_bytes.max(other.peak_process_bytes);
-        self.energy = match (&self.energy, other.energy) {
-            (Reading::Measured(a), Reading::Measured(b)) if a.domain == b.domain && a.source == b.source => {
-                Reading::Measured(Energy { joules: a.joules + b.joules, readings: a.readings + b.readings, ..b })
-            }
-            (Reading::Measured(_), Reading::Measured(_)) => {
-                Reading::Unavailable("it was measured in different ways before and after an interruption".to_owned())
-            }
-            (Reading::Unavailable(why), _) => Reading::Unavailable(why.clone()),
-            (_, unavailable) => unavailable,
+        self.peak_driver_bytes = self.peak_driver_bytes.max(other.peak_driver_bytes);
+        self.energy = match (self.energy.clone(), other.energy) {
+            (Reading::Measured(a), Reading::Measured(b)) => match a.plus(b) {
+                Ok(sum) => Reading::Measured(sum),
+                Err(why) => Reading::Unavailable(why),
+            },
+            (Reading::Unavailable(why), _) | (_, Reading::Unavailable(why)) => Reading::Unavailable(why),
         };
+        // What one of them lacks is not known of the whole.
+        let mine = std::mem::take(&mut self.other_energy);
+        self.other_energy = mine
+            .into_iter()
+            .filter_map(|mine| {
+                let same = other.other_energy.iter().find(|o| (o.domain, &o.source) == (mine.domain, &mine.source))?;
+                mine.plus(same.clone()).ok()
+            })
+            .collect();
     }
 }
 

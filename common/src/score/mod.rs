@@ -1,5 +1,6 @@
-//! Scores: the NetScore family, summaries over seeds, Pareto fronts, agreement of rankings.
+//! Scores: the NetScore family, summaries over seeds and their intervals, Pareto fronts, agreement of rankings.
 
+pub mod interval;
 mod kendall;
 mod netscore;
 mod pareto;

@@ -17,5 +17,10 @@ pub mod v1 {
 /// records and sample batches are far smaller.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
+/// Metadata of a stream of samples: which agent sends it, for the coordinator's log.
+pub const AGENT_HEADER: &str = "fleet-agent";
+/// The same for the slot that they are of.
+pub const SLOT_HEADER: &str = "fleet-slot";
+
 /// Samples per batch: about 40 kB, a second of 20 series at 100 Hz.
 pub const MAX_SAMPLES_PER_BATCH: usize = 2048;

@@ -6,7 +6,7 @@ use fleet_common::canonical;
 use fleet_common::compare::{Comparison, compare};
 use fleet_common::id::TrialId;
 use fleet_common::plan::{CellSettings, Excluded};
-use fleet_common::record::{Outcome, Record};
+use fleet_common::record::{Outcome, Record, Waste};
 use fleet_common::score::Exponents;
 use fleet_common::telemetry::Sample;
 use fleet_common::wire::v1;
@@ -24,6 +24,8 @@ pub(super) struct Fetched {
     pub status: v1::CampaignStatus,
     pub excluded: Vec<Excluded>,
     pub records: Vec<Record>,
+    /// Energy of attempts that is in no record.
+    pub wasted: Vec<Waste>,
     pub superseded: usize,
     pub comparison: Comparison,
     pub samples: BTreeMap<TrialId, Vec<Sample>>,
@@ -59,8 +61,9 @@ pub(super) async fn fetch(
     }
     // Written by a coordinator of another version, an entry may not be readable; the report then lacks that line.
     let excluded = campaign.excluded_json.iter().filter_map(|e| serde_json::from_str(e).ok()).collect();
+    let wasted = campaign.wasted_json.iter().filter_map(|w| Waste::from_json(w).ok()).collect();
     let comparison = compare(&records, &Exponents::default());
-    Ok(Fetched { campaign, status, excluded, records, superseded, comparison, samples })
+    Ok(Fetched { campaign, status, excluded, records, wasted, superseded, comparison, samples })
 }
 
 /// The completed trial with the lowest seed of each group.

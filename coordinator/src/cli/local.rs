@@ -46,12 +46,20 @@ pub(super) struct Local {
     /// Seconds of rest for a device after each trial, so that one does not heat the next
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     cool_down: u64,
+    /// A meter at the wall: a file or an http:// address that tells watts (see `fleet-agent run --help`)
+    #[arg(long, env = "FLEET_WALL_METER", value_name = "FILE|URL")]
+    wall_meter: Option<String>,
+    /// Whether to look at energy meters before the first trial of a day, which takes a minute: auto or never
+    #[arg(long, env = "FLEET_CHARACTERISE", value_name = "WHEN", default_value = "auto", value_parser = ["auto", "never"])]
+    characterise: String,
     /// Copy the best trial's trained weights of each backbone to DIR/BACKBONE.safetensors, for --weights later
     #[arg(long, value_name = "DIR")]
     keep_weights: Option<PathBuf>,
     /// The agent program [default: fleet-agent beside this program]
     #[arg(long, env = "FLEET_AGENT", value_name = "FILE")]
     agent: Option<PathBuf>,
+    #[command(flatten)]
+    carbon: report::Carbon,
     #[command(flatten)]
     leases: Leases,
     #[command(flatten)]
@@ -139,7 +147,7 @@ impl Local {
         page: &Path,
         last: &v1::CampaignStatus,
     ) -> Result<(), Failure> {
-        let fetched = report::show(client, campaign.name.as_str(), Some(page), self.json.json).await?;
+        let fetched = report::show(client, campaign.name.as_str(), Some(page), self.carbon, self.json.json).await?;
         if let Some(dir) = &self.keep_weights {
             keep_weights(campaign, &fetched, dir)?;
         }
@@ -188,12 +196,18 @@ impl Agent {
             command.arg("--weights").arg(weights);
         }
         command.args(["--save-every", &local.save_every.to_string(), "--cool-down", &local.cool_down.to_string()]);
+        command.args(["--characterise", &local.characterise]);
+        if let Some(meter) = &local.wall_meter {
+            command.args(["--wall-meter", meter]);
+        }
         if let Some(devices) = &local.devices {
             command.args(["--devices", devices]);
         }
         if let Some(threads) = local.threads {
             command.args(["--threads", &threads.to_string()]);
         }
+        // Its log is read below, for its last words.
+        command.env_remove("FLEET_LOG_FORMAT");
         // Its standard input ends with this process, however that goes; a group of its own keeps Ctrl-C for us, so that
         // the order of leaving is ours.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log_file).process_group(0);

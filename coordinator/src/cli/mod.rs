@@ -35,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use fleet_common::id::CampaignName;
-use tracing_subscriber::EnvFilter;
+use fleet_observe::log;
 
 pub use failure::Failure;
 
@@ -149,11 +149,12 @@ struct Json {
 /// Runs the command line.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Local(_));
-    let default = if quiet { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let (format, default) = match &cli.command {
+        Command::Serve(serve) => (serve.log.log_format, "info"),
+        Command::Local(_) => (log::Format::Text, "warn"),
+        _ => (log::Format::Text, "info"),
+    };
+    log::start(format, default);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -167,7 +168,7 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
-                eprintln!("error: {message}");
+                log::last_words(format, message);
             }
             failure.exit_code()
         }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use fleet_common::compare::Comparison;
+use fleet_common::compare::{Comparison, Total, totals};
 use fleet_common::plan::Excluded;
+use fleet_common::record::Waste;
 use serde::Serialize;
 use tonic::transport::Channel;
 
@@ -24,16 +25,33 @@ pub(super) struct Report {
     #[arg(long, value_name = "OUT.html")]
     html: Option<PathBuf>,
     #[command(flatten)]
+    carbon: Carbon,
+    #[command(flatten)]
     coordinator: Coordinator,
     #[command(flatten)]
     json: Json,
+}
+
+/// What the electricity is made of.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Carbon {
+    /// Grams of CO2-equivalent per kilowatt-hour of your electricity, to have emissions beside joules; none are assumed
+    #[arg(long, env = "FLEET_GRAMS_PER_KWH", value_name = "G", value_parser = grams_per_kwh)]
+    pub grams_per_kwh: Option<f64>,
+}
+
+fn grams_per_kwh(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(grams) if (0.0..=5000.0).contains(&grams) => Ok(grams),
+        _ => Err(format!("expected grams per kilowatt-hour from 0 to 5000, found \"{text}\"")),
+    }
 }
 
 impl Report {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let mut client = client::connect(&self.coordinator.coordinator).await?;
         let name = self.named.campaign.to_string();
-        show(&mut client, &name, self.html.as_deref(), self.json.json).await?;
+        show(&mut client, &name, self.html.as_deref(), self.carbon, self.json.json).await?;
         if let (Some(path), false) = (&self.html, self.json.json) {
             say!("Report: {}", path.display());
         }
@@ -46,17 +64,21 @@ pub(super) async fn show(
     client: &mut OperatorClient<Channel>,
     name: &str,
     html: Option<&Path>,
+    carbon: Carbon,
     json: bool,
 ) -> Result<Fetched, Failure> {
     let fetched = fetch(client, name, html.is_some()).await?;
     if let Some(path) = html {
-        files::write(path, "the report", page(&fetched).as_bytes())?;
+        files::write(path, "the report", page(&fetched, carbon).as_bytes())?;
     }
     if json {
-        print_json(&Document::from(&fetched));
+        print_json(&Document::new(&fetched, carbon));
     } else {
         let width = terminal_width();
         say!("{}", report::table(&fetched.comparison, &fetched.records, width));
+        for line in report::energy_in_all(&fetched.records, &fetched.wasted, carbon.grams_per_kwh) {
+            say!("{line}");
+        }
         for lost in &fetched.campaign.given_up {
             say!("given up: {}: {}", lost.label, lost.reason);
         }
@@ -81,10 +103,15 @@ struct Document<'a> {
     warnings: &'a [String],
     excluded: &'a [Excluded],
     comparison: &'a Comparison,
+    /// Energy of all trials, per domain.
+    energy: Vec<Total>,
+    /// Energy of attempts that is in no record.
+    wasted: &'a [Waste],
+    grams_per_kwh: Option<f64>,
 }
 
-impl<'a> From<&'a Fetched> for Document<'a> {
-    fn from(f: &'a Fetched) -> Self {
+impl<'a> Document<'a> {
+    fn new(f: &'a Fetched, carbon: Carbon) -> Self {
         Self {
             schema: "fleet.report/1",
             campaign: &f.campaign.campaign,
@@ -97,11 +124,14 @@ impl<'a> From<&'a Fetched> for Document<'a> {
             warnings: &f.campaign.warnings,
             excluded: &f.excluded,
             comparison: &f.comparison,
+            energy: totals(&f.records, &f.wasted),
+            wasted: &f.wasted,
+            grams_per_kwh: carbon.grams_per_kwh,
         }
     }
 }
 
-fn page(f: &Fetched) -> String {
+fn page(f: &Fetched, carbon: Carbon) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let given_up: Vec<(String, String)> =
         f.campaign.given_up.iter().map(|g| (g.label.clone(), g.reason.clone())).collect();
@@ -120,6 +150,8 @@ fn page(f: &Fetched) -> String {
         records: &f.records,
         samples: &f.samples,
         given_up: &given_up,
+        wasted: &f.wasted,
+        grams_per_kwh: carbon.grams_per_kwh,
         superseded: f.superseded,
     })
 }

@@ -8,12 +8,14 @@ use std::time::Duration;
 use clap::Args;
 use fleet_common::lease::LeaseTerms;
 use fleet_common::units::Bytes;
+use fleet_observe::http;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::Failure;
 use crate::driver::{self, Handle};
+use crate::metrics::{Counts, Endpoint, Timed};
 use crate::service::Service;
 use crate::store::{Keep, KeepTime, Samples, Store};
 
@@ -32,10 +34,16 @@ pub(super) struct Serve {
     /// Listen beyond this machine although nothing is encrypted and nobody is authenticated
     #[arg(long)]
     insecure: bool,
+    /// Address where Prometheus reads /metrics, and whoever watches over programs /healthz (port 9464 is what others
+    /// use for it) [default: neither is served]
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
     #[command(flatten)]
     leases: Leases,
     #[command(flatten)]
     retention: Retention,
+    #[command(flatten)]
+    pub(super) log: fleet_observe::log::Options,
 }
 
 /// Which samples are kept.
@@ -75,16 +83,25 @@ impl Leases {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let address = listen_address(&self.listen).await?;
-        if !address.ip().is_loopback() && !self.insecure {
-            return Err(Failure::usage(format!(
-                "{address} can be reached from other machines, and the connection is neither encrypted nor authenticated. \
-                 Listen on 127.0.0.1 (and forward it, for instance with ssh), or say --insecure on a network that you trust"
-            )));
-        }
+        let address = self.address("--listen", &self.listen).await?;
+        // Before anything is opened: a port that is taken is told at once.
+        let metrics = match &self.metrics {
+            Some(text) => {
+                let address = self.address("--metrics", text).await?;
+                Some(http::listen(address).await.map_err(Failure::failed)?)
+            }
+            None => None,
+        };
         let running = Running::start(&self.state, address, self.leases.terms(), self.retention.keep()).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on http://{}", running.address);
+        if let Some(listener) = metrics {
+            let address = listener.local_addr().map_err(|e| Failure::failed(e.to_string()))?;
+            let endpoint = Endpoint::new(running.driver.clone(), running.counts.clone(), self.state.clone());
+            tokio::spawn(http::serve(listener, Arc::new(endpoint)));
+            tracing::info!(%address, "metrics can be read");
+            say!("metrics on http://{address}/metrics");
+        }
         let outcome = tokio::select! {
             () = interrupted() => Ok(()),
             failure = running.failed() => Err(failure),
@@ -93,13 +110,18 @@ impl Serve {
         running.stop().await;
         outcome
     }
-}
 
-async fn listen_address(text: &str) -> Result<SocketAddr, Failure> {
-    let mut found = tokio::net::lookup_host(text).await.map_err(|e| {
-        Failure::usage(format!("--listen: expected HOST:PORT such as 127.0.0.1:7070, found \"{text}\" ({e})"))
-    })?;
-    found.next().ok_or_else(|| Failure::usage(format!("--listen: {text} names no address")))
+    /// The address that an option names; one that others can reach has to be wanted.
+    async fn address(&self, option: &str, text: &str) -> Result<SocketAddr, Failure> {
+        let address = http::resolve(option, text).await.map_err(Failure::usage)?;
+        if !address.ip().is_loopback() && !self.insecure {
+            return Err(Failure::usage(format!(
+                "{address} can be reached from other machines, and the connection is neither encrypted nor authenticated. \
+                 Listen on 127.0.0.1 (and forward it, for instance with ssh), or say --insecure on a network that you trust"
+            )));
+        }
+        Ok(address)
+    }
 }
 
 /// A coordinator at work in this process.
@@ -108,6 +130,7 @@ pub(super) struct Running {
     pub address: SocketAddr,
     driver: Handle,
     samples: Arc<Samples>,
+    counts: Arc<Counts>,
     thread: std::thread::JoinHandle<()>,
     sweeping: tokio::task::JoinHandle<()>,
     server: tokio::task::JoinHandle<()>,
@@ -147,16 +170,18 @@ impl Running {
         tracing::info!(events = opened.events, rebuilt_index = opened.rebuilt, "the journal was read");
         let (index, samples) = (store.index.clone(), store.samples.clone());
         let stored = samples.clone();
-        let (driver, thread) = driver::start(store, known, terms);
+        let counts = Arc::new(Counts::default());
+        let (driver, thread) = driver::start(store, known, terms, counts.clone());
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
-        let service = Service::new(driver.clone(), index, samples);
+        let service = Service::new(driver.clone(), index, samples, counts.clone());
         service.sweep(keep).await;
         let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));
         let (stop, stopped) = tokio::sync::oneshot::channel();
         // Answers are small and somebody waits for each: without this, the kernel holds many of them back for 40 ms.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = Server::builder()
+            .layer(Timed::new(counts.clone()))
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .add_service(service.agents())
@@ -169,7 +194,7 @@ impl Running {
                 tracing::error!(%error, "the server failed");
             }
         });
-        Ok(Self { address, driver, samples: stored, thread, sweeping, server, stop })
+        Ok(Self { address, driver, samples: stored, counts, thread, sweeping, server, stop })
     }
 
     /// Returns when the coordinator can no longer work, with what is known of the reason.

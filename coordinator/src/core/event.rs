@@ -69,6 +69,15 @@ pub enum Event {
         /// The record's document.
         record: Vec<u8>,
     },
+    /// An attempt took energy that is in no record.
+    EnergyWasted {
+        /// Which trial.
+        trial: TrialId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// The document.
+        waste: Vec<u8>,
+    },
     /// A trial was given up: it lost its agents too often.
     TrialGivenUp {
         /// Which.
@@ -189,6 +198,11 @@ impl Event {
                 attempt: attempt.get(),
                 record_json: record,
             }),
+            Self::EnergyWasted { trial, attempt, waste } => E::EnergyWasted(v1::EnergyWasted {
+                trial: Some((&trial).into()),
+                attempt: attempt.get(),
+                waste_json: waste,
+            }),
             Self::TrialGivenUp { trial, losses, reason } => {
                 E::TrialGivenUp(v1::TrialGivenUp { trial: Some((&trial).into()), losses, reason })
             }
@@ -259,6 +273,9 @@ impl Event {
                 attempt: r.attempt.try_into()?,
                 record: r.record_json,
             },
+            E::EnergyWasted(w) => {
+                Self::EnergyWasted { trial: wire::trial(w.trial)?, attempt: w.attempt.try_into()?, waste: w.waste_json }
+            }
             E::TrialGivenUp(g) => {
                 Self::TrialGivenUp { trial: wire::trial(g.trial)?, losses: g.losses, reason: g.reason }
             }

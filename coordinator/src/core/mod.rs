@@ -177,6 +177,13 @@ pub enum Input {
         /// Why.
         reason: String,
     },
+    /// An agent tells of energy that is in no record.
+    Wasted {
+        /// Whom to answer.
+        token: Token,
+        /// Of an attempt each, with its document.
+        wastes: Vec<(TrialId, Attempt, Vec<u8>)>,
+    },
     /// An agent has something on an attempt.
     Knows {
         /// Whom to answer.
@@ -277,6 +284,8 @@ pub enum Reply {
     Reported(Reported),
     /// To a release.
     Released,
+    /// To wasted energy.
+    Noted,
     /// Whether this attempt was ever granted.
     Knows(bool),
 }
@@ -389,9 +398,18 @@ impl Core {
                 self.release(&holder, &trial, attempt, reason);
                 self.reply(token, Reply::Released);
             }
+            Input::Wasted { token, wastes } => {
+                for (trial, attempt, waste) in wastes {
+                    let told = self.state.trial(&trial).is_none_or(|t| t.wasted.contains_key(&attempt));
+                    if !told && self.was_granted(&trial, attempt) {
+                        self.record(Event::EnergyWasted { trial, attempt, waste });
+                    }
+                }
+                self.reply(token, Reply::Noted);
+            }
             Input::Knows { token, trial, attempt } => {
-                let granted = self.state.trial(&trial).and_then(|t| t.life.attempt);
-                self.reply(token, Reply::Knows(granted.is_some_and(|latest| attempt <= latest)));
+                let granted = self.was_granted(&trial, attempt);
+                self.reply(token, Reply::Knows(granted));
             }
             Input::Tick => self.tick(),
         }
@@ -408,6 +426,11 @@ impl Core {
         if applied.is_ok() {
             self.step.events.push(event);
         }
+    }
+
+    fn was_granted(&self, trial: &TrialId, attempt: Attempt) -> bool {
+        let latest = self.state.trial(trial).and_then(|t| t.life.attempt);
+        latest.is_some_and(|latest| attempt <= latest)
     }
 
     fn reply(&mut self, token: Token, reply: Reply) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fleet_common::id::{AgentId, CampaignName, CellId, TrialId};
+use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, TrialId};
 use fleet_common::lease::{Holder, InvalidTransition, Millis, Trial, TrialState};
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::Output;
@@ -44,6 +44,8 @@ pub struct TrialEntry {
     pub note: Option<String>,
     /// Reports that came too late.
     pub superseded: u32,
+    /// Energy that attempts took and that is in no record, as documents.
+    pub wasted: BTreeMap<Attempt, Vec<u8>>,
     /// Slots on which it failed: others are tried first.
     pub failed_on: BTreeSet<Holder>,
     /// Campaigns that ask for it and were not called off.
@@ -148,6 +150,10 @@ impl State {
                 self.entry(trial)?.superseded += 1;
                 Ok(())
             }
+            Event::EnergyWasted { trial, attempt, waste } => {
+                self.entry(trial)?.wasted.insert(*attempt, waste.clone());
+                Ok(())
+            }
             Event::TrialRetried { trial, campaign } => {
                 self.step(trial, Trial::retry)?;
                 let entry = self.entry(trial)?;
@@ -216,6 +222,7 @@ impl State {
                 class: None,
                 note: None,
                 superseded: 0,
+                wasted: BTreeMap::new(),
                 failed_on: BTreeSet::new(),
                 wanted_by: [name.clone()].into(),
             };

@@ -79,6 +79,8 @@ pub struct Description {
     pub campaign: super::Campaign,
     /// Trials that were given up, with a label and the reason.
     pub given_up: Vec<(TrialId, String, String)>,
+    /// Energy that is in no record, as documents.
+    pub wasted: Vec<Vec<u8>>,
 }
 
 /// The attempts that a trial had so far: the latest and all before it.
@@ -112,7 +114,9 @@ impl Core {
             .filter(|(_, entry)| entry.class == Some(OutcomeClass::Lost))
             .map(|(id, entry)| (id.clone(), self.label(id), entry.note.clone().unwrap_or_default()))
             .collect();
-        Ok(Description { campaign, given_up })
+        let entries = campaign.trials.iter().filter_map(|id| self.state.trial(id));
+        let wasted = entries.flat_map(|entry| entry.wasted.values().cloned()).collect();
+        Ok(Description { campaign, given_up, wasted })
     }
 
     pub(super) fn snapshot(&self, only: Option<&CampaignName>) -> Result<Snapshot, Refusal> {

@@ -168,6 +168,9 @@ pub(super) const fn domain_in_words(domain: EnergyDomain) -> &'static str {
     match domain {
         EnergyDomain::Gpu => "the GPU board",
         EnergyDomain::CpuPackages => "all CPU packages of the machine",
+        EnergyDomain::Dram => "the memory of the machine",
+        EnergyDomain::Sensor => "what a sensor of the machine covers",
+        EnergyDomain::Wall => "the whole machine at the wall",
     }
 }
 

@@ -5,7 +5,7 @@
 
 use fleet_common::compare::{Group, compare};
 use fleet_common::plan::{MethodSettings, WeightsRef};
-use fleet_common::record::{EnergyDomain, MemoryPlan, Reading, Record};
+use fleet_common::record::{Energy, EnergyDomain, IdlePower, MemoryPlan, Reading, Record};
 use fleet_common::score::{Exponents, Summary};
 use fleet_common::spec::Sampling;
 use fleet_common::worker::Phase;
@@ -96,11 +96,7 @@ type PhaseColumn = (&'static str, fn(&Record, Phase) -> String);
 static OF_PHASE: [PhaseColumn; 6] = [
     ("seconds", |r, p| optional(r.phase(p).map(|x| x.seconds).as_ref())),
     ("joules", |r, p| optional(r.phase(p).and_then(|x| x.energy.value()).map(|e| e.joules).as_ref())),
-    ("energy_domain", |r, p| match r.phase(p).and_then(|x| x.energy.value()).map(|e| e.domain) {
-        Some(EnergyDomain::Gpu) => "gpu".to_owned(),
-        Some(EnergyDomain::CpuPackages) => "cpu_packages".to_owned(),
-        None => String::new(),
-    }),
+    ("energy_domain", |r, p| optional(r.phase(p).and_then(|x| x.energy.value()).map(|e| e.domain.name()).as_ref())),
     ("energy_unavailable", |r, p| match r.phase(p).map(|x| &x.energy) {
         Some(Reading::Unavailable(why)) => why.clone(),
         _ => String::new(),
@@ -132,7 +128,7 @@ static MACHINE: [Column; 18] = [
 ];
 
 /// What came after the first version of this table.
-static LATER: [Column; 19] = [
+static LATER: [Column; 36] = [
     ("preprocessing", |r| r.record.settings.train.preprocessing.name().to_owned()),
     ("precision", |r| r.record.settings.train.precision.name().to_owned()),
     ("batch_norm", |r| r.record.settings.train.batch_norm.name().to_owned()),
@@ -155,7 +151,53 @@ static LATER: [Column; 19] = [
         optional(energy.map(|e| e.joules).as_ref())
     }),
     ("profile_peak_bytes", |r| optional(r.record.worker_phase(Phase::Profile).map(|p| p.peak_bytes).as_ref())),
+    ("train_above_idle_joules", |r| above_idle(r, Phase::Train)),
+    ("train_energy_source", |r| energy(r, Phase::Train, |e| e.source.clone())),
+    ("train_energy_error", |r| error(r, Phase::Train)),
+    ("train_energy_check", |r| optional(measured(r, Phase::Train).and_then(Energy::ratio).as_ref())),
+    ("evaluate_above_idle_joules", |r| above_idle(r, Phase::Evaluate)),
+    ("evaluate_energy_source", |r| energy(r, Phase::Evaluate, |e| e.source.clone())),
+    ("evaluate_energy_error", |r| error(r, Phase::Evaluate)),
+    ("evaluate_energy_check", |r| optional(measured(r, Phase::Evaluate).and_then(Energy::ratio).as_ref())),
+    ("train_cpu_package_joules", |r| beside(r, EnergyDomain::CpuPackages)),
+    ("train_dram_joules", |r| beside(r, EnergyDomain::Dram)),
+    ("train_wall_joules", |r| beside(r, EnergyDomain::Wall)),
+    ("idle_watts", |r| optional(idle(r).map(|i| i.watts).as_ref())),
+    ("idle_unix_ms", |r| optional(idle(r).map(|i| i.measured_unix_ms).as_ref())),
+    ("start_celsius", |r| optional(r.record.metering.as_ref().and_then(|m| m.start_celsius).as_ref())),
+    ("agent_version", |r| optional(r.record.machine.agent_version.as_ref())),
+    ("train_driver_peak_bytes", |r| optional(r.record.phase(Phase::Train).and_then(|p| p.peak_driver_bytes).as_ref())),
+    ("agent_cpu_seconds", |r| optional(r.record.metering.as_ref().map(|m| m.cpu_seconds).as_ref())),
 ];
+
+fn measured<'a>(row: &Row<'a>, phase: Phase) -> Option<&'a Energy> {
+    row.record.phase(phase)?.energy.value()
+}
+
+fn energy<T: ToString>(row: &Row<'_>, phase: Phase, of: impl Fn(&Energy) -> T) -> String {
+    optional(measured(row, phase).map(of).as_ref())
+}
+
+fn above_idle(row: &Row<'_>, phase: Phase) -> String {
+    optional(measured(row, phase).and_then(|e| e.above_idle.value().copied()).as_ref())
+}
+
+/// Half width of the interval, relative to the joules.
+fn error(row: &Row<'_>, phase: Phase) -> String {
+    optional(measured(row, phase).and_then(|e| e.uncertainty.as_ref()).map(|u| u.relative()).as_ref())
+}
+
+/// Joules of another part of the machine while it trained.
+fn beside(row: &Row<'_>, domain: EnergyDomain) -> String {
+    let others = row.record.phase(Phase::Train).map_or(&[][..], |p| &p.other_energy);
+    optional(others.iter().find(|e| e.domain == domain).map(|e| e.joules).as_ref())
+}
+
+/// Idle power of the device.
+fn idle<'a>(row: &Row<'a>) -> Option<&'a IdlePower> {
+    let domain = measured(row, Phase::Train)?.domain;
+    row.record.metering.as_ref()?.meters.iter().find(|m| m.domain == domain)?.idle.value()
+}
 
 /// The first tenth of the steps, rounded up.
 fn first_tenth(losses: &[f32]) -> &[f32] {

@@ -19,6 +19,7 @@ mod blocks;
 mod chart;
 mod contrast;
 mod csv;
+mod energy;
 mod findings;
 mod grid;
 mod notes;
@@ -36,11 +37,12 @@ use fleet_chart::numbers;
 use fleet_common::compare::Comparison;
 use fleet_common::id::TrialId;
 use fleet_common::plan::Excluded;
-use fleet_common::record::Record;
+use fleet_common::record::{Record, Waste};
 use fleet_common::telemetry::Sample;
 
 pub use contrast::contrast;
 pub use csv::csv;
+pub use energy::energy_in_all;
 pub(crate) use grid::{Align, grid};
 pub use page::{ContrastInput, contrast_html, html};
 pub use table::table;
@@ -76,6 +78,10 @@ pub struct ReportInput<'a> {
     pub samples: &'a BTreeMap<TrialId, Vec<Sample>>,
     /// Trials that were given up because they lost their agents too often, in words, with the latest reason.
     pub given_up: &'a [(String, String)],
+    /// Energy of attempts that is in no record.
+    pub wasted: &'a [Waste],
+    /// Grams of CO₂-equivalent per kilowatt-hour, where the reader has said what their electricity is.
+    pub grams_per_kwh: Option<f64>,
     /// Reports outside the statistics: of trials that had an accepted report already.
     pub superseded: usize,
 }

@@ -40,6 +40,10 @@ impl Notes {
 
     fn take_cost(&mut self, cost: &Cost) {
         self.take(&cost.joules);
+        if cost.joules.value().is_some() {
+            // Otherwise they lack what the joules lack.
+            [&cost.above_idle_joules, &cost.joules_per_image].into_iter().for_each(|reading| self.take(reading));
+        }
         let ScoreSummaries { ns, ns_e, ns_m, ns_sharp } = &cost.scores;
         [ns, ns_e, ns_m, ns_sharp].into_iter().for_each(|score| self.take(score));
     }

@@ -31,7 +31,7 @@ const fn number(head: &'static str, weight: u8, cell: fn(&Row<'_>, &Notes) -> St
 }
 
 /// From the left. What identifies a row never goes: it weighs [`KEPT`].
-static COLUMNS: [Column; 15] = [
+static COLUMNS: [Column; 17] = [
     text("backbone", KEPT, |r, _| brief_backbone(r.group.settings.backbone.name()).to_owned()),
     text("method", KEPT, |r, _| r.group.settings.method.method().name().to_owned()),
     text("checkpointing", KEPT, |r, _| r.group.settings.checkpointing.name().to_owned()),
@@ -53,6 +53,15 @@ static COLUMNS: [Column; 15] = [
     number("train s", 8, |r, _| mean(r.group.training.seconds.as_ref(), |s| significant(s.mean, 3))),
     number("img/s", 4, |r, _| mean(r.group.training.images_per_second.as_ref(), |s| significant(s.mean, 3))),
     number("J", 6, |r, notes| reading(&r.group.training.joules, notes, 3)),
+    number("J>idle", 1, |r, notes| match (&r.group.training.joules, &r.group.training.above_idle_joules) {
+        // It lacks what the joules lack, which stands beside it.
+        (Reading::Unavailable(_), _) => String::new(),
+        (_, above) => reading(above, notes, 3),
+    }),
+    number("J/img", 1, |r, notes| match &r.group.training.joules {
+        Reading::Unavailable(_) => String::new(),
+        Reading::Measured(_) => reading(&r.group.training.joules_per_image, notes, 3),
+    }),
     number("NS-M", 5, |r, notes| reading(&r.group.training.scores.ns_m, notes, 4)),
     number("NS#", 5, |r, notes| reading(&r.group.training.scores.ns_sharp, notes, 4)),
     text("front", 2, |r, _| {
@@ -135,8 +144,9 @@ fn section(out: &mut String, block: &Block<'_>, records: &[Record], columns: &[&
 /// As many columns as fit, the same for all tables, and the heads of the others.
 fn fitting(blocks: &[Block<'_>], notes: &Notes, width: usize) -> (Vec<&'static Column>, Vec<&'static str>) {
     let tables = || blocks.iter().filter(|b| !b.rows.is_empty());
-    let says_something =
-        |c: &&Column| !c.head.is_empty() || tables().flat_map(|b| &b.rows).any(|r| !(c.cell)(r, notes).is_empty());
+    let says_something = |c: &&Column| {
+        !(c.head.is_empty() || c.weight == 1) || tables().flat_map(|b| &b.rows).any(|r| !(c.cell)(r, notes).is_empty())
+    };
     let mut columns: Vec<&Column> = COLUMNS.iter().filter(says_something).collect();
     let mut dropped = Vec::new();
     while !tables().all(|b| fits(&render(b, &columns, notes, None), width)) {
@@ -193,9 +203,26 @@ fn how_to_read(blocks: &[Block<'_>]) -> Vec<String> {
         blocks.iter().flat_map(|b| &b.rows).filter_map(|r| r.group.training.domain).collect();
     let words: Vec<&str> = domains.into_iter().map(super::blocks::domain_in_words).collect();
     if !words.is_empty() {
-        lines.push(format!("J covers {}, idle power included.", words.join("; on other hardware ")));
+        lines.push(format!(
+            "J covers {}, idle power included; J>idle is what is beyond it.{}",
+            words.join("; on other hardware "),
+            how_sure(blocks)
+        ));
     }
     lines
+}
+
+/// How far joules may be off, and what that does to the score that rests on them.
+fn how_sure(blocks: &[Block<'_>]) -> String {
+    let rows = || blocks.iter().flat_map(|b| &b.rows);
+    let errors: Vec<f64> = rows().filter_map(|r| Some(r.group.training.energy_error.as_ref()?.relative)).collect();
+    let halves = rows().filter_map(|r| r.group.training.intervals.ns_sharp).map(|i| (i.high - i.low) / 2.0);
+    let Some(most) = errors.iter().copied().reduce(f64::max) else { return String::new() };
+    let score = halves.reduce(f64::max).map_or(String::new(), |half| format!(" and NS# by ± {}", significant(half, 2)));
+    format!(
+        " Joules may be off by ± {} % by their meter{score}, alike for all trials on one device.",
+        significant(most * 100.0, 2)
+    )
 }
 
 /// Appends `text` in lines of at most `width` characters, broken between words, later lines indented.

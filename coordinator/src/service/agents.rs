@@ -2,15 +2,17 @@
 
 use std::pin::Pin;
 
-use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
+use fleet_common::id::{AgentId, SlotId};
 use fleet_common::lease::Holder;
-use fleet_common::record::Record;
+use fleet_common::record::{Record, Waste};
 use fleet_common::wire::{self, WireError, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
+use super::arrivals::{Report, Sender, span};
 use super::rpc::agents_server::Agents;
 use super::{Service, ServiceError};
 use crate::core::{Claim, Input, Progress, Reply, Reported, SlotInfo, Verdict};
@@ -68,10 +70,13 @@ impl Agents for Service {
     async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<v1::PullReply>, Status> {
         let r = request.into_inner();
         let holder = holder(&r.agent, &r.slot).map_err(ServiceError::from)?;
-        let wait_ms = r.wait_ms.min(MAX_WAIT_MS);
+        let (asker, wait_ms) = (holder.clone(), r.wait_ms.min(MAX_WAIT_MS));
         let reply =
             self.driver.ask(|token| Input::Pull { token, holder, wait_ms }).await.map_err(ServiceError::from)?;
         let Reply::Leased(offer) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        if let Some(offer) = &offer {
+            span(&offer.trial, offer.attempt, &asker).in_scope(|| tracing::info!("a lease is granted"));
+        }
         let lease = offer.map(|o| v1::Lease {
             trial: Some((&o.trial).into()),
             attempt: o.attempt.get(),
@@ -117,25 +122,9 @@ impl Agents for Service {
             );
             return Err(ServiceError::BadRequest(text).into());
         }
-        let sealed = self.samples.seal(&trial, attempt, record.samples_taken).await;
-        let seal = sealed.map_err(ServiceError::from)?;
-        let class = record.outcome.kind();
-        tracing::info!(%trial, %attempt, agent = %holder.agent, outcome = class.name(), "a record arrived");
-        let reply = self
-            .driver
-            .ask(|token| Input::Report {
-                token,
-                holder,
-                trial,
-                attempt,
-                class,
-                reason: record.outcome.reason().unwrap_or_default(),
-                record: r.record_json,
-                seal,
-            })
-            .await
-            .map_err(ServiceError::from)?;
-        let Reply::Reported(reported) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        let span = span(&trial, attempt, &holder);
+        let report = Report { holder, trial, attempt, record, json: r.record_json };
+        let reported = self.take(report).instrument(span).await?;
         let outcome = match reported {
             Reported::Recorded => v1::report_reply::Outcome::Recorded,
             Reported::AlreadyRecorded => v1::report_reply::Outcome::AlreadyRecorded,
@@ -151,11 +140,27 @@ impl Agents for Service {
         let lease = r.lease.ok_or(WireError::Missing("a lease")).map_err(ServiceError::from)?;
         let (trial, attempt, holder) = wire::lease(&agent, lease).map_err(ServiceError::from)?;
         let reason = r.reason;
+        span(&trial, attempt, &holder).in_scope(|| tracing::info!(reason, "a lease is given back"));
         self.driver
             .ask(|token| Input::Release { token, holder, trial, attempt, reason })
             .await
             .map_err(ServiceError::from)?;
         Ok(Response::new(v1::ReleaseReply {}))
+    }
+
+    async fn wasted(&self, request: Request<v1::WastedRequest>) -> Result<Response<v1::WastedReply>, Status> {
+        let wastes = request
+            .into_inner()
+            .waste_json
+            .into_iter()
+            .map(|document| {
+                let waste = Waste::from_json(&document)?;
+                Ok((waste.trial, waste.attempt, document))
+            })
+            .collect::<Result<_, String>>()
+            .map_err(ServiceError::BadRequest)?;
+        self.driver.ask(|token| Input::Wasted { token, wastes }).await.map_err(ServiceError::from)?;
+        Ok(Response::new(v1::WastedReply {}))
     }
 
     type SamplesStream = Pin<Box<dyn Stream<Item = Result<v1::SampleAck, Status>> + Send>>;
@@ -164,6 +169,7 @@ impl Agents for Service {
         &self,
         request: Request<Streaming<v1::SampleBatch>>,
     ) -> Result<Response<Self::SamplesStream>, Status> {
+        let sender = Sender::of(&request);
         let mut batches = request.into_inner();
         let service = self.clone();
         // Few, so that an agent that does not read its acknowledgements is slowed down rather than served ahead.
@@ -172,9 +178,12 @@ impl Agents for Service {
             let mut known = None;
             while let Some(batch) = batches.next().await {
                 let ack = match batch {
-                    Ok(batch) => service.store(batch, &mut known).await,
-                    // The stream broke; the agent opens another and sends again what was not acknowledged.
-                    Err(_) => return,
+                    Ok(batch) => service.store(batch, &sender, &mut known).await,
+                    // The agent opens another and sends again what was not acknowledged.
+                    Err(status) => {
+                        let (agent, slot) = (&sender.agent, &sender.slot);
+                        return tracing::debug!(agent, slot, message = status.message(), "a sample stream broke");
+                    }
                 };
                 let failed = ack.is_err();
                 if acks.send(ack.map_err(Status::from)).await.is_err() || failed {
@@ -183,38 +192,5 @@ impl Agents for Service {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-impl Service {
-    /// Whether an attempt was ever granted.
-    async fn knows(&self, trial: TrialId, attempt: Attempt) -> Result<bool, ServiceError> {
-        match self.driver.ask(|token| Input::Knows { token, trial, attempt }).await? {
-            Reply::Knows(known) => Ok(known),
-            _ => Err(ServiceError::WrongAnswer),
-        }
-    }
-
-    /// Stores a batch. `known` is the attempt that was last found to be known. A batch of one that is not known (this
-    /// coordinator's state is younger than the agent's) is acknowledged and dropped, as its record will be.
-    async fn store(
-        &self,
-        batch: v1::SampleBatch,
-        known: &mut Option<(TrialId, Attempt)>,
-    ) -> Result<v1::SampleAck, ServiceError> {
-        wire::check(&batch)?;
-        let trial = wire::trial(batch.trial.clone())?;
-        let attempt: Attempt = batch.attempt.try_into().map_err(WireError::from)?;
-        let key = Some((trial.clone(), attempt));
-        if *known != key && self.knows(trial.clone(), attempt).await? {
-            *known = key.clone();
-        }
-        let ack = v1::SampleAck { trial: batch.trial.clone(), attempt: batch.attempt, number: 0 };
-        if *known != key {
-            let end = batch.first_number + batch.at_nanos.len() as u64;
-            return Ok(v1::SampleAck { number: end.saturating_sub(1), ..ack });
-        }
-        let number = self.samples.store(&trial, attempt, batch).await?;
-        Ok(v1::SampleAck { number: number.unwrap_or(0), ..ack })
     }
 }

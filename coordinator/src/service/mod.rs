@@ -3,6 +3,7 @@
 //! Everything from the network passes through `fleet_common::wire` before it gets further than this module.
 
 mod agents;
+mod arrivals;
 mod import;
 mod operator;
 mod retention;
@@ -16,6 +17,7 @@ use tonic::codec::CompressionEncoding;
 
 use crate::core::Refusal;
 use crate::driver::{DriverError, Handle};
+use crate::metrics::Counts;
 use crate::store::{Index, Samples};
 
 /// Generated from `proto/fleet/v1`.
@@ -33,12 +35,13 @@ pub struct Service {
     driver: Handle,
     index: Arc<dyn Index>,
     samples: Arc<Samples>,
+    counts: Arc<Counts>,
 }
 
 impl Service {
-    /// A service on a running driver, reading from its store.
-    pub fn new(driver: Handle, index: Arc<dyn Index>, samples: Arc<Samples>) -> Self {
-        Self { driver, index, samples }
+    /// A service on a running driver, reading from its store; what arrives is counted in `counts`.
+    pub fn new(driver: Handle, index: Arc<dyn Index>, samples: Arc<Samples>, counts: Arc<Counts>) -> Self {
+        Self { driver, index, samples, counts }
     }
 
     /// The service for agents.

@@ -154,6 +154,7 @@ impl Operator for Service {
                 .into_iter()
                 .map(|(trial, label, reason)| v1::GivenUp { trial: Some((&trial).into()), label, reason })
                 .collect(),
+            wasted_json: description.wasted,
         }))
     }
 

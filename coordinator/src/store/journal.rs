@@ -188,6 +188,11 @@ impl Journal {
         Ok(scan(&bytes[..bytes.len().min(self.durable as usize)]).records)
     }
 
+    /// Bytes of the file that hold whole, durable records.
+    pub fn bytes(&self) -> u64 {
+        self.durable
+    }
+
     /// The sequence number of the latest record; 0 if there is none.
     pub fn latest(&self) -> u64 {
         self.next - 1

@@ -150,6 +150,11 @@ impl Store {
         Ok(())
     }
 
+    /// Bytes of the journal that are durable.
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.bytes()
+    }
+
     /// The state as the journal has it, leases renewed at `now`: the way back after a commit failed.
     ///
     /// # Errors

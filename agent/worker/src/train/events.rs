@@ -72,7 +72,7 @@ impl Events {
 }
 
 /// The machine's monotonic clock, which the daemon reads too.
-fn now() -> MonoNanos {
+pub(crate) fn now() -> MonoNanos {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: fills the struct it is given; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };

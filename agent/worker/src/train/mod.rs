@@ -11,6 +11,7 @@ mod state;
 mod steps;
 
 pub use events::Events;
+pub(crate) use events::now;
 pub(crate) use steps::cross_entropy;
 
 use std::sync::Arc;

@@ -50,7 +50,8 @@ fn ratios(pair: &Pair) -> String {
                     false => String::new(),
                 };
                 let (mean, range) = (significant(r.geometric_mean, 3), (significant(r.min, 3), significant(r.max, 3)));
-                told.push(format!("{} {mean} ({} to {}{fewer})", noun(quantity), range.0, range.1));
+                let meters = super::words::meters(r).map_or(String::new(), |words| format!("; {words}"));
+                told.push(format!("{} {mean} ({} to {}{fewer}{meters})", noun(quantity), range.0, range.1));
             }
             Reading::Unavailable(why) => absent.push(format!("{} not available: {why}", noun(quantity))),
         }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use fleet_common::contrast::{Agreement, Combination, Contrast, Factor, NotCompared, Place, Relation, Side};
+use fleet_common::contrast::{Agreement, Combination, Contrast, Factor, NotCompared, Place, Ratio, Relation, Side};
 use fleet_common::plan::CellSettings;
 
-use crate::report::numbers::{listed, plural};
+use crate::report::numbers::{fixed, listed, plural};
 use crate::report::settings::{self, Flat, brief_backbone};
 
 /// What was found to compare, in a sentence.
@@ -121,4 +121,14 @@ pub(in crate::report) fn whereabouts(factor: Factor, place: &Place) -> String {
     parts.push(place.settings.dataset.name.clone());
     let on = if factor == Factor::Hardware { String::new() } else { format!(" on {}", place.hardware) };
     format!("{}{on}", parts.join(" · "))
+}
+
+/// How far a ratio of energies may be off because two devices measured them; nothing where one device did.
+pub(in crate::report) fn meters(ratio: &Ratio) -> Option<String> {
+    let error = ratio.meters_error.filter(|error| *error > 0.0)?;
+    let percent = fixed(error * 100.0, 1);
+    Some(match ratio.is_within_meters_error() {
+        true => format!("not established: the two meters may differ by ± {percent} %"),
+        false => format!("± {percent} % by the two meters"),
+    })
 }

@@ -7,6 +7,7 @@
 //! `plotters` escapes (tests put markup into every text that comes from outside).
 
 mod contrast;
+mod energy;
 mod failures;
 mod figures;
 mod machines;
@@ -51,6 +52,7 @@ pub fn html(input: &ReportInput<'_>) -> String {
         Some(progress::section(&page)),
         results::section(&page),
         figures::section(&page),
+        energy::section(&page),
         scores::section(&page),
         failures::section(&input.comparison.failures, &page.records),
         measurement::section(&page),

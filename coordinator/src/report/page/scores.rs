@@ -1,11 +1,12 @@
 //! The NetScore family, with training cost and with inference cost, and what exactly was computed.
 
-use fleet_common::compare::ScoreSummaries;
+use fleet_common::compare::Cost;
 use fleet_common::record::Reading;
 use fleet_common::score::Exponents;
 use maud::{Markup, html};
 
 use super::Page;
+use super::energy::between;
 use super::shell::{Section, not_available, summary};
 use crate::report::blocks::Block;
 use crate::report::notes::Notes;
@@ -19,7 +20,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
         p.howto {
             "Higher is better. A score is the mean of the scores of the trials, in decibels as its authors scale it: 20·log"
             sub { "10" } " of a ratio. See the " a href="#score-definitions" { "definitions" }
-            ". Compare scores within a table only."
+            ". Compare scores within a table only. Under a score that rests on energy stands where it lies as far as its meter is known; within "
+            "a table that was measured by one device the order of scores is not touched by it."
         }
         @for block in &blocks { (table(page, block)) }
         (definitions(&page.input.comparison.exponents))
@@ -39,7 +41,7 @@ fn table(page: &Page<'_>, block: &Block<'_>) -> Markup {
             tbody { @for row in &block.rows {
                 tr {
                     td.num.muted { (row.number) } td.nowrap { (row.label) } td.num { (row.group.completed) }
-                    (cells(&page.notes, &row.group.training.scores, &row.group.inference.scores))
+                    (cells(&page.notes, &row.group.training, &row.group.inference))
                 }
             } }
         } }
@@ -58,14 +60,23 @@ pub(super) fn head(first: &Markup) -> Markup {
 }
 
 /// The seven scores of a row.
-pub(super) fn cells(notes: &Notes, training: &ScoreSummaries, inference: &ScoreSummaries) -> Markup {
-    let all = [&training.ns, &training.ns_e, &training.ns_m, &training.ns_sharp];
-    let more = [&inference.ns_e, &inference.ns_m, &inference.ns_sharp];
-    html! { @for score in all.into_iter().chain(more) {
-        td.num { @match score {
-            Reading::Measured(s) => (summary(Some(s), 4)),
-            Reading::Unavailable(why) => (not_available(notes, why)),
-        } }
+pub(super) fn cells(notes: &Notes, training: &Cost, inference: &Cost) -> Markup {
+    let of = |cost: &'_ Cost| {
+        let (scores, intervals) = (&cost.scores, cost.intervals);
+        [
+            (scores.ns_e.clone(), intervals.ns_e),
+            (scores.ns_m.clone(), None),
+            (scores.ns_sharp.clone(), intervals.ns_sharp),
+        ]
+    };
+    html! { @for (score, interval) in [(training.scores.ns.clone(), None)].into_iter().chain(of(training)).chain(of(inference)) {
+        td.num {
+            @match &score {
+                Reading::Measured(s) => (summary(Some(s), 4)),
+                Reading::Unavailable(why) => (not_available(notes, why)),
+            }
+            @if let Some(interval) = &interval { (between(interval, 4)) }
+        }
     } }
 }
 

@@ -346,6 +346,7 @@ pub(super) struct World {
     pub(super) waiting: u64,
     pub(super) running: u64,
     pub(super) cancelled: u64,
+    pub(super) wasted: Vec<fleet_common::record::Waste>,
 }
 
 impl World {
@@ -363,6 +364,7 @@ impl World {
             waiting: 0,
             running: 0,
             cancelled: 0,
+            wasted: Vec::new(),
         }
     }
 
@@ -382,6 +384,8 @@ impl World {
             records: &self.records,
             samples: &self.samples,
             given_up: &[],
+            wasted: &self.wasted,
+            grams_per_kwh: None,
             superseded: 0,
         }
     }

@@ -111,7 +111,7 @@ pub(super) fn scores(page: &Page<'_>) -> Option<Section> {
                 tbody { @for side in &combination.sides { tr {
                     (named(page, i, combination, side, &html! {}))
                     td.num { (side.completed) }
-                    (cells(&page.notes, &side.training.scores, &side.inference.scores))
+                    (cells(&page.notes, &side.training, &side.inference))
                 } } }
             }
         } }

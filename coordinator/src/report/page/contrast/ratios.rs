@@ -7,6 +7,7 @@ use maud::{Markup, PreEscaped, html};
 use super::Page;
 use crate::report::chart::Figure;
 use crate::report::chart::ratios::ratios;
+use crate::report::contrast::words::meters;
 use crate::report::numbers::{plural, significant};
 use crate::report::page::figures::legend;
 use crate::report::page::shell::{Section, not_available, reasons};
@@ -67,6 +68,7 @@ fn cell(page: &Page<'_>, pair: &Pair, ratio: &Reading<Ratio>) -> Markup {
         Reading::Measured(r) => {
             (significant(r.geometric_mean, 3))
             div.sub.nowrap { (significant(r.min, 3)) " to " (significant(r.max, 3)) }
+            @if let Some(words) = meters(r) { div.sub { (words) } }
             @if r.combinations < pair.matched { div.sub.nowrap { "of " (plural(r.combinations as u64, "combination")) } }
         }
         Reading::Unavailable(why) => (not_available(&page.notes, why)),

@@ -1,208 +1,50 @@
 //! The agent's command line.
 
+mod args;
+
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use args::{Calibrate, Characterise, Cli, Command, Doctor, Merge, Profile, Run, Verify, worker};
+use clap::Parser as _;
 use fleet_agent::ask;
+use fleet_agent::calibrate::{self, Task};
 use fleet_agent::daemon;
-use fleet_agent::device::{self, DeviceLock, Host, Label, LockError, Nvidia, Slot, default_lock_dir};
+use fleet_agent::device::{self, DeviceLock, Host, LockError, Nvidia, Slot};
 use fleet_agent::doctor::{self, Level};
-use fleet_agent::meter::POWERCAP;
+use fleet_agent::meter::{self, Cache};
 use fleet_agent::profile;
 use fleet_agent::verify;
+use fleet_common::energy::SensorTerm;
 use fleet_common::profile::Request;
-use fleet_common::units::{Bytes, duration};
+use fleet_common::units::duration;
 use fleet_common::verify::Verdict;
 use fleet_common::worker::{JobDevice, Merged};
+use fleet_observe::log;
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
-
-/// Runs the trials of NetScore Fleet on this machine: one worker process per device, metered, under a memory budget.
-#[derive(Debug, Parser)]
-#[command(name = "fleet-agent", version, after_help = "Exit codes: 0 success; 1 failure; 2 wrong usage.")]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Asks a coordinator for trials and runs them until it is stopped (Ctrl-C or SIGTERM ends it tidily).
-    #[command(
-        after_help = "Example: fleet-agent run --coordinator http://192.168.1.10:7070 --data ~/data --weights ~/weights"
-    )]
-    Run(Run),
-    /// Shows what this machine has (devices, libtorch, CUDA, meters, budget, data), what is missing, and how to get it.
-    #[command(after_help = "Example: fleet-agent doctor --data ~/data\nExit code 1 when no trial could run here.")]
-    Doctor(Doctor),
-    /// Runs reference folders (another implementation's inputs, outputs, gradients and training steps) through ours and
-    /// shows the largest differences.
-    #[command(
-        after_help = "Example: fleet-agent verify tests/fixtures/*\nExit codes: 0 all within their tolerance; 1 something is not; 2 a folder cannot be run."
-    )]
-    Verify(Verify),
-    /// Measures one training step: what each block keeps and costs, and how the step goes under each checkpointing
-    /// strategy.
-    #[command(
-        after_help = "Example: fleet-agent profile vit_small_patch16_224 --budget 500MiB --svg memory.svg\nThe weights are fresh and the images random; neither changes memory. Exit codes: 0 a step ran; 1 none did, or the worker failed; 2 wrong usage."
-    )]
-    Profile(Profile),
-    /// Adds an adapter (a folder in HF PEFT's layout, from here or from Python) to the weights that it was trained on.
-    #[command(
-        after_help = "Example: fleet-agent merge my-adapter --base weights/vit_small_patch16_224.safetensors --out merged/vit_small_patch16_224.safetensors\nThe result serves as initial weights. Exit codes: 0 written; 2 the adapter or the weights cannot be used."
-    )]
-    Merge(Merge),
-}
-
-/// How devices are found and kept apart.
-#[derive(Debug, Args)]
-struct Devices {
-    /// The worker program [default: fleet-worker beside this program]
-    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
-    worker: Option<PathBuf>,
-    /// Folder of the device locks, which all agents of a machine must share
-    /// [default: in the system's folder for temporary files]
-    #[arg(long, env = "FLEET_LOCK_DIR", value_name = "DIR")]
-    lock_dir: Option<PathBuf>,
-    /// NVIDIA's management library, if it is not in the usual place
-    #[arg(long, env = "FLEET_NVML", value_name = "FILE")]
-    nvml: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct Machine {
-    /// Folder with data sets: cifar-100-binary/ (or its .tar.gz), dtd/, textures/
-    #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
-    data: PathBuf,
-    /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; without it training starts
-    /// from scratch
-    #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
-    weights: Option<PathBuf>,
-    #[command(flatten)]
-    devices: Devices,
-    /// Where the kernel shows the CPU packages' energy counters
-    #[arg(long, env = "FLEET_POWERCAP", value_name = "DIR", default_value = POWERCAP)]
-    powercap: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct Run {
-    /// Address of the coordinator
-    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
-    coordinator: String,
-    /// Folder for this agent's own files
-    #[arg(long, env = "FLEET_AGENT_STATE", value_name = "DIR", default_value = "fleet-state/agent")]
-    state: PathBuf,
-    /// Devices to offer, such as cpu or cuda:0 [default: all GPUs, or the CPU where there is none]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    devices: Vec<String>,
-    /// Sets this machine apart from others with the same device: appended to the hardware class of its slots, as in
-    /// "AMD EPYC, 2 CPUs [TEXT]", so that its results are not averaged with theirs. For what a device's name does not
-    /// say: a power limit, a cooler, a memory speed
-    #[arg(long, value_name = "TEXT")]
-    label: Option<Label>,
-    /// Threads per worker [default: all CPUs, shared among the devices]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
-    /// Seconds between states that an interrupted trial goes on from; 0 for none
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    save_every: u64,
-    /// Space for the states of interrupted trials; those interrupted longest ago go first
-    #[arg(long, value_name = "SIZE", default_value = "10GiB")]
-    state_space: Bytes,
-    /// Seconds of rest for a device after each trial, so that one does not heat the next
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    cool_down: u64,
-    /// End when standard input ends: for programs that start an agent
-    #[arg(long)]
-    exit_with_parent: bool,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-#[derive(Debug, Args)]
-struct Doctor {
-    /// Print JSON (schema fleet.doctor/1) instead of text
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    machine: Machine,
-}
-
-#[derive(Debug, Args)]
-struct Verify {
-    /// Reference folders: config.json, io.safetensors, and weights.safetensors where there are stored weights
-    #[arg(required = true, value_name = "DIR")]
-    folders: Vec<PathBuf>,
-    /// Print JSON (schema fleet.verify/1) instead of text
-    #[arg(long)]
-    json: bool,
-    /// Name only what is beyond its tolerance
-    #[arg(long)]
-    brief: bool,
-    /// The worker program [default: fleet-worker beside this program]
-    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
-    worker: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct Profile {
-    #[command(flatten)]
-    options: profile::Options,
-    #[command(flatten)]
-    devices: Devices,
-}
-
-#[derive(Debug, Args)]
-struct Merge {
-    /// The adapter's folder: adapter_config.json and adapter_model.safetensors
-    #[arg(value_name = "DIR")]
-    adapter: PathBuf,
-    /// The weights that the adapter was trained on: safetensors, or a checkpoint of torch.save
-    #[arg(long, value_name = "FILE")]
-    base: PathBuf,
-    /// Where to write the merged weights, as safetensors
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// The worker program [default: fleet-worker beside this program]
-    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
-    worker: Option<PathBuf>,
-}
-
-/// The worker program: the one named, or the one beside this program.
-fn worker(named: Option<&PathBuf>) -> PathBuf {
-    named.cloned().unwrap_or_else(|| std::env::current_exe().unwrap_or_default().with_file_name("fleet-worker"))
-}
-
-impl Devices {
-    fn worker(&self) -> PathBuf {
-        worker(self.worker.as_ref())
-    }
-
-    fn lock_dir(&self) -> PathBuf {
-        self.lock_dir.clone().unwrap_or_else(default_lock_dir)
-    }
-}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("FLEET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let format = match &cli.command {
+        Command::Run(run) => run.log.log_format,
+        _ => log::Format::Text,
+    };
+    log::start(format, "info");
     let outcome = match cli.command {
         Command::Run(run) => start(run),
         Command::Doctor(doctor) => return examine(&doctor),
         Command::Verify(verify) => return compare(&verify),
         Command::Merge(asked) => return merge(&asked),
         Command::Profile(asked) => return measure(&asked),
+        Command::Calibrate(asked) => return calibrate(&asked),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            log::last_words(format, &format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -220,9 +62,13 @@ fn start(run: Run) -> anyhow::Result<()> {
         label: run.label,
         threads: run.threads,
         nvml: run.machine.devices.nvml,
-        powercap: run.machine.powercap,
+        meters: run.machine.meters.places(),
+        meter_every: Duration::from_secs_f64(1.0 / run.meter_hertz),
+        characterise: run.characterise == Characterise::Auto,
+        meter_cache: run.machine.meters.cache_dir(),
         save_every: Duration::from_secs(run.save_every),
         state_space: run.state_space.0,
+        metrics: run.metrics,
         cool_down: Duration::from_secs(run.cool_down),
     };
     let (sender, stopping) = watch::channel(false);
@@ -339,9 +185,7 @@ fn prepare(asked: &Profile) -> Result<(Slot, Request), String> {
     let host = Host::read();
     // What the options alone show to be wrong needs no device.
     options.request(JobDevice::Cpu, 1)?;
-    let nvidia = Nvidia::open(asked.devices.nvml.as_deref());
-    let boards = device::all(&host, nvidia.as_ref(), &asked.devices.worker());
-    let slots = device::choose(boards, options.device.as_slice()).map_err(|e| e.to_string())?;
+    let (slots, _) = slots(&asked.devices, options.device.as_slice(), &host)?;
     let slot = slots.into_iter().next().ok_or("this machine has no device")?;
     let device = if slot.gpu.is_some() { JobDevice::Cuda } else { JobDevice::Cpu };
     let request = options.request(device, options.threads.unwrap_or(host.cpus).max(1))?;
@@ -410,7 +254,64 @@ fn compare(asked: &Verify) -> ExitCode {
     }
 }
 
+/// The devices that are named, or all that trials would run on; errors are in words.
+fn slots(devices: &args::Devices, named: &[String], host: &Host) -> Result<(Vec<Slot>, Option<Arc<Nvidia>>), String> {
+    let nvidia = Nvidia::open(devices.nvml.as_deref());
+    let boards = device::all(host, nvidia.as_ref(), &devices.worker());
+    let slots = device::choose(boards, named).map_err(|e| e.to_string())?;
+    Ok((slots, nvidia.ok().map(Arc::new)))
+}
+
+fn calibrate(asked: &Calibrate) -> ExitCode {
+    let host = Host::read();
+    let (slots, nvidia) = match slots(&asked.devices, asked.device.as_slice(), &host) {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let task = match (asked.factor, asked.interval, asked.forget) {
+        (Some(factor), Some(relative), _) => Task::Compare(SensorTerm { factor, relative, basis: asked.basis.clone() }),
+        (_, _, true) => Task::Forget,
+        _ => Task::Measure { idle_seconds: asked.seconds },
+    };
+    let options = calibrate::Options {
+        places: asked.meters.places(),
+        cache: asked.meters.cache_dir(),
+        lock_dir: asked.devices.lock_dir(),
+        worker: asked.devices.worker(),
+        task,
+    };
+    let done = calibrate::calibrate(&options, &slots, &host, nvidia.as_ref(), |words| eprintln!("{words}"));
+    match asked.json {
+        true => println!("{}", serde_json::to_string_pretty(&done).expect("our own types are JSON")),
+        false => print!("{}", done.text()),
+    }
+    if done.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn look_at_meters(doctor: &Doctor) -> ExitCode {
+    let (machine, host) = (&doctor.machine, Host::read());
+    // Without the worker, too: its opinion matters to trials, not to meters.
+    let nvidia = Nvidia::open(machine.devices.nvml.as_deref());
+    let boards = device::described(&host, nvidia.as_ref());
+    for board in &boards.left_out {
+        eprintln!("{} is left out: {}", board.name, board.why);
+    }
+    let (cache, places) = (Cache::open(&machine.meters.cache_dir()), machine.meters.places());
+    let survey = meter::look(&boards.slots, &host.name, nvidia.ok().map(Arc::new).as_ref(), &places, &cache);
+    match doctor.json {
+        true => println!("{}", serde_json::to_string_pretty(&survey).expect("our own types are JSON")),
+        false => print!("{}", survey.text()),
+    }
+    ExitCode::SUCCESS
+}
+
 fn examine(doctor: &Doctor) -> ExitCode {
+    if doctor.meters {
+        return look_at_meters(doctor);
+    }
     let machine = &doctor.machine;
     let diagnosis = doctor::examine(&doctor::Options {
         data: machine.data.clone(),
@@ -418,7 +319,8 @@ fn examine(doctor: &Doctor) -> ExitCode {
         worker: machine.devices.worker(),
         lock_dir: machine.devices.lock_dir(),
         nvml: machine.devices.nvml.clone(),
-        powercap: machine.powercap.clone(),
+        meters: machine.meters.places(),
+        meter_cache: machine.meters.cache_dir(),
     });
     if doctor.json {
         println!("{}", serde_json::to_string_pretty(&diagnosis).expect("our own types are JSON"));

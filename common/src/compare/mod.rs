@@ -3,6 +3,9 @@
 //! Only what may be averaged is averaged: a group's trials share everything but their seed and repeat, and ran on one
 //! hardware class. Nothing is ranked across data sets, hardware classes or energy domains.
 
+mod cost;
+mod totals;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
@@ -10,10 +13,14 @@ use serde::Serialize;
 use crate::canonical;
 use crate::id::{HardwareClass, TrialId};
 use crate::plan::{CellSettings, WeightsRef};
-use crate::record::{EnergyDomain, Outcome, Reading, Record};
-use crate::score::{Costs, Exponents, Scores, Summary, pareto_front};
+use crate::record::{EnergyDomain, Outcome, Record};
+use crate::score::{Exponents, Summary, pareto_front};
 use crate::spec::{Checkpointing, Method};
 use crate::worker::Phase;
+
+pub use cost::{Cost, EnergyError, Intervals, ScoreSummaries};
+use cost::{cost, summary};
+pub use totals::{Total, totals};
 
 /// Name and version of this form, for `--json`.
 pub const SCHEMA: &str = "fleet.comparison/1";
@@ -59,36 +66,6 @@ pub struct Group {
     /// Whether no other group of the same data set, hardware and number of evaluated images (and, for energy, the same
     /// domain) has at least the accuracy for less of this; `None` where the cost was not measured.
     pub on_front: Front,
-}
-
-/// What one side (training or inference) of a group costs, and its scores.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Cost {
-    /// Wall-clock seconds of the measured window.
-    pub seconds: Option<Summary>,
-    /// Images per second of that window.
-    pub images_per_second: Option<Summary>,
-    /// Peak allocator memory, bytes.
-    pub peak_bytes: Option<Summary>,
-    /// Energy of the window, joules.
-    pub joules: Reading<Summary>,
-    /// What the joules cover.
-    pub domain: Option<EnergyDomain>,
-    /// NetScore family; a score is the mean over trials of the trials' scores.
-    pub scores: ScoreSummaries,
-}
-
-/// The NetScore family over a group.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ScoreSummaries {
-    /// NS.
-    pub ns: Reading<Summary>,
-    /// NS-E.
-    pub ns_e: Reading<Summary>,
-    /// NS-M.
-    pub ns_m: Reading<Summary>,
-    /// NS#.
-    pub ns_sharp: Reading<Summary>,
 }
 
 /// Membership in the Pareto fronts of accuracy against one training cost.
@@ -188,87 +165,6 @@ pub(crate) fn group(records: &[&Record], exponents: &Exponents) -> Group {
     }
 }
 
-fn summary(records: &[&Record], value: impl Fn(&Record) -> Option<f64>) -> Option<Summary> {
-    let values: Vec<f64> = records.iter().filter_map(|r| value(r)).collect();
-    Summary::of(&values)
-}
-
-/// Costs of one side. Memory peaks over all of `phases` (the optimiser's state appears in the warm-up); time and
-/// energy are those of the `window`.
-fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase], window: Phase) -> Cost {
-    let seconds = |r: &Record| r.phase(window).map(|p| p.seconds);
-    let peak =
-        |r: &Record| phases.iter().filter_map(|&p| r.worker_phase(p)).map(|p| p.peak_bytes as f64).reduce(f64::max);
-    let energy = |r: &Record| match r.phase(window) {
-        Some(phase) => phase.energy.clone(),
-        None => Reading::Unavailable("the phase was not reached".to_owned()),
-    };
-    let rate = |r: &Record| Some(r.worker_phase(window)?.images as f64 / seconds(r)?);
-    let scores: Vec<Scores> = records
-        .iter()
-        .filter_map(|r| {
-            let seconds = seconds(r)?;
-            let watts = match energy(r) {
-                Reading::Measured(e) => Reading::Measured(e.joules / seconds),
-                Reading::Unavailable(why) => Reading::Unavailable(why),
-            };
-            Some(Scores::of(
-                exponents,
-                &Costs {
-                    accuracy_percent: r.training.top1_percent?,
-                    parameters_millions: r.training.parameters as f64 / 1e6,
-                    gmacs: r.training.macs as f64 / 1e9,
-                    seconds,
-                    peak_mib: peak(r)? / f64::from(1 << 20),
-                    watts,
-                },
-            ))
-        })
-        .collect();
-    let domains: BTreeSet<EnergyDomain> = records.iter().filter_map(|r| energy(r).value().map(|e| e.domain)).collect();
-    let one_domain = |reading: Reading<Summary>| match reading {
-        Reading::Measured(_) if domains.len() > 1 => Reading::Unavailable(
-            "the energy of some trials covers other parts of the machine than that of others".into(),
-        ),
-        reading => reading,
-    };
-    let joules: Vec<Reading<f64>> = records
-        .iter()
-        .map(|r| match energy(r) {
-            Reading::Measured(e) => Reading::Measured(e.joules),
-            Reading::Unavailable(why) => Reading::Unavailable(why),
-        })
-        .collect();
-    Cost {
-        seconds: summary(records, seconds),
-        images_per_second: summary(records, rate),
-        peak_bytes: summary(records, peak),
-        joules: one_domain(all(&joules)),
-        domain: domains.first().copied().filter(|_| domains.len() == 1),
-        scores: ScoreSummaries {
-            ns: all(&scores.iter().map(|s| s.ns.clone()).collect::<Vec<_>>()),
-            ns_e: one_domain(all(&scores.iter().map(|s| s.ns_e.clone()).collect::<Vec<_>>())),
-            ns_m: all(&scores.iter().map(|s| s.ns_m.clone()).collect::<Vec<_>>()),
-            ns_sharp: one_domain(all(&scores.iter().map(|s| s.ns_sharp.clone()).collect::<Vec<_>>())),
-        },
-    }
-}
-
-/// A mean needs every trial's value: leaving out those without one would change what is compared.
-fn all(readings: &[Reading<f64>]) -> Reading<Summary> {
-    let mut values = Vec::new();
-    for reading in readings {
-        match reading {
-            Reading::Measured(value) => values.push(*value),
-            Reading::Unavailable(why) => return Reading::Unavailable(why.clone()),
-        }
-    }
-    match Summary::of(&values) {
-        Some(summary) => Reading::Measured(summary),
-        None => Reading::Unavailable("no completed trial".to_owned()),
-    }
-}
-
 /// Marks the fronts, one per data set, hardware class and number of evaluated images; for energy, per domain too.
 fn mark_fronts(groups: &mut [Group]) {
     type Costs = fn(&Group) -> Option<f64>;
@@ -302,6 +198,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::record::{Reading, Uncertainty};
+    use crate::worker::Phase;
 
     /// A record with the fields that a comparison reads.
     fn record(method: &str, seed: u64, top1: f64, peak_mib: u64, seconds: f64, joules: Option<f64>) -> Record {
@@ -387,5 +285,72 @@ mod tests {
         assert_eq!(comparison.failures.len(), 1);
         let fronts: Vec<_> = comparison.groups.iter().map(|g| (g.on_front.memory, g.on_front.time)).collect();
         assert_eq!(fronts, [(Some(true), Some(true)), (Some(false), Some(true))]);
+    }
+
+    #[test]
+    fn energy_comes_with_idle_power_rates_and_an_interval_that_the_sensor_dominates() {
+        let mut records: Vec<Record> =
+            (0..5).map(|seed| record("full", seed, 60.0, 400, 10.0, Some(998.0 + seed as f64))).collect();
+        for record in &mut records {
+            for phase in &mut record.phases {
+                if let Reading::Measured(energy) = &mut phase.energy {
+                    energy.above_idle = Reading::Measured(energy.joules - 200.0);
+                    energy.uncertainty = Some(Uncertainty { sensor: 0.12, basis: "sheet".into(), timing: 0.05 });
+                }
+            }
+        }
+        let one = compare(&records, &Exponents::default());
+        let training = &one.groups[0].training;
+        assert_eq!(training.above_idle_joules.value().expect("idle is known").mean, 800.0);
+        assert_eq!(training.watts.value().expect("measured").mean, 100.0);
+        assert_eq!(training.joules_per_image.value().expect("measured").mean, 1000.0 / 320.0);
+        let error = training.energy_error.as_ref().expect("known");
+        assert!((error.relative - 0.13).abs() < 1e-12 && error.sensor == 0.12 && error.devices.len() == 1);
+        let joules = training.intervals.joules.expect("there is a mean");
+        assert!(
+            joules.run_to_run && (joules.high - 1130.0).abs() < 0.1 && (joules.low - 870.0).abs() < 0.1,
+            "{joules:?}"
+        );
+        let ns_e = training.intervals.ns_e.expect("there is a score");
+        let half = 20.0 * 0.125 * 1.13f64.log10();
+        assert!((ns_e.high - ns_e.low - 2.0 * half).abs() < 0.01, "{ns_e:?}");
+        // One trial of an older version: nothing can be said of the whole.
+        if let Reading::Measured(energy) = &mut records[4].phases[1].energy {
+            energy.uncertainty = None;
+        }
+        assert_eq!(records[4].phases[1].phase, Phase::Train);
+        let other = compare(&records, &Exponents::default());
+        assert_eq!((&other.groups[0].training.energy_error, other.groups[0].training.intervals.ns_e), (&None, None));
+    }
+
+    #[test]
+    fn what_a_campaign_took_is_what_records_tell_and_what_is_in_none() {
+        use crate::record::Waste;
+        let mut failed = record("full", 7, 60.0, 400, 10.0, Some(1e6));
+        failed.outcome = Outcome::Crashed { message: "it is told of as waste".into() };
+        let records = [
+            record("full", 0, 60.0, 400, 10.0, Some(1000.0)),
+            record("lora", 0, 60.0, 400, 10.0, Some(500.0)),
+            record("lora", 1, 60.0, 400, 10.0, None),
+            failed,
+        ];
+        let waste = Waste {
+            trial: records[0].trial.clone(),
+            attempt: records[0].attempt,
+            agent: records[0].machine.agent.clone(),
+            hardware: records[0].machine.hardware.clone(),
+            energy: records[0].phases[1].energy.value().expect("measured").clone(),
+            seconds: 10.0,
+            reason: "killed".into(),
+        };
+        let [total] = totals(&records, [&waste, &waste])[..] else { panic!("one domain") };
+        // Warm-up, training and evaluation have the same joules in these records.
+        assert_eq!((total.useful_joules, total.trials), (4500.0, 2));
+        assert_eq!((total.wasted_joules, total.wasted_attempts), (2000.0, 2));
+        assert!((total.grams(400.0) - 6500.0 / 3.6e6 * 400.0).abs() < 1e-12);
+        let again = Waste::from_json(&waste.to_json()).expect("our own document");
+        assert_eq!(again, waste);
+        let nonsense = String::from_utf8(waste.to_json()).expect("text").replace("1000.0", "-1.0");
+        assert!(Waste::from_json(nonsense.as_bytes()).expect_err("negative").contains("expected"));
     }
 }

@@ -1,0 +1,224 @@
+//! What is counted from the start of the process on.
+
+use std::time::Duration;
+
+use fleet_common::lease::Release;
+use fleet_common::record::OutcomeClass;
+use fleet_common::telemetry::Seal;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Metric, Registry};
+
+use super::Tally;
+use crate::core::{Reply, Reported};
+
+/// Names and values of labels; all values are the program's own, so that their number is bounded.
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+/// A method and a code, which may be one that only a newer library knows.
+pub(super) type Asked = [(&'static str, String); 2];
+
+/// Counters, and the registry that writes them down.
+#[derive(Debug)]
+pub struct Counts {
+    registry: Registry,
+    granted: Counter,
+    renewed: Counter,
+    resumed: Counter,
+    ended: Family<Labels<1>, Counter>,
+    given_up: Counter,
+    reports: Family<Labels<2>, Counter>,
+    events: Counter,
+    commits: Histogram,
+    refused_commits: Counter,
+    journal_bytes: Gauge,
+    samples: Counter,
+    sample_bytes: Counter,
+    refused_batches: Counter,
+    unknown_samples: Counter,
+    sealed: Counter,
+    missing: Counter,
+    /// Answered requests.
+    pub(super) requests: Family<Asked, Counter>,
+    /// How long the answers took.
+    pub(super) seconds: Family<[(&'static str, String); 1], Histogram>,
+}
+
+fn cause(release: Release) -> &'static str {
+    match release {
+        Release::Silent => "silent",
+        Release::Restarted => "restarted",
+        Release::Crashed => "crashed",
+        Release::Unfit => "unfit",
+        Release::Returned => "returned",
+    }
+}
+
+fn verdict(reported: Reported) -> &'static str {
+    match reported {
+        Reported::Recorded => "recorded",
+        Reported::AlreadyRecorded => "already recorded",
+        Reported::Superseded => "superseded",
+        Reported::NotWanted => "not wanted",
+    }
+}
+
+/// From a millisecond to half a minute.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+/// Registers a metric of which the caller keeps a handle.
+fn kept<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let r = &mut registry;
+        let counter = |r: &mut Registry, name, help| kept(r, name, help, Counter::default());
+        let counts = Self {
+            granted: counter(r, "fleet_leases_granted", "Leases granted to slots"),
+            renewed: counter(r, "fleet_leases_renewed", "Renewals of leases by heartbeats and introductions"),
+            resumed: counter(
+                r,
+                "fleet_leases_resumed",
+                "Leases taken up again by a holder that was thought to be lost",
+            ),
+            ended: kept(
+                r,
+                "fleet_leases_ended",
+                "Leases that ended without a record, by cause; silent and restarted are lost agents",
+                Family::default(),
+            ),
+            given_up: counter(r, "fleet_trials_given_up", "Trials given up because they lost their agents too often"),
+            reports: kept(
+                r,
+                "fleet_reports",
+                "Records that agents delivered, by outcome and by what became of them",
+                Family::default(),
+            ),
+            events: counter(r, "fleet_journal_events", "Events made durable in the journal"),
+            commits: kept(
+                r,
+                "fleet_journal_commit_seconds",
+                "How long making events durable took, in seconds; one commit is for many events",
+                durations(),
+            ),
+            refused_commits: counter(
+                r,
+                "fleet_journal_refusals",
+                "Commits that the disk refused; what they answered did not count",
+            ),
+            journal_bytes: kept(
+                r,
+                "fleet_journal_size_bytes",
+                "Size of the journal's durable part, in bytes",
+                Gauge::default(),
+            ),
+            samples: counter(r, "fleet_samples_stored", "Samples stored, again after a broken stream among them"),
+            sample_bytes: counter(r, "fleet_samples_stored_bytes", "Bytes of those samples as they arrive"),
+            refused_batches: counter(r, "fleet_sample_batches_refused", "Batches of samples that the disk refused"),
+            unknown_samples: counter(
+                r,
+                "fleet_samples_unknown",
+                "Samples of attempts that this coordinator never granted; they are dropped",
+            ),
+            sealed: counter(r, "fleet_samples_sealed", "Samples that were there when their trial's record arrived"),
+            missing: counter(
+                r,
+                "fleet_samples_missing",
+                "Samples that the agent took and that were not there when their trial's record arrived",
+            ),
+            requests: kept(r, "fleet_requests", "Answered requests, by method and gRPC code", Family::default()),
+            seconds: kept(
+                r,
+                "fleet_request_seconds",
+                "Time until an answer begins, in seconds; Pull waits for work on purpose",
+                Family::new_with_constructor(durations),
+            ),
+            registry,
+        };
+        counts.begin_at_zero();
+        counts
+    }
+}
+
+impl Counts {
+    /// A rate needs the value before the first event, too.
+    fn begin_at_zero(&self) {
+        Release::ALL.into_iter().for_each(|r| drop(self.ended.get_or_create(&[("cause", cause(r))])));
+        for class in OutcomeClass::ALL {
+            drop(self.reports.get_or_create(&[("outcome", class.name()), ("verdict", verdict(Reported::Recorded))]));
+        }
+        self.answered_request(super::requests::OTHER, tonic::Code::Unimplemented, None);
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The journal has this size.
+    pub fn journal(&self, bytes: u64) {
+        self.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// These events are durable; that took so long.
+    pub fn committed(&self, tally: &Tally, took: Duration) {
+        self.commits.observe(took.as_secs_f64());
+        self.events.inc_by(tally.events);
+        self.granted.inc_by(tally.granted);
+        self.resumed.inc_by(tally.resumed);
+        self.given_up.inc_by(tally.given_up);
+        for release in &tally.released {
+            self.ended.get_or_create(&[("cause", cause(*release))]).inc();
+        }
+    }
+
+    /// The disk refused a commit.
+    pub fn refused_commit(&self) {
+        self.refused_commits.inc();
+    }
+
+    /// This answer goes out.
+    pub fn answered(&self, reply: &Reply) {
+        if let Reply::Registered(verdicts) | Reply::Heartbeat(Some(verdicts)) = reply {
+            self.renewed.inc_by(verdicts.iter().filter(|v| v.keep.is_ok()).count() as u64);
+        }
+    }
+
+    /// A record arrived.
+    pub fn reported(&self, class: OutcomeClass, reported: Reported, seal: &Seal) {
+        self.reports.get_or_create(&[("outcome", class.name()), ("verdict", verdict(reported))]).inc();
+        if reported == Reported::Recorded {
+            self.sealed.inc_by(seal.stored);
+            self.missing.inc_by(seal.missing);
+        }
+    }
+
+    /// A batch of so many samples and bytes was stored, or else the disk refused it.
+    pub fn batch(&self, samples: usize, bytes: usize, is_stored: bool) {
+        if is_stored {
+            self.samples.inc_by(samples as u64);
+            self.sample_bytes.inc_by(bytes as u64);
+        } else {
+            self.refused_batches.inc();
+        }
+    }
+
+    /// So many samples belong to an attempt that is not known.
+    pub fn unknown(&self, samples: usize) {
+        self.unknown_samples.inc_by(samples as u64);
+    }
+
+    /// A request was answered, after this time.
+    pub(super) fn answered_request(&self, method: &str, code: tonic::Code, took: Option<Duration>) {
+        let method = ("method", method.to_owned());
+        self.requests.get_or_create(&[method.clone(), ("code", format!("{code:?}"))]).inc_by(took.is_some().into());
+        let seconds = self.seconds.get_or_create(&[method]);
+        took.into_iter().for_each(|took| seconds.observe(took.as_secs_f64()));
+    }
+}
