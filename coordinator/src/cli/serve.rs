@@ -10,8 +10,8 @@ use fleet_common::lease::LeaseTerms;
 use fleet_common::units::Bytes;
 use fleet_observe::http;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use super::Failure;
 use crate::driver::{self, Handle};
@@ -178,13 +178,15 @@ impl Running {
         service.sweep(keep).await;
         let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));
         let (stop, stopped) = tokio::sync::oneshot::channel();
+        // Answers are small and somebody waits for each: without this, the kernel holds many of them back for 40 ms.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = Server::builder()
             .layer(Timed::new(counts.clone()))
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .add_service(service.agents())
             .add_service(service.operator())
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+            .serve_with_incoming_shutdown(incoming, async {
                 let _ = stopped.await;
             });
         let server = tokio::spawn(async move {

@@ -82,7 +82,6 @@ impl Rows {
 
     fn row(&self, Sample { number, at, channel, value }: Sample, wall_offset_nanos: i64) -> Row<'_> {
         let unix_us = (i128::from(at.0) + i128::from(wall_offset_nanos)).div_euclid(1000);
-        let (_, scale) = channel.series.unit();
         Row {
             trial: &self.trial,
             cell: &self.cell,
@@ -92,7 +91,7 @@ impl Rows {
             unix_us: i64::try_from(unix_us).unwrap_or(i64::MAX),
             series: channel.series.name(),
             channel: channel.number,
-            value: value as f64 * scale,
+            value: in_base_unit(value, channel.series.unit().1),
             raw: value,
         }
     }
@@ -112,6 +111,12 @@ impl Rows {
     }
 }
 
+/// A reading in its base unit. Thousandths are divided by a thousand, which is exact where 0.001 is not: 169343 mW are
+/// 169.343 W to the last digit.
+fn in_base_unit(value: i64, scale: f64) -> f64 {
+    if scale < 1.0 { value as f64 / scale.recip().round() } else { value as f64 * scale }
+}
+
 /// A base unit's name.
 pub(super) fn unit(unit: Unit) -> &'static str {
     match unit {
@@ -129,6 +134,16 @@ pub(super) fn unit(unit: Unit) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn base_units_are_exact() {
+        for series in fleet_common::telemetry::Series::ALL {
+            let (_, scale) = series.unit();
+            let power = scale.log10().round() as i32;
+            let text = format!("169343e{power}");
+            assert_eq!(Ok(in_base_unit(169_343, scale)), text.parse(), "{}", series.name());
+        }
+    }
 
     #[test]
     fn rows_have_base_units_and_wall_time_and_missing_numbers_are_gaps() {

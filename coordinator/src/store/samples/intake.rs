@@ -75,10 +75,16 @@ impl Intake {
             self.begin().map_err(|source| SamplesError::Io { path: self.dir.clone(), doing: "written", source })?;
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(bytes).and_then(|()| file.sync_data()).map_err(|source| {
-            let _ = file.set_len(self.length);
-            SamplesError::Io { path: self.part.path.clone(), doing: "written", source }
-        })?;
+        if let Err(source) = file.write_all(bytes).and_then(|()| file.sync_data()) {
+            let error = SamplesError::Io { path: self.part.path.clone(), doing: "written", source };
+            // What was written in part must not stand in front of what comes next: that would not be read again.
+            let cut = file.set_len(self.length).and_then(|()| file.sync_data());
+            if cut.is_err() {
+                let part = self.close();
+                self.left.extend(part);
+            }
+            return Err(error);
+        }
         self.length += bytes.len() as u64;
         Ok(())
     }
@@ -170,4 +176,27 @@ fn settle(parts: Vec<Part>) -> Vec<Part> {
         }
     }
     left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_a_write_that_failed_in_part_another_file_is_begun() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("intake");
+        let (mut intake, left) = Intake::open(&folder).expect("opens");
+        assert!(left.is_empty());
+        intake.append(b"one").expect("writes");
+        // A file that can be neither written to nor cut.
+        intake.file = Some(File::open(&intake.part.path).expect("opens"));
+        assert!(intake.append(b"two").is_err());
+        intake.append(b"three").expect("writes");
+        let (mut again, left) = Intake::open(&folder).expect("opens");
+        let contents: Vec<Vec<u8>> = left.iter().map(|path| std::fs::read(path).expect("reads")).collect();
+        assert_eq!(contents, [b"one".to_vec(), b"three".to_vec()], "oldest first");
+        again.empty().expect("empties");
+        assert_eq!(std::fs::read_dir(&folder).expect("reads").count(), 0);
+    }
 }

@@ -62,7 +62,11 @@ impl Tail {
             tail.stored += count(&chunk.batches);
             tail.next = chunk.batches.last().map_or(tail.next, end);
         }
-        file.set_len(tail.length).map_err(|e| tail.error("cut", e))?;
+        let length = file.metadata().map_err(|e| tail.error("read", e))?.len();
+        if length > tail.length {
+            tracing::warn!(file = %tail.path.display(), bytes = length - tail.length, "the end is no whole chunk: cut off");
+            file.set_len(tail.length).map_err(|e| tail.error("cut", e))?;
+        }
         Ok(tail)
     }
 
