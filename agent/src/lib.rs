@@ -16,6 +16,9 @@
 //! | [`verify`] | reference folders through our implementation |
 //! | [`profile`] | memory and time of a training step, block by block |
 
+/// Version of this program, and the commit that it was built from where that is known.
+pub const VERSION: &str = env!("FLEET_VERSION");
+
 pub mod ask;
 pub mod calibrate;
 mod clock;

@@ -95,6 +95,7 @@ series! {
     SensorTemperatureMillicelsius = 22, "sensor_temperature_millicelsius", Celsius, 1e-3, "Temperature of a hwmon sensor; the channel says which";
     WallPowerMilliwatts = 23, "wall_power_milliwatts", Watts, 1e-3, "Power of the whole machine at the wall";
     WallSkewMicroseconds = 24, "wall_skew_microseconds", Seconds, 1e-6, "How far the wall meter's reading may be from its time: half of what asking took";
+    GpuProcessMemoryBytes = 25, "gpu_process_memory_bytes", Bytes, 1.0, "Memory that the trial's process holds on the GPU as the driver sees it, its context included";
 }
 
 impl Series {

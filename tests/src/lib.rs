@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
 pub mod bench;
+mod campaign;
 pub mod chaos;
 mod fleet;
 pub mod load;
@@ -12,6 +13,7 @@ mod power;
 mod processes;
 mod textures;
 
+pub use campaign::{Campaign, Stored, long, spooled};
 pub use fleet::{Agent, Coordinator, Fleet, Output, finish, wait_until, with_small_files};
 pub use power::Power;
 pub use processes::{kill, with_marker};

@@ -1,49 +1,6 @@
 //! Trials that are interrupted go on where they were, and their records say so.
 
-use fleet_tests::{Agent, Coordinator, Fleet, Power, wait_until};
-use serde_json::Value;
-
-/// A campaign of one trial of `steps` steps.
-fn long(fleet: &Fleet, name: &str, steps: u32) -> String {
-    let file = fleet.campaign(name, 1, "", "");
-    let text = std::fs::read_to_string(&file).expect("a file");
-    let text = text
-        .replace("steps = 4", &format!("steps = {steps}"))
-        .replace("[\"full\", \"lora\", \"bitfit\"]", "\"full\"")
-        .replace("[\"none\", \"static\"]", "\"none\"");
-    std::fs::write(&file, text).expect("writes");
-    file.to_str().expect("a path").to_owned()
-}
-
-struct Campaign<'a> {
-    fleet: &'a Fleet,
-    url: String,
-    name: &'static str,
-}
-
-impl Campaign<'_> {
-    fn status(&self) -> Value {
-        let out = self.fleet.fleet(&["status", self.name, "--coordinator", &self.url, "--json"]).ended_with(0);
-        out.json()["campaigns"][0].clone()
-    }
-
-    fn wait_for_step(&self, step: u64) {
-        wait_until("the trial to get that far", || {
-            let running = self.status()["running"][0].clone();
-            running["phase"] == "train" && running["done"].as_u64() >= Some(step)
-        });
-    }
-
-    /// The report's page once the trial is done, and its group.
-    fn finish(&self) -> (String, Value) {
-        wait_until("the trial to end", || self.status()["finished"]["completed"] == 1);
-        let page = self.fleet.path().join("page.html");
-        let page_arg = page.to_str().expect("a path");
-        let report = self.fleet.fleet(&["report", self.name, "--coordinator", &self.url, "--json", "--html", page_arg]);
-        let group = report.ended_with(0).json()["comparison"]["groups"][0].clone();
-        (std::fs::read_to_string(page).expect("a page"), group)
-    }
-}
+use fleet_tests::{Agent, Campaign, Coordinator, Fleet, Power, long, wait_until};
 
 /// The steps that the page says each attempt did.
 fn attempts(page: &str) -> Vec<(u32, u32)> {

@@ -198,6 +198,7 @@ impl AttemptLog {
 fn machine(shared: &Shared, slot: &Slot) -> Machine {
     Machine {
         agent: shared.id.clone(),
+        agent_version: Some(crate::VERSION.to_owned()),
         slot: slot.id.clone(),
         hardware: slot.hardware.clone(),
         label: shared.options.label.as_ref().map(|l| l.as_str().to_owned()),

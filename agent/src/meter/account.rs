@@ -47,6 +47,7 @@ impl Account<'_> {
             marks.iter().enumerate().map(|(i, (phase, from))| {
                 let to = marks.get(i + 1).map_or(end, |(_, next)| *next);
                 let seconds = to.seconds_since(*from);
+                let on_board = self.readings.within(Series::GpuProcessMemoryBytes.into(), *from, to).max();
                 let resident = self.readings.within(Series::ProcessResidentBytes.into(), *from, to).max();
                 let (energy, said) = self.energy(*from, to);
                 if is_cost(*phase) {
@@ -58,6 +59,7 @@ impl Account<'_> {
                     windows: vec![Window { attempt, starts_at: *from, seconds }],
                     seconds,
                     peak_process_bytes: resident.and_then(|b| u64::try_from(b).ok()),
+                    peak_driver_bytes: on_board.and_then(|b| u64::try_from(b).ok()),
                     energy,
                     other_energy: self.others(*from, to),
                 }

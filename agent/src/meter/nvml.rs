@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fleet_common::telemetry::{MonoNanos, Series};
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
-use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::sys_exports::field_id::{NVML_FI_DEV_POWER_AVERAGE, NVML_FI_DEV_POWER_INSTANT};
@@ -104,12 +104,17 @@ impl NvmlMeter {
         let limit = self.told("power limit", device.enforced_power_limit());
         let generation = self.told("PCIe link", device.current_pcie_link_gen());
         let width = self.told("PCIe link", device.current_pcie_link_width());
-        let others = self.told("processes", device.running_compute_processes()).map(|processes| {
+        let processes = self.told("processes", device.running_compute_processes());
+        let others = processes.as_ref().map(|processes| {
             // A container sees itself under other numbers than the driver does: then one of them is ours.
-            let known = processes.iter().any(|p| Some(p.pid) == self.worker);
-            let ours = usize::from(known || self.worker.is_some());
-            processes.len().saturating_sub(ours) as u64
+            processes.len().saturating_sub(usize::from(self.worker.is_some())) as u64
         });
+        let ours = processes.iter().flatten().find(|p| Some(p.pid) == self.worker);
+        let ours = ours.and_then(|p| match p.used_gpu_memory {
+            UsedGpuMemory::Used(bytes) => Some(bytes),
+            UsedGpuMemory::Unavailable => None,
+        });
+        out.extend(ours.and_then(|v| reading(now, Series::GpuProcessMemoryBytes, v)));
         out.extend(celsius.and_then(|v| reading(now, Series::GpuTemperatureCelsius, v)));
         out.extend(memory.and_then(|v| reading(now, Series::GpuMemoryUsedBytes, v)));
         out.extend(sm.and_then(|v| reading(now, Series::GpuSmClockMegahertz, v)));

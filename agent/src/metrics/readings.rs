@@ -26,6 +26,7 @@ fleet_observe::metrics! {
         "Power of the GPU as a mean over the driver's window, in watts";
     OTHERS = Gauge "fleet_gpu_other_processes", "Processes that compute on the GPU and are not the trial's";
     ALLOCATED = Gauge "fleet_allocator_live_bytes", "Bytes that tensors hold in the worker's allocator";
+    ON_BOARD = Gauge "fleet_worker_gpu_bytes", "Memory that the worker process holds on the GPU, its context included, in bytes";
     RESIDENT = Gauge "fleet_worker_resident_bytes", "Resident memory of the worker process, in bytes";
     PACKAGES = Counter "fleet_cpu_package_energy_joules_total",
         "Energy of all CPU packages of the machine since the trial began, in joules";
@@ -71,6 +72,7 @@ fn place(series: Series) -> (Metric, f64, Labels) {
         Series::GpuPowerAverageMilliwatts => (POWER_AVERAGE, 1.0, Slot),
         Series::GpuOtherProcesses => (OTHERS, 1.0, Slot),
         Series::AllocatorLiveBytes => (ALLOCATED, 1.0, Slot),
+        Series::GpuProcessMemoryBytes => (ON_BOARD, 1.0, Slot),
         Series::ProcessResidentBytes => (RESIDENT, 1.0, Slot),
         Series::CpuPackageEnergyMicrojoules => (PACKAGES, 1.0, Slot),
         Series::CpuDramEnergyMicrojoules => (DRAM, 1.0, Slot),

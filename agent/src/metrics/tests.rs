@@ -92,6 +92,7 @@ fn what_dcgm_does_not_know_is_in_base_units_and_sensors_are_told_apart() {
         (Series::WallPowerMilliwatts, 93_100, "fleet_wall_power_watts", 93.1),
         (Series::WallSkewMicroseconds, 1_500, "fleet_wall_skew_seconds", 0.0015),
         (Series::AllocatorLiveBytes, 1 << 40, "fleet_allocator_live_bytes", 1_099_511_627_776.0),
+        (Series::GpuProcessMemoryBytes, 54_321, "fleet_worker_gpu_bytes", 54_321.0),
         (Series::ProcessResidentBytes, 12_345, "fleet_worker_resident_bytes", 12_345.0),
     ];
     readings.iter().for_each(|(series, value, ..)| watched.observe((*series).into(), *value));

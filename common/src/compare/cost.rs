@@ -62,6 +62,15 @@ pub struct EnergyError {
     pub devices: BTreeSet<String>,
 }
 
+impl EnergyError {
+    /// How far two meters may be off against each other, relative to a ratio of their joules; 0 where one device was
+    /// measured both times, because its error cancels.
+    pub fn against(&self, other: &Self) -> f64 {
+        let same = self.devices.len() == 1 && self.devices == other.devices;
+        if same { 0.0 } else { self.sensor.hypot(other.sensor) }
+    }
+}
+
 /// Intervals around means that rest on energy; absent where there is no mean, or nothing is known about the meter.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Intervals {

@@ -71,9 +71,7 @@ impl Ratio {
 
 /// How far two costs' meters may be off against each other.
 fn meters_error(one: &Cost, other: &Cost) -> Option<f64> {
-    let (a, b) = (one.energy_error.as_ref()?, other.energy_error.as_ref()?);
-    let same = a.devices.len() == 1 && a.devices == b.devices;
-    Some(if same { 0.0 } else { a.sensor.hypot(b.sensor) })
+    Some(one.energy_error.as_ref()?.against(other.energy_error.as_ref()?))
 }
 
 /// Whether two levels may be related at all: other initial weights of one backbone are not another backbone.

@@ -213,6 +213,9 @@ pub struct PhaseRecord {
     /// Most resident bytes of the worker process that were sampled.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub peak_process_bytes: Option<u64>,
+    /// Most bytes that the driver saw the worker process hold on the GPU, its context included.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peak_driver_bytes: Option<u64>,
     /// Energy of the device over those seconds.
     pub energy: Reading<Energy>,
     /// Energy of other parts of the machine over the same seconds, where there are meters for them. It overlaps with
@@ -246,6 +249,9 @@ impl<T> Reading<T> {
 pub struct Machine {
     /// The agent.
     pub agent: AgentId,
+    /// Version of the agent, and the commit that it was built from where that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agent_version: Option<String>,
     /// Its slot.
     pub slot: SlotId,
     /// Class under which measurements may be averaged.
@@ -315,6 +321,7 @@ impl PhaseRecord {
         self.windows.extend(other.windows);
         self.seconds += other.seconds;
         self.peak_process_bytes = self.peak_process_bytes.max(other.peak_process_bytes);
+        self.peak_driver_bytes = self.peak_driver_bytes.max(other.peak_driver_bytes);
         self.energy = match (self.energy.clone(), other.energy) {
             (Reading::Measured(a), Reading::Measured(b)) => match a.plus(b) {
                 Ok(sum) => Reading::Measured(sum),

@@ -117,9 +117,13 @@ async fn records_go_out_and_in_and_out_again_unchanged() {
     assert_eq!(w.read("b.csv").lines().count(), 1 + records.len());
     w.fleet(&["compare", "nightly", "lab-b", "--by", "hardware"]).await.expect("compares");
     w.fleet(&["status", "lab-b"]).await.expect("a status");
-    for command in
-        [&["watch", "lab-b"][..], &["cancel", "lab-b"], &["retry", "lab-b", "--failed"], &["report", "lab-b"]]
-    {
+    for command in [
+        &["watch", "lab-b"][..],
+        &["cancel", "lab-b"],
+        &["retry", "lab-b", "--failed"],
+        &["report", "lab-b"],
+        &["samples", "lab-b"],
+    ] {
         let message = w.refused(command).await;
         assert!(message.contains("\"lab-b\" is a set of imported records"), "{command:?}: {message}");
     }

@@ -128,7 +128,7 @@ static MACHINE: [Column; 18] = [
 ];
 
 /// What came after the first version of this table.
-static LATER: [Column; 34] = [
+static LATER: [Column; 36] = [
     ("preprocessing", |r| r.record.settings.train.preprocessing.name().to_owned()),
     ("precision", |r| r.record.settings.train.precision.name().to_owned()),
     ("batch_norm", |r| r.record.settings.train.batch_norm.name().to_owned()),
@@ -165,6 +165,8 @@ static LATER: [Column; 34] = [
     ("idle_watts", |r| optional(idle(r).map(|i| i.watts).as_ref())),
     ("idle_unix_ms", |r| optional(idle(r).map(|i| i.measured_unix_ms).as_ref())),
     ("start_celsius", |r| optional(r.record.metering.as_ref().and_then(|m| m.start_celsius).as_ref())),
+    ("agent_version", |r| optional(r.record.machine.agent_version.as_ref())),
+    ("train_driver_peak_bytes", |r| optional(r.record.phase(Phase::Train).and_then(|p| p.peak_driver_bytes).as_ref())),
     ("agent_cpu_seconds", |r| optional(r.record.metering.as_ref().map(|m| m.cpu_seconds).as_ref())),
 ];
 

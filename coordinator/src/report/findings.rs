@@ -201,6 +201,11 @@ impl<'b, 'a> Telling<'b, 'a> {
         let (a, b) = (&from.group.training, &to.group.training);
         let (x, y) = (a.joules.value()?, b.joules.value()?);
         let values = format!("{} → {} J", significant(x.mean, 3), significant(y.mean, 3));
+        let meters = a.energy_error.as_ref().zip(b.energy_error.as_ref()).map_or(0.0, |(a, b)| a.against(b));
+        let within = meters > 0.0 && (y.mean / x.mean).ln().abs() <= (1.0 + meters).ln();
+        let hedge =
+            within.then(|| format!("; not established, as the meters may differ by {} %", fixed(meters * 100.0, 0)));
+        let values = values + &hedge.unwrap_or_default();
         (a.domain == b.domain).then(|| self.change(x, y, "training energy", Some(values)))
     }
 

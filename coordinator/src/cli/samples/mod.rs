@@ -105,7 +105,7 @@ impl Samples {
         attempts: &[v1::SampledAttempt],
         mut sink: impl Sink,
     ) -> Result<(), Failure> {
-        let (mut samples, mut unknown) = (0, 0);
+        let (mut samples, mut written, mut unknown) = (0, 0, 0);
         let mut missing = Missing::default();
         for attempt in attempts {
             let trial = wire::trial(attempt.trial.clone()).map_err(|e| Failure::failed(e.to_string()))?;
@@ -131,10 +131,11 @@ impl Samples {
             }
             let (gaps, left_out) = rows.end(attempt.taken);
             missing.gaps.extend(gaps);
+            written += 1;
             unknown += left_out;
         }
         sink.finish(&missing)?;
-        self.conclude(attempts.len() as u64, samples, unknown, &missing);
+        self.conclude(written, samples, unknown, &missing);
         Ok(())
     }
 

@@ -41,7 +41,8 @@ impl Out {
         matches!(self, Self::Standard { closed: true })
     }
 
-    pub(super) fn finish(self) -> Result<(), Failure> {
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
+        self.flush().map_err(cannot)?;
         match self {
             Self::File(file) => file.finish(),
             Self::Standard { .. } => Ok(()),

@@ -50,6 +50,9 @@ pub(crate) fn scatter(block: &Block<'_>, cost: Cost, domain: Option<EnergyDomain
     if !from_zero {
         remarks.push(format!("The axis of {noun} does not begin at zero."));
     }
+    if cost == Cost::Energy {
+        remarks.extend(meters(&dots));
+    }
     let mut panel = Panel {
         size: (560.0, 380.0),
         y: Scale::padded(least, most, 5),
@@ -81,6 +84,24 @@ pub(crate) fn scatter(block: &Block<'_>, cost: Cost, domain: Option<EnergyDomain
         remarks.push(format!("{unnamed} points lie too close together for a name; pointing at them shows it."));
     }
     Some(Figure { svg: panel.svg(), remarks })
+}
+
+/// What all joules of a chart may be off by together. On every point it would look like a doubt about their order.
+fn meters(dots: &[Dot<'_>]) -> Option<String> {
+    let errors = dots.iter().filter_map(|d| d.row.group.training.energy_error.as_ref());
+    let (mut most, mut devices) = (0.0f64, std::collections::BTreeSet::new());
+    for error in errors {
+        most = most.max(error.relative);
+        devices.extend(&error.devices);
+    }
+    let percent = fixed(most * 100.0, 1);
+    match devices.len() {
+        0 => None,
+        1 => Some(format!(
+            "By their meter the joules may be off by ± {percent} %, all of them alike: the order is not touched."
+        )),
+        n => Some(format!("{n} devices were measured, each of whose meters may be off by up to ± {percent} %.")),
+    }
 }
 
 fn title(dot: &Dot<'_>, unit: &str) -> String {

@@ -143,7 +143,7 @@ impl Samples {
     pub fn size(&self, trial: &TrialId, attempt: Attempt) -> Option<u64> {
         let key = (trial.clone(), attempt);
         let file = std::fs::metadata(self.tails.path(&key)).ok().map(|file| file.len());
-        file.or_else(|| self.tails.snapshot(&key).filter(|(_, pending)| !pending.is_empty()).map(|_| 0))
+        file.or_else(|| self.tails.is_unfinished(&key).then_some(0))
     }
 
     /// That an attempt's samples were removed by retention. Some may have come since.

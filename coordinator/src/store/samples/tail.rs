@@ -106,22 +106,31 @@ impl Tail {
         self.waiting >= CHUNK
     }
 
-    /// Writes what is pending to the file, as one chunk. That does not sync it.
+    /// Writes what is pending to the file. That does not sync it.
     ///
     /// # Errors
-    /// The disk refused: everything is as before.
+    /// The disk refused: what is not in the file stays pending.
     pub(super) fn flush(&mut self) -> Result<(), SamplesError> {
-        if self.pending.is_empty() {
-            return Ok(());
+        while !self.pending.is_empty() {
+            // More than one chunk is pending where the disk refused before.
+            let mut samples = 0;
+            let fits = self.pending.iter().take_while(|batch| {
+                samples += batch.at_nanos.len();
+                samples <= CHUNK
+            });
+            let batches = fits.count().max(1);
+            let of_chunk = &self.pending[..batches];
+            let packed = chunk::packed((&self.trial).into(), self.attempt.get(), of_chunk);
+            let written = packed.and_then(|chunk| self.append(&chunk).map(|()| chunk));
+            let chunk = written.map_err(|e| self.error("stored", e))?;
+            let samples = count(of_chunk);
+            self.length += chunk.len() as u64;
+            self.crc.update(&chunk);
+            self.stored += samples;
+            self.waiting -= samples as usize;
+            self.pending.drain(..batches);
         }
-        let written = chunk::packed((&self.trial).into(), self.attempt.get(), &self.pending)
-            .and_then(|chunk| self.append(&chunk).map(|()| chunk));
-        let chunk = written.map_err(|e| self.error("stored", e))?;
-        self.length += chunk.len() as u64;
-        self.crc.update(&chunk);
-        self.stored += count(&self.pending);
-        self.pending = Vec::new();
-        self.waiting = 0;
+        self.pending.shrink_to_fit();
         Ok(())
     }
 

@@ -67,6 +67,11 @@ impl Tails {
         self.lock().get(key).map(Tail::snapshot)
     }
 
+    /// Whether some of an attempt's samples are not in its file yet.
+    pub(super) fn is_unfinished(&self, key: &Key) -> bool {
+        self.lock().get(key).is_some_and(|tail| !tail.is_flushed())
+    }
+
     /// Writes everything that is pending to the chunk files.
     ///
     /// # Errors
@@ -90,8 +95,12 @@ impl Tails {
         if known.values().any(|tail| tail.path() == path && !tail.is_flushed()) {
             return Ok(false);
         }
-        let error = |source| SamplesError::Io { path: path.to_owned(), doing: "removed", source };
-        std::fs::remove_file(path).map_err(error)?;
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(SamplesError::Io { path: path.to_owned(), doing: "removed", source });
+            }
+            _ => {}
+        }
         known.retain(|_, tail| tail.path() != path);
         Ok(true)
     }

@@ -241,3 +241,34 @@ fn samples_that_come_after_the_seal_are_stored_and_are_no_damage() {
     std::fs::remove_file(&file).expect("removes");
     assert!(is_noticed(&world, seal), "no file at all");
 }
+
+#[test]
+fn what_the_disk_refuses_is_not_acknowledged_or_waits_in_the_intake() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // Files stand where folders should be: the intake's, then the chunk file's.
+    let (intake_folder, blocked) = (dir.path().join("intake"), dir.path().join("01"));
+    let world = World::open(dir.path());
+    std::fs::write(&intake_folder, "").expect("writes");
+    let refused = world.runtime.block_on(world.samples.store(&trial(), Attempt::FIRST, batch(0..10)));
+    assert!(refused.expect_err("refused").to_string().contains("try again later"));
+    assert_eq!(world.numbers(), [0; 0]);
+    std::fs::remove_file(&intake_folder).expect("removes");
+    std::fs::write(&blocked, "").expect("writes");
+    let all: Vec<u64> = (0..20_000).collect();
+    for part in all.chunks(2000) {
+        assert_eq!(world.store(batch(part[0]..part[0] + 2000)), Some(part[0] + 1999));
+    }
+    assert!(world.runtime.block_on(world.samples.seal(&trial(), Attempt::FIRST, 20_000)).is_err());
+    assert_eq!(world.samples.size(&trial(), Attempt::FIRST), Some(0));
+    drop(world);
+    assert_eq!(intake(dir.path()).len(), 1, "it is kept through the end");
+    assert!(Samples::open(dir.path()).is_err(), "a start would not know where the attempt's samples end");
+    std::fs::remove_file(&blocked).expect("removes");
+    let world = World::open(dir.path());
+    assert_eq!(world.seal(20_000).stored, 20_000);
+    assert_eq!(world.numbers(), all);
+    drop(world);
+    assert!(intake(dir.path()).is_empty());
+    let world = World::open(dir.path());
+    assert_eq!(world.numbers(), all);
+}

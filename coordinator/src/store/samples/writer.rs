@@ -54,23 +54,21 @@ impl Writer {
     /// A writer that has put what an earlier process left in the intake where it belongs.
     ///
     /// # Errors
-    /// What was left cannot be read.
+    /// What was left cannot be read, or an attempt's file that it belongs to.
     pub(super) fn open(tails: Arc<Tails>) -> Result<Self, SamplesError> {
-        let (mut intake, left) = Intake::open(&tails.dir.join("intake"))?;
+        let (intake, left) = Intake::open(&tails.dir.join("intake"))?;
+        let mut writer = Self { tails, intake };
         for path in left {
             let error = |source| SamplesError::Io { path: path.clone(), doing: "read", source };
             let mut from = std::io::BufReader::new(std::fs::File::open(&path).map_err(error)?);
             while let Some(chunk) = chunk::next(&mut from).map_err(error)? {
                 for batch in chunk.batches {
-                    let Some(key) = key(&batch) else { continue };
-                    tails.with(&key, |tail| {
-                        intake.touch(tail.path());
-                        tail.push(batch).then(|| tail.flush()).transpose()
-                    })??;
+                    if let Some(key) = key(&batch) {
+                        writer.take_in(&key, batch)?;
+                    }
                 }
             }
         }
-        let mut writer = Self { tails, intake };
         if let Err(error) = writer.empty() {
             tracing::error!(%error, "samples of before the start stay in the intake");
         }
@@ -160,23 +158,25 @@ impl Writer {
             return;
         }
         for Waiting { key, fresh, next, answer } in group.waiting {
-            if let Some(fresh) = fresh {
-                self.take_in(&key, fresh);
-            }
-            let _ = answer.send(Ok(next));
+            let taken = fresh.map_or(Ok(()), |fresh| self.take_in(&key, fresh));
+            let _ = answer.send(taken.map(|()| next));
         }
     }
 
     /// Makes a batch that is durable part of what is known. A chunk file that cannot be written gets it later.
-    fn take_in(&mut self, key: &Key, batch: v1::SampleBatch) {
+    ///
+    /// # Errors
+    /// The chunk file cannot be read.
+    fn take_in(&mut self, key: &Key, batch: v1::SampleBatch) -> Result<(), SamplesError> {
         let intake = &mut self.intake;
         let flushed = self.tails.with(key, |tail| {
             intake.touch(tail.path());
             if tail.push(batch) { tail.flush() } else { Ok(()) }
-        });
-        if let Err(error) = flushed.and_then(|flushed| flushed) {
+        })?;
+        if let Err(error) = flushed {
             tracing::error!(%error, "samples stay in the intake; they are not lost");
         }
+        Ok(())
     }
 
     fn seal(&mut self, key: &Key) -> Result<(Seal, PathBuf), SamplesError> {
