@@ -102,12 +102,19 @@ async fn submit(channel: Channel, toml: &str) -> Result<v1::SubmitReply, tonic::
     OperatorClient::new(channel).submit(request).await.map(tonic::Response::into_inner)
 }
 
+fn energy(joules: f64) -> Value {
+    json!({"joules": joules, "domain": "gpu", "source": "NVML energy counter", "readings": 20})
+}
+
 fn record(lease: &v1::Lease, samples: u64) -> Vec<u8> {
     let trial = wire::trial(lease.trial.clone()).expect("a trial");
     let settings: Value = serde_json::from_str(&lease.settings_json).expect("settings");
     let record = json!({
         "schema": SCHEMA, "trial": trial, "attempt": lease.attempt, "settings": settings,
-        "outcome": Outcome::Completed, "training": Training::default(), "phases": [],
+        "outcome": Outcome::Completed, "training": Training::default(),
+        "phases": [{"phase": "train", "seconds": 2.0, "energy": {"measured": energy(150.5)}},
+                   {"phase": "evaluate", "seconds": 1.0, "energy": {"measured": energy(-4.0)}},
+                   {"phase": "save", "seconds": 1.0, "energy": {"unavailable": "no meter"}}],
         "machine": {"agent": "a", "slot": "cpu", "hardware": "X", "host": "h", "os": "o", "cpu": "c", "cpus": 1,
                     "memory_bytes": 1},
         "started_unix_ms": 1, "finished_unix_ms": 2, "samples_taken": samples,
@@ -203,6 +210,16 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
     assert_eq!(page.value("fleet_samples_sealed_total", &[]), Some(3.0));
     assert_eq!(page.value("fleet_samples_missing_total", &[]), Some(2.0));
     assert_eq!(page.with("fleet_running_trial_seconds", &[]).count(), 0, "what is over is not shown");
+
+    let waste = json!({"trial": wire::trial(lease.trial.clone()).expect("a trial"), "attempt": lease.attempt,
+                       "agent": "a", "hardware": "X", "energy": energy(20.25), "seconds": 1.0, "reason": "crashed"});
+    let told = v1::WastedRequest { waste_json: vec![serde_json::to_vec(&waste).expect("JSON")] };
+    for _ in 0..2 {
+        client.wasted(told.clone()).await.expect("noted");
+    }
+    let page = coordinator.scrape();
+    let joules = |kind| page.value("fleet_trial_energy_joules_total", &[("domain", "gpu"), ("use", kind)]);
+    assert_eq!((joules("results"), joules("wasted")), (Some(150.5), Some(20.25)), "each once, and no negative ones");
 
     let log = coordinator.log();
     let id = wire::trial(lease.trial.clone()).expect("a trial");

@@ -20,6 +20,7 @@ use super::trial::{self, Ended, Lease};
 use super::upload::upload;
 use super::wasted::{self, Waste};
 use crate::device::{DeviceLock, Slot};
+use crate::meter::Hwmon;
 
 /// How long a question for work may stay open.
 const WAIT: Duration = Duration::from_secs(30);
@@ -115,7 +116,8 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
         }
     };
     let waits = spool.clone();
-    let at_work = shared.metrics.begin(slot, &lease.settings, move || waits.waiting());
+    let sensors = Hwmon::open(&shared.options.meters.hwmon).map(|hwmon| hwmon.names()).unwrap_or_default();
+    let at_work = shared.metrics.begin(slot, &lease.settings, sensors, move || waits.waiting());
     let sender = (shared.id.clone(), slot.id.clone());
     let uploading = upload(shared.client.clone(), spool.clone(), sender, shared.metrics.clone());
     let uploading = tokio::spawn(uploading.in_current_span());

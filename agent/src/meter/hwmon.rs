@@ -1,5 +1,6 @@
 //! Sensors that Linux shows under hwmon: AMD GPUs, some CPUs, power supplies and boards.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +50,11 @@ impl Hwmon {
         let energetic = |s: &&Sensor| s.channel.series != Series::SensorTemperatureMillicelsius;
         self.sensors.iter().filter(energetic).map(|s| (s.channel, s.name.as_str()))
     }
+
+    /// The names of all, for people.
+    pub fn names(&self) -> BTreeMap<Channel, String> {
+        self.sensors.iter().map(|s| (s.channel, s.name.clone())).collect()
+    }
 }
 
 /// Sensors of one chip; empty where it tells neither power nor energy.
@@ -91,7 +97,7 @@ fn sensors_of(chip: &Path) -> Vec<Sensor> {
 
 /// Numbers the sensors of each series.
 fn number(sensors: &mut [Sensor]) {
-    let mut next = std::collections::BTreeMap::<Series, u16>::new();
+    let mut next = BTreeMap::<Series, u16>::new();
     for sensor in sensors {
         let n = next.entry(sensor.channel.series).or_default();
         sensor.channel.number = *n;

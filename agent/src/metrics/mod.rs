@@ -44,6 +44,7 @@ type AskSpool = Box<dyn Fn() -> Waiting + Send>;
 struct Work {
     slot: Slot,
     settings: CellSettings,
+    sensors: BTreeMap<Channel, String>,
     spool: AskSpool,
     readings: BTreeMap<Channel, (Instant, i64)>,
 }
@@ -83,16 +84,22 @@ impl Metrics {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A trial with these settings is at work in `slot`, until the guard is dropped; `spool` says what of its samples
-    /// waits.
+    /// A trial with these settings is at work in `slot`, until the guard is dropped; `sensors` are the names of hwmon's
+    /// channels, and `spool` says what of its samples waits.
     pub fn begin(
         self: &Arc<Self>,
         slot: &Slot,
         settings: &CellSettings,
+        sensors: BTreeMap<Channel, String>,
         spool: impl Fn() -> Waiting + Send + 'static,
     ) -> AtWork {
-        let work =
-            Work { slot: slot.clone(), settings: settings.clone(), spool: Box::new(spool), readings: BTreeMap::new() };
+        let work = Work {
+            slot: slot.clone(),
+            settings: settings.clone(),
+            sensors,
+            spool: Box::new(spool),
+            readings: BTreeMap::new(),
+        };
         self.work().insert(slot.id.clone(), work);
         AtWork(self.watched(&slot.id))
     }
@@ -118,7 +125,8 @@ impl Metrics {
             let progress = standing.progress.iter().find(|p| p.slot == slot.as_str());
             trial::put(&mut page, &work.slot, &work.settings, (work.spool)(), progress);
             for (channel, (_, value)) in work.readings.iter().filter(|(_, (at, _))| at.elapsed() < STALE) {
-                readings::put(&mut page, &self.host, &work.slot, *channel, *value);
+                let sensor = work.sensors.get(channel).map(String::as_str);
+                readings::put(&mut page, &self.host, &work.slot, *channel, sensor, *value);
             }
         }
         drop(work);

@@ -33,7 +33,7 @@ fleet_observe::metrics! {
     DRAM = Counter "fleet_cpu_dram_energy_joules_total",
         "Energy of the memory beside the CPU packages since the trial began, in joules";
     SENSOR_POWER = Gauge "fleet_sensor_power_watts",
-        "Power of a hwmon sensor, in watts; the record of a trial names the sensor";
+        "Power of a hwmon sensor, in watts";
     SENSOR_ENERGY = Counter "fleet_sensor_energy_joules_total",
         "Energy of a hwmon sensor since the trial began, in joules";
     SENSOR_TEMPERATURE = Gauge "fleet_sensor_temperature_celsius", "Temperature of a hwmon sensor, in degrees Celsius";
@@ -84,8 +84,8 @@ fn place(series: Series) -> (Metric, f64, Labels) {
     }
 }
 
-/// Puts a reading on a page.
-pub(super) fn put(page: &mut Page, host: &str, slot: &Slot, channel: Channel, value: i64) {
+/// Puts a reading on a page; a sensor without a name goes by its number.
+pub(super) fn put(page: &mut Page, host: &str, slot: &Slot, channel: Channel, sensor: Option<&str>, value: i64) {
     let (metric, factor, labels) = place(channel.series);
     let (_, scale) = channel.series.unit();
     // Of powers of ten, both: what was an integer in the metric's unit stays one.
@@ -105,7 +105,10 @@ pub(super) fn put(page: &mut Page, host: &str, slot: &Slot, channel: Channel, va
             ];
             page.put(&metric, labels, value);
         }
-        (Labels::Sensor, _) => page.put(&metric, [id, ("sensor", &channel.number.to_string())], value),
+        (Labels::Sensor, _) => {
+            let number = channel.number.to_string();
+            page.put(&metric, [id, ("sensor", sensor.unwrap_or(&number))], value);
+        }
         (Labels::Slot | Labels::Gpu, _) => page.put(&metric, [id], value),
     }
 }

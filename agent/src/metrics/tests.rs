@@ -47,7 +47,7 @@ fn read(metrics: &Metrics, progress: Vec<v1::Progress>) -> Exposition {
 #[test]
 fn a_gpu_is_read_as_from_dcgm_exporter_in_its_units() {
     let metrics = Metrics::new("a", "h", &[gpu()]);
-    let _at_work = metrics.begin(&gpu(), &settings(), Waiting::default);
+    let _at_work = metrics.begin(&gpu(), &settings(), BTreeMap::new(), Waiting::default);
     let watched = metrics.watched(&gpu().id);
     let readings = [
         (Series::GpuPowerMilliwatts, 150_300, "DCGM_FI_DEV_POWER_USAGE", 150.3),
@@ -82,7 +82,9 @@ fn a_gpu_is_read_as_from_dcgm_exporter_in_its_units() {
 #[test]
 fn what_dcgm_does_not_know_is_in_base_units_and_sensors_are_told_apart() {
     let metrics = Metrics::new("a", "h", &[cpu()]);
-    let _at_work = metrics.begin(&cpu(), &settings(), Waiting::default);
+    let temperature = |number| Channel::new(Series::SensorTemperatureMillicelsius, number);
+    let sensors = BTreeMap::from([(temperature(0), "amdgpu at 0000:03:00.0, temp1".to_owned())]);
+    let _at_work = metrics.begin(&cpu(), &settings(), sensors, Waiting::default);
     let watched = metrics.watched(&cpu().id);
     let readings = [
         (Series::CpuPackageEnergyMicrojoules, 1_234_567, "fleet_cpu_package_energy_joules_total", 1.234_567),
@@ -95,13 +97,13 @@ fn what_dcgm_does_not_know_is_in_base_units_and_sensors_are_told_apart() {
     ];
     readings.iter().for_each(|(series, value, ..)| watched.observe((*series).into(), *value));
     for (number, value) in [(0, 41_500), (513, 38_000)] {
-        watched.observe(Channel::new(Series::SensorTemperatureMillicelsius, number), value);
+        watched.observe(temperature(number), value);
     }
     let page = read(&metrics, vec![]);
     for (series, _, name, expected) in readings {
         assert_eq!(page.value(name, &[("slot", "cpu")]), Some(expected), "{series:?}");
     }
-    for (sensor, expected) in [("0", 41.5), ("513", 38.0)] {
+    for (sensor, expected) in [("amdgpu at 0000:03:00.0, temp1", 41.5), ("513", 38.0)] {
         assert_eq!(page.value("fleet_sensor_temperature_celsius", &[("sensor", sensor)]), Some(expected));
     }
 }
@@ -110,7 +112,7 @@ fn what_dcgm_does_not_know_is_in_base_units_and_sensors_are_told_apart() {
 fn every_series_has_a_place_and_every_metric_that_is_shown_was_declared() {
     let declared = exposition::read(&declared()).expect("a page").types;
     let metrics = Metrics::new("a", "h", &[gpu()]);
-    let _at_work = metrics.begin(&gpu(), &settings(), Waiting::default);
+    let _at_work = metrics.begin(&gpu(), &settings(), BTreeMap::new(), Waiting::default);
     let watched = metrics.watched(&gpu().id);
     Series::ALL.iter().for_each(|series| watched.observe((*series).into(), 1));
     let page = read(&metrics, vec![]);
@@ -154,7 +156,7 @@ fn a_trial_is_shown_while_it_is_at_work_and_its_readings_while_meters_are_read()
     assert_eq!(idle.value("fleet_slot_info", &hardware), Some(1.0));
 
     let waiting = Waiting { samples: 7, bytes: 90, refused: true };
-    let at_work = metrics.begin(&gpu(), &settings(), move || waiting);
+    let at_work = metrics.begin(&gpu(), &settings(), BTreeMap::new(), move || waiting);
     watched.observe(Series::GpuPowerMilliwatts.into(), 1_000);
     watched.observe(Series::GpuPowerMilliwatts.into(), 2_000);
     let busy = read(&metrics, vec![progress("train")]);
@@ -181,7 +183,7 @@ fn a_trial_is_shown_while_it_is_at_work_and_its_readings_while_meters_are_read()
 #[test]
 fn a_reading_that_is_not_renewed_is_absent() {
     let metrics = Metrics::new("a", "h", &[cpu()]);
-    let _at_work = metrics.begin(&cpu(), &settings(), Waiting::default);
+    let _at_work = metrics.begin(&cpu(), &settings(), BTreeMap::new(), Waiting::default);
     metrics.watched(&cpu().id).observe(Series::WallPowerMilliwatts.into(), 1_000);
     assert_eq!(read(&metrics, vec![]).value("fleet_wall_power_watts", &[]), Some(1.0));
     for work in metrics.work().values_mut() {

@@ -1,9 +1,10 @@
 //! What is counted from the start of the process on.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fleet_common::lease::Release;
-use fleet_common::record::OutcomeClass;
+use fleet_common::record::{EnergyDomain, OutcomeClass, Record};
 use fleet_common::telemetry::Seal;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -39,11 +40,17 @@ pub struct Counts {
     unknown_samples: Counter,
     sealed: Counter,
     missing: Counter,
+    joules: Family<Labels<2>, Counter<f64, AtomicU64>>,
     /// Answered requests.
     pub(super) requests: Family<Asked, Counter>,
     /// How long the answers took.
     pub(super) seconds: Family<[(&'static str, String); 1], Histogram>,
 }
+
+/// Energy of what became a trial's result.
+const RESULTS: &str = "results";
+/// Energy of what did not.
+const WASTED: &str = "wasted";
 
 fn cause(release: Release) -> &'static str {
     match release {
@@ -133,6 +140,13 @@ impl Default for Counts {
                 "fleet_samples_missing",
                 "Samples that the agent took and that were not there when their trial's record arrived",
             ),
+            joules: kept(
+                r,
+                "fleet_trial_energy_joules",
+                "Energy of trials' devices by what was measured, and by use: results of trials, or wasted on attempts \
+                 that are in no result",
+                Family::default(),
+            ),
             requests: kept(r, "fleet_requests", "Answered requests, by method and gRPC code", Family::default()),
             seconds: kept(
                 r,
@@ -154,6 +168,9 @@ impl Counts {
         for class in OutcomeClass::ALL {
             drop(self.reports.get_or_create(&[("outcome", class.name()), ("verdict", verdict(Reported::Recorded))]));
         }
+        for domain in [EnergyDomain::Gpu, EnergyDomain::CpuPackages, EnergyDomain::Wall] {
+            [RESULTS, WASTED].into_iter().for_each(|kind| self.spent(domain, kind, 0.0));
+        }
         self.answered_request(super::requests::OTHER, tonic::Code::Unimplemented, None);
     }
 
@@ -173,6 +190,7 @@ impl Counts {
         self.granted.inc_by(tally.granted);
         self.resumed.inc_by(tally.resumed);
         self.given_up.inc_by(tally.given_up);
+        tally.wasted.iter().for_each(|(domain, joules)| self.spent(*domain, WASTED, *joules));
         for release in &tally.released {
             self.ended.get_or_create(&[("cause", cause(*release))]).inc();
         }
@@ -190,12 +208,25 @@ impl Counts {
         }
     }
 
+    /// Energy went there. What is no energy (a record comes from the network) is left out: a counter never falls.
+    fn spent(&self, domain: EnergyDomain, kind: &'static str, joules: f64) {
+        if joules.is_finite() && joules >= 0.0 {
+            self.joules.get_or_create(&[("domain", domain.name()), ("use", kind)]).inc_by(joules);
+        }
+    }
+
     /// A record arrived.
-    pub fn reported(&self, class: OutcomeClass, reported: Reported, seal: &Seal) {
+    pub fn reported(&self, record: &Record, reported: Reported, seal: &Seal) {
+        let class = record.outcome.kind();
         self.reports.get_or_create(&[("outcome", class.name()), ("verdict", verdict(reported))]).inc();
         if reported == Reported::Recorded {
             self.sealed.inc_by(seal.stored);
             self.missing.inc_by(seal.missing);
+        }
+        // What is in no result, the agent tells apart.
+        if reported == Reported::Recorded && class.is_result() {
+            let measured = record.phases.iter().filter_map(|phase| phase.energy.value());
+            measured.for_each(|energy| self.spent(energy.domain, RESULTS, energy.joules));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What of events is counted.
 
 use fleet_common::lease::Release;
+use fleet_common::record::{EnergyDomain, Waste};
 
 use crate::core::Event;
 
@@ -12,6 +13,7 @@ pub struct Tally {
     pub(super) resumed: u64,
     pub(super) given_up: u64,
     pub(super) released: Vec<Release>,
+    pub(super) wasted: Vec<(EnergyDomain, f64)>,
 }
 
 impl Tally {
@@ -24,6 +26,10 @@ impl Tally {
                 Event::LeaseResumed { .. } => tally.resumed += 1,
                 Event::LeaseReleased { cause, .. } => tally.released.push(*cause),
                 Event::TrialGivenUp { .. } => tally.given_up += 1,
+                Event::EnergyWasted { waste, .. } => {
+                    let energy = Waste::from_json(waste).ok().map(|waste| waste.energy);
+                    tally.wasted.extend(energy.map(|energy| (energy.domain, energy.joules)));
+                }
                 // Of the others, only their number.
                 _ => {}
             }

@@ -35,7 +35,7 @@ impl Service {
         let reason = record.outcome.reason().unwrap_or_default();
         let input = |token| Input::Report { token, holder, trial, attempt, class, reason, record: json, seal };
         let Reply::Reported(reported) = self.driver.ask(input).await? else { return Err(ServiceError::WrongAnswer) };
-        self.counts.reported(class, reported, &seal);
+        self.counts.reported(&record, reported, &seal);
         Ok(reported)
     }
 
