@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test soak bench bench-samples references check clean-demo
+.PHONY: setup build demo test soak bench bench-samples bench-metering references check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -22,9 +22,13 @@ bench: build            ## Time and memory of a training step beside Python's: 2
 	cargo bench --locked -p fleet-worker --bench scan
 	cargo bench --locked -p fleet-worker --bench memory
 	target/release/load
+	target/release/metering
 
 bench-samples: build    ## 500 trials' samples into one coordinator: what is lost, what it costs, how long answers take
 	target/release/load $(OPTIONS)
+
+bench-metering: build   ## What reading meters and sending samples costs an agent, in CPU time beside a trial
+	target/release/metering $(OPTIONS)
 
 references: build       ## 5 random configurations of each kind, made by timm, PEFT, bitsandbytes and Pillow, through fleet-agent verify
 	@tests/references/run.sh $(SEED) $(COUNT)

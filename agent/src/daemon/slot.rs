@@ -139,26 +139,17 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
         }
         Ended::Stopped(reason) => {
             tracing::info!(trial = %lease.trial, attempt = %lease.attempt, reason, "stopped");
-            let sent = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
+            let _ = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
             release(shared, held(slot, &lease), reason).await;
             let _ = tokio::time::timeout(FAREWELL, wasted::tell_now(shared)).await;
-            if sent.is_err() && !shared.is_stopping() {
-                // Called off, and the way to the coordinator is slow: it goes on beside the next trial.
-                let spool = spool.clone();
-                tokio::spawn(async move {
-                    let _ = uploading.await;
-                    spool.remove();
-                });
-                shared.running().remove(&slot.id);
-                return fit;
-            }
         }
     }
-    uploading.abort();
-    // What is left of it then, the next daemon sends.
-    if spool.is_done() {
-        spool.remove();
-    }
+    // What is not sent yet goes on beside the next trial; what is left when the daemon ends, its successor sends.
+    tokio::spawn(async move {
+        if uploading.await.is_ok() && spool.is_done() {
+            spool.remove();
+        }
+    });
     shared.running().remove(&slot.id);
     fit
 }
@@ -202,7 +193,8 @@ async fn deliver(shared: &Shared, record: &Record, samples: Option<&Spool>) {
                 if !(counts && record.outcome.kind().is_result()) {
                     let reason =
                         record.outcome.reason().unwrap_or_else(|| "another attempt's record counts".to_owned());
-                    Waste::of_record(record, reason).into_iter().for_each(|waste| shared.untold.put(&shared.id, waste));
+                    let waste = Waste::of_record(&shared.options.state, record, reason);
+                    waste.into_iter().for_each(|waste| shared.untold.put(&shared.id, waste));
                 }
                 tracing::info!(trial = %record.trial, attempt = %record.attempt, outcome = outcome.as_str_name(), "delivered");
                 break;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fleet_common::energy::Readings;
 use fleet_common::id::{AgentId, Attempt, TrialId};
-use fleet_common::record::{Energy, PhaseRecord, Record, Waste as Document};
+use fleet_common::record::{Energy, PhaseRecord, Reading, Record, Waste as Document};
 use fleet_common::wire::v1;
 
 use super::Shared;
@@ -44,19 +44,24 @@ impl Waste {
         Self { trial, attempt, hardware, energy, seconds, reason: reason.to_owned() }
     }
 
-    /// What a record that nobody counts has measured; `None` where it has measured nothing.
-    pub(super) fn of_record(record: &Record, reason: String) -> Option<Self> {
-        let mut phases = record.phases.iter();
-        let measured = |p: &PhaseRecord| p.energy.value().cloned();
-        let mut energy = phases.find_map(measured)?;
-        for more in phases.filter_map(measured) {
-            energy = energy.clone().plus(more).unwrap_or(energy);
+    /// What a record that nobody counts has measured, but for what is in the state that a later attempt may go on from;
+    /// `None` where it has measured nothing.
+    pub(super) fn of_record(state: &Path, record: &Record, reason: String) -> Option<Self> {
+        let (mut energy, mut seconds) = sum(&record.phases)?;
+        let goes_on = !record.outcome.kind().is_result();
+        let carried = States::of(state, &record.trial).latest().filter(|_| goes_on);
+        if let Some((kept, kept_seconds)) = carried.and_then(|(_, carried)| sum(&carried.phases)) {
+            energy.joules = (energy.joules - kept.joules).max(0.0);
+            if let (Reading::Measured(all), Reading::Measured(some)) = (&mut energy.above_idle, &kept.above_idle) {
+                *all -= some;
+            }
+            seconds -= kept_seconds;
         }
         Some(Self {
             trial: record.trial.clone(),
             attempt: record.attempt,
             hardware: record.machine.hardware.clone(),
-            seconds: record.phases.iter().filter(|p| p.energy.value().is_some()).map(|p| p.seconds).sum(),
+            seconds: seconds.max(0.0),
             energy,
             reason,
         })
@@ -81,6 +86,15 @@ impl Waste {
         let Self { trial, attempt, hardware, energy, seconds, reason } = self;
         Document { trial, attempt, agent: agent.clone(), hardware, energy, seconds, reason }
     }
+}
+
+/// Energy and seconds of the phases that were measured in one way.
+fn sum(phases: &[PhaseRecord]) -> Option<(Energy, f64)> {
+    let measured = phases.iter().filter_map(|p| Some((p.energy.value()?.clone(), p.seconds)));
+    measured.reduce(|(all, seconds), (energy, more)| match all.clone().plus(energy) {
+        Ok(sum) => (sum, seconds + more),
+        Err(_) => (all, seconds),
+    })
 }
 
 /// What has not been told yet, a file each.

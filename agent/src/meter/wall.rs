@@ -133,18 +133,26 @@ impl WallSource {
     }
 }
 
-/// The meter, asked once a second until it is dropped.
+/// The meter, asked once a second from when it is first read until it is dropped.
 pub struct WallMeter {
     source: WallSource,
-    answers: Receiver<(MonoNanos, Duration, Result<f64, WallError>)>,
+    answers: Option<Answers>,
     remarks: Remarks,
 }
 
+/// The middle between question and answer, half of what lay between, and the watts.
+type Answers = Receiver<(MonoNanos, Duration, Result<f64, WallError>)>;
+
 impl WallMeter {
-    /// Starts asking.
+    /// A meter that nobody has asked yet.
     pub fn new(source: WallSource) -> Self {
+        Self { source, answers: None, remarks: Remarks::default() }
+    }
+
+    /// Begins to ask.
+    fn ask(&self) -> Answers {
         let (sender, answers) = channel();
-        let asked = source.clone();
+        let asked = self.source.clone();
         std::thread::spawn(move || {
             loop {
                 let begun = clock::monotonic();
@@ -157,7 +165,7 @@ impl WallMeter {
                 std::thread::sleep(EVERY.saturating_sub(took));
             }
         });
-        Self { source, answers, remarks: Remarks::default() }
+        answers
     }
 }
 
@@ -167,9 +175,13 @@ impl Meter for WallMeter {
     }
 
     fn read(&mut self, _now: MonoNanos) -> Vec<Reading> {
+        if self.answers.is_none() {
+            self.answers = Some(self.ask());
+        }
+        let Some(answers) = &self.answers else { return Vec::new() };
         let mut readings = Vec::new();
         loop {
-            match self.answers.try_recv() {
+            match answers.try_recv() {
                 Ok((at, skew, Ok(watts))) => {
                     let mut push = |series: Series, value| readings.push(Reading { at, channel: series.into(), value });
                     push(Series::WallPowerMilliwatts, (watts * 1e3).round() as i64);

@@ -16,7 +16,7 @@ mod stream;
 
 pub use check::{Found, check};
 pub use machines::{Held, Machines};
-pub use process::{Cost, Serving, on_disk, on_loopback};
+pub use process::{Cost, Serving, cpu_of, on_disk, on_loopback};
 pub use stream::{Told, stream};
 
 /// How much load, for how long.

@@ -78,6 +78,11 @@ impl Drop for Serving {
     }
 }
 
+/// User and system time of a process so far, seconds.
+pub fn cpu_of(pid: u32) -> Option<f64> {
+    cpu_seconds(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 /// User and system time of a /proc/PID/stat, seconds. The name in front of them may hold anything but its last bracket.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
