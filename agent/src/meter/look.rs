@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet_common::energy::{Readings, energy_of};
+use fleet_common::energy::{Gauge, Readings, energy_of};
 use fleet_common::record::{self, Reading};
 use fleet_common::telemetry::MonoNanos;
 use serde::Serialize;
@@ -93,7 +93,10 @@ fn see(metered: &Metered, readings: &Readings, (from, to): (MonoNanos, MonoNanos
     // A plug's first answer comes late and its last one early; a sensor that averages lags behind.
     let (from, to) = (MonoNanos(from.0 + 1_100_000_000), MonoNanos(to.0 - 1_000_000_000));
     let seconds = to.seconds_since(from);
-    let watts = match energy_of(readings, gauge, from, to).0 {
+    // Over a second a counter's edges show; over a trial they do not.
+    let has_power = gauge.powers.iter().any(|p| readings.has(p.channel));
+    let counter = gauge.counter.clone().filter(|_| !has_power);
+    let watts = match energy_of(readings, &Gauge { counter, ..gauge.clone() }, from, to).0 {
         Reading::Measured(energy) => Reading::Measured(energy.joules / seconds),
         Reading::Unavailable(why) => Reading::Unavailable(why),
     };

@@ -53,12 +53,12 @@ static COLUMNS: [Column; 17] = [
     number("train s", 8, |r, _| mean(r.group.training.seconds.as_ref(), |s| significant(s.mean, 3))),
     number("img/s", 4, |r, _| mean(r.group.training.images_per_second.as_ref(), |s| significant(s.mean, 3))),
     number("J", 6, |r, notes| reading(&r.group.training.joules, notes, 3)),
-    number("J>idle", 1, |r, notes| match (&r.group.training.joules, &r.group.training.above_idle_joules) {
+    number("J>idle", SELDOM, |r, notes| match (&r.group.training.joules, &r.group.training.above_idle_joules) {
         // It lacks what the joules lack, which stands beside it.
         (Reading::Unavailable(_), _) => String::new(),
         (_, above) => reading(above, notes, 3),
     }),
-    number("J/img", 1, |r, notes| match &r.group.training.joules {
+    number("J/img", SELDOM, |r, notes| match &r.group.training.joules {
         Reading::Unavailable(_) => String::new(),
         Reading::Measured(_) => reading(&r.group.training.joules_per_image, notes, 3),
     }),
@@ -70,6 +70,8 @@ static COLUMNS: [Column; 17] = [
 ];
 
 const KEPT: u8 = u8::MAX;
+/// What is shown only where something was measured.
+const SELDOM: u8 = 1;
 
 /// Below this, a terminal's lines wrap whatever is left out.
 const NARROWEST: usize = 40;
@@ -100,12 +102,14 @@ pub fn table(comparison: &Comparison, records: &[Record], width: Option<u16>) ->
     }
     let mut foot = Vec::new();
     if !comparison.groups.is_empty() {
-        foot.extend(how_to_read(&blocks));
+        foot.extend(how_to_read(&blocks, columns.iter().any(|c| c.head == "J>idle")));
     }
     if !dropped.is_empty() {
         foot.push(format!("Left out for want of room: {}.", dropped.join(", ")));
     }
-    foot.extend(notes.iter().map(|(n, why)| format!("[{n}] {why}")));
+    // What was left out takes its notes along.
+    let told = notes.iter().map(|(n, why)| (format!("[{n}]"), why)).filter(|(mark, _)| out.contains(mark));
+    foot.extend(told.map(|(mark, why)| format!("{mark} {why}")));
     for line in foot {
         wrap(&mut out, &line, width);
     }
@@ -144,8 +148,11 @@ fn section(out: &mut String, block: &Block<'_>, records: &[Record], columns: &[&
 /// As many columns as fit, the same for all tables, and the heads of the others.
 fn fitting(blocks: &[Block<'_>], notes: &Notes, width: usize) -> (Vec<&'static Column>, Vec<&'static str>) {
     let tables = || blocks.iter().filter(|b| !b.rows.is_empty());
+    // Of what a machine seldom has, a column that says "n/a" throughout says nothing.
+    let is_empty = |c: &Column, cell: String| cell.is_empty() || c.weight == SELDOM && cell.starts_with("n/a");
     let says_something = |c: &&Column| {
-        !(c.head.is_empty() || c.weight == 1) || tables().flat_map(|b| &b.rows).any(|r| !(c.cell)(r, notes).is_empty())
+        let always = !c.head.is_empty() && c.weight > SELDOM;
+        always || tables().flat_map(|b| &b.rows).any(|r| !is_empty(c, (c.cell)(r, notes)))
     };
     let mut columns: Vec<&Column> = COLUMNS.iter().filter(says_something).collect();
     let mut dropped = Vec::new();
@@ -191,7 +198,7 @@ fn render(block: &Block<'_>, columns: &[&Column], notes: &Notes, width: Option<u
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-fn how_to_read(blocks: &[Block<'_>]) -> Vec<String> {
+fn how_to_read(blocks: &[Block<'_>], above_idle: bool) -> Vec<String> {
     let mut lines = vec![
         "Values are means over n completed trials (seeds x repeats); ± is the sample standard deviation of top-1 %. \
          Peak MiB, train s, img/s and J are of training, peak as counted by the tensor allocator. NS-M and NS# are \
@@ -204,8 +211,9 @@ fn how_to_read(blocks: &[Block<'_>]) -> Vec<String> {
     let words: Vec<&str> = domains.into_iter().map(super::blocks::domain_in_words).collect();
     if !words.is_empty() {
         lines.push(format!(
-            "J covers {}, idle power included; J>idle is what is beyond it.{}",
+            "J covers {}, idle power included.{}{}",
             words.join("; on other hardware "),
+            if above_idle { " J>idle is what is beyond it." } else { "" },
             how_sure(blocks)
         ));
     }
