@@ -9,6 +9,9 @@ use fleet_common::telemetry::Seal;
 
 use super::{Agent, Claim, Core, Event, Offer, Parked, Progress, Reply, Reported, SlotInfo, Token, Verdict};
 
+/// A coordinator that has not looked for so long was stopped, or its machine was.
+const STOPPED_MS: u64 = 2_000;
+
 impl Core {
     /// Settles both sides' views: what the agent claims is judged, and what it should hold but does not claim is taken
     /// back at once, without waiting for the lease's time.
@@ -231,7 +234,8 @@ impl Core {
         // A coordinator that was stopped for a while (Ctrl-Z, a sleeping machine, a stalled disk) has not heard its
         // agents, which says nothing about them: as after a restart, leases get their full time anew.
         let before = self.ticked.replace(self.now.mono).unwrap_or(self.now.mono);
-        if self.now.mono.0.saturating_sub(before.0) > self.terms.renew_every_ms {
+        // Ticks come every half second; short leases must not make an ordinary one look like a stop.
+        if self.now.mono.0.saturating_sub(before.0) > self.terms.renew_every_ms.max(STOPPED_MS) {
             self.state.renew_all(self.now.mono);
             self.agents.values_mut().for_each(|a| a.heard = self.now.mono);
         }

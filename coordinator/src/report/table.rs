@@ -31,7 +31,7 @@ const fn number(head: &'static str, weight: u8, cell: fn(&Row<'_>, &Notes) -> St
 }
 
 /// From the left. What identifies a row never goes: it weighs [`KEPT`].
-static COLUMNS: [Column; 17] = [
+static COLUMNS: [Column; 16] = [
     text("backbone", KEPT, |r, _| brief_backbone(r.group.settings.backbone.name()).to_owned()),
     text("method", KEPT, |r, _| r.group.settings.method.method().name().to_owned()),
     text("checkpointing", KEPT, |r, _| r.group.settings.checkpointing.name().to_owned()),
@@ -57,10 +57,6 @@ static COLUMNS: [Column; 17] = [
         // It lacks what the joules lack, which stands beside it.
         (Reading::Unavailable(_), _) => String::new(),
         (_, above) => reading(above, notes, 3),
-    }),
-    number("J/img", SELDOM, |r, notes| match &r.group.training.joules {
-        Reading::Unavailable(_) => String::new(),
-        Reading::Measured(_) => reading(&r.group.training.joules_per_image, notes, 3),
     }),
     number("NS-M", 5, |r, notes| reading(&r.group.training.scores.ns_m, notes, 4)),
     number("NS#", 5, |r, notes| reading(&r.group.training.scores.ns_sharp, notes, 4)),
