@@ -6,7 +6,7 @@ use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Lin
 use fleet_common::compare::Comparison;
 use fleet_common::plan::WeightsRef;
 use fleet_common::record::{EnergyDomain, Reading, Record};
-use fleet_common::score::Summary;
+use fleet_common::score::{Summary, interval};
 
 use super::blocks::{Block, Cost, Row, blocks, brief};
 use super::notes::Notes;
@@ -98,7 +98,7 @@ pub fn table(comparison: &Comparison, records: &[Record], width: Option<u16>) ->
     }
     let mut foot = Vec::new();
     if !comparison.groups.is_empty() {
-        foot.extend(how_to_read(&blocks, columns.iter().any(|c| c.head == "J>idle")));
+        foot.extend(how_to_read(&blocks, columns.iter().any(|c| c.head == "J>idle"), comparison.exponents.w));
     }
     if !dropped.is_empty() {
         foot.push(format!("Left out for want of room: {}.", dropped.join(", ")));
@@ -194,7 +194,7 @@ fn render(block: &Block<'_>, columns: &[&Column], notes: &Notes, width: Option<u
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-fn how_to_read(blocks: &[Block<'_>], above_idle: bool) -> Vec<String> {
+fn how_to_read(blocks: &[Block<'_>], above_idle: bool, w: f64) -> Vec<String> {
     let mut lines = vec![
         "Values are means over n completed trials (seeds x repeats); ± is the sample standard deviation of top-1 %. \
          Peak MiB, train s, img/s and J are of training, peak as counted by the tensor allocator. NS-M and NS# are \
@@ -210,22 +210,21 @@ fn how_to_read(blocks: &[Block<'_>], above_idle: bool) -> Vec<String> {
             "J covers {}, idle power included.{}{}",
             words.join("; on other hardware "),
             if above_idle { " J>idle is what is beyond it." } else { "" },
-            how_sure(blocks)
+            how_sure(blocks, w)
         ));
     }
     lines
 }
 
-/// How far joules may be off, and what that does to the score that rests on them.
-fn how_sure(blocks: &[Block<'_>]) -> String {
-    let rows = || blocks.iter().flat_map(|b| &b.rows);
-    let errors: Vec<f64> = rows().filter_map(|r| Some(r.group.training.energy_error.as_ref()?.relative)).collect();
-    let halves = rows().filter_map(|r| r.group.training.intervals.ns_sharp).map(|i| (i.high - i.low) / 2.0);
-    let Some(most) = errors.iter().copied().reduce(f64::max) else { return String::new() };
-    let score = halves.reduce(f64::max).map_or(String::new(), |half| format!(" and NS# by ± {}", significant(half, 2)));
+/// How far joules may be off by their meters, and what that does to the scores that rest on them.
+fn how_sure(blocks: &[Block<'_>], w: f64) -> String {
+    let errors =
+        blocks.iter().flat_map(|b| &b.rows).filter_map(|r| Some(r.group.training.energy_error.as_ref()?.sensor));
+    let Some(most) = errors.reduce(f64::max) else { return String::new() };
     format!(
-        " Joules may be off by ± {} % by their meter{score}, alike for all trials on one device.",
-        significant(most * 100.0, 2)
+        " By its meter J may be off by ± {} % and NS# by ± {}, alike for all trials on one device.",
+        significant(most * 100.0, 2),
+        significant(interval::decibels(most, w), 2)
     )
 }
 
