@@ -21,4 +21,4 @@ pub use gauge::{Gauge, PowerSource};
 pub use readings::Readings;
 pub use sensor::{SensorTerm, default_term};
 pub use square::{Response, SquareWave, response};
-pub use window::{SLACK_SECONDS, energy_of};
+pub use window::energy_of;

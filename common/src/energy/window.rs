@@ -6,8 +6,10 @@ use super::readings::Readings;
 use crate::record::{CrossCheck, Energy, Reading, Uncertainty};
 use crate::telemetry::MonoNanos;
 
-/// How far beyond the outermost readings a window may reach: two and a half sampling intervals at 10 Hz.
-pub const SLACK_SECONDS: f64 = 0.25;
+/// How far beyond the outermost readings a window may reach: two and a half sampling intervals at 10 Hz, or one and a
+/// half updates of a slow sensor. How far that may be wrong is part of the uncertainty.
+const SLACK_SECONDS: f64 = 0.25;
+const SLACK_UPDATES: f64 = 1.5;
 /// Two sources that differ by more do not measure the same thing. At idle they are known to (ml-energy/zeus issue 181
 /// has 187 J against 327 J); over a training run a board's counter and its power agree to a few percent.
 const DISAGREEMENT: f64 = 0.10;
@@ -16,7 +18,8 @@ const LONG_GAP_SECONDS: f64 = 1.0;
 
 /// Joules of `gauge`'s domain between two moments, and what a careful reader must know about them.
 pub fn energy_of(readings: &Readings, gauge: &Gauge, from: MonoNanos, to: MonoNanos) -> (Reading<Energy>, Vec<String>) {
-    let window = Window { readings, gauge, from, seconds: to.seconds_since(from), to };
+    let slack = SLACK_SECONDS.max(SLACK_UPDATES * gauge.update_seconds);
+    let window = Window { readings, gauge, from, seconds: to.seconds_since(from), to, slack };
     let mut remarks = Vec::new();
     let counted = window.counted(&mut remarks);
     let integrated = window.integrated();
@@ -48,6 +51,7 @@ struct Window<'a> {
     from: MonoNanos,
     to: MonoNanos,
     seconds: f64,
+    slack: f64,
 }
 
 /// What one source says, before any factor.
@@ -63,7 +67,7 @@ impl Window<'_> {
     fn counted(&self, remarks: &mut Vec<String>) -> Option<Said> {
         let (channel, name) = self.gauge.counter.as_ref()?;
         let points = self.readings.points(*channel, self.from, 0.0);
-        let joules = counter_difference(&points, 0.0, self.seconds, SLACK_SECONDS)?;
+        let joules = counter_difference(&points, 0.0, self.seconds, self.slack)?;
         if let Some((before, after)) = first_fall(&points, 0.0, self.seconds) {
             remarks.push(format!("the {name} went backwards, from {before:.1} J to {after:.1} J, and was not used"));
             return None;
@@ -82,7 +86,7 @@ impl Window<'_> {
             self.gauge.powers.iter().find(|power| self.readings.has(power.channel))?;
         let points = self.readings.points(*channel, self.from, *lag_seconds);
         Some(Said {
-            joules: integrate(&points, 0.0, self.seconds, SLACK_SECONDS)?,
+            joules: integrate(&points, 0.0, self.seconds, self.slack)?,
             source: format!("{name}, integrated"),
             readings: self.readings.within(*channel, self.from, self.to).count() as u64,
             gap: longest_gap(&points, 0.0, self.seconds),
@@ -208,6 +212,15 @@ mod tests {
         let (energy, remarks) = window(&gappy, &gauge(0.0), 1.0, 61.0);
         assert!(remarks[0].starts_with("gap: no power reading for 4.1 s"), "{remarks:?}");
         assert!((energy.value().expect("covered").longest_gap_seconds - 4.1).abs() < 1e-6);
+        // A plug that tells watts once a second covers a window that begins between two of them; a fast sensor does not.
+        let mut slow = Readings::default();
+        for second in 0..20 {
+            slow.push(MonoNanos(((f64::from(second) + 100.6) * S) as u64), Series::GpuPowerMilliwatts.into(), 100_000);
+        }
+        let plug = Gauge { update_seconds: 1.0, ..gauge(0.0) };
+        let joules = window(&slow, &plug, 0.0, 10.0).0.value().expect("covered").joules;
+        assert!((joules - 1000.0).abs() < 1e-6, "{joules}");
+        assert!(window(&slow, &gauge(0.0), 0.0, 10.0).0.value().is_none());
         let (energy, _) = window(&Readings::default(), &gauge(0.0), 0.0, 1.0);
         assert!(matches!(energy, Reading::Unavailable(why) if why.contains("do not cover")));
     }

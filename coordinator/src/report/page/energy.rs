@@ -107,16 +107,14 @@ fn meters(records: &[&Record]) -> Markup {
                     let busy = i.cpu_busy.filter(|b| *b > 0.1);
                     let busy =
                         busy.map_or(String::new(), |b| format!(" (the CPUs were {} % busy)", fixed(b * 100.0, 0)));
-                    format!("idle {} ± {} W{busy}", significant(i.watts, 3), significant(i.deviation, 2))
+                    format!("idle {} ± {} W{busy}", fixed(i.watts, 1), fixed(i.deviation, 1))
                 }
                 Reading::Unavailable(why) => why.clone(),
             };
             let response = meter.response.map_or(String::new(), |r| {
-                format!(
-                    ", updated every {} ms, averaging over {} ms",
-                    fixed(r.update_seconds * 1e3, 0),
-                    fixed(r.averaging_seconds * 1e3, 0)
-                )
+                let window = (r.averaging_seconds > 0.0).then(|| fixed(r.averaging_seconds * 1e3, 0));
+                let window = window.map_or(String::new(), |ms| format!(", averaging over {ms} ms"));
+                format!(", updated every {} ms{window}", fixed(r.update_seconds * 1e3, 0))
             });
             let factor = match meter.sensor.factor {
                 1.0 => String::new(),

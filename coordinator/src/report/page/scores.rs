@@ -20,8 +20,8 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
         p.howto {
             "Higher is better. A score is the mean of the scores of the trials, in decibels as its authors scale it: 20·log"
             sub { "10" } " of a ratio. See the " a href="#score-definitions" { "definitions" }
-            ". Compare scores within a table only. Under a score that rests on energy stands where it lies as far as its meter is known; within "
-            "a table that was measured by one device the order of scores is not touched by it."
+            ". Compare scores within a table only. Under a score that rests on energy stands where it lies: its meter's error, which is the "
+            "same for all scores of one device, and from five trials on the 95 % interval from run to run."
         }
         @for block in &blocks { (table(page, block)) }
         (definitions(&page.input.comparison.exponents))
