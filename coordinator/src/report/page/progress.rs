@@ -68,18 +68,40 @@ fn warnings(page: &Page<'_>) -> Markup {
     }
 }
 
-/// Flags of the records, each once, with the number of trials that carry it.
+/// What a careful reader must know of these trials. Flags that differ in their figures only stand once, with those of one
+/// trial.
 pub(super) fn flags(records: &[&Record]) -> Markup {
-    let mut flags: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, BTreeMap<&str, u64>> = BTreeMap::new();
     for flag in records.iter().flat_map(|r| &r.flags) {
-        *flags.entry(flag).or_default() += 1;
+        *kinds.entry(without_figures(flag)).or_default().entry(flag).or_default() += 1;
     }
+    let told = kinds.values().filter_map(|flags| {
+        let (example, _) = flags.iter().next()?;
+        let trials = plural(flags.values().sum(), "trial");
+        Some(match flags.len() {
+            1 => (*example, trials),
+            _ => (*example, format!("and alike with other figures: {trials}")),
+        })
+    });
     html! {
-        @if !flags.is_empty() {
+        @if !kinds.is_empty() {
             h3 { "Flags of the records" }
-            ul { @for (flag, n) in flags { li { (flag) " " span.muted { "(" (plural(n, "trial")) ")" } } } }
+            ul { @for (flag, trials) in told { li { (flag) " " span.muted { "(" (trials) ")" } } } }
         }
     }
+}
+
+/// A flag with a mark for each number.
+fn without_figures(flag: &str) -> String {
+    let mut kind = String::new();
+    for c in flag.chars() {
+        match c.is_ascii_digit() || (c == '.' && kind.ends_with('#')) {
+            true if kind.ends_with('#') => {}
+            true => kind.push('#'),
+            false => kind.push(c),
+        }
+    }
+    kind
 }
 
 /// What was asked for, and what of it cannot run.
