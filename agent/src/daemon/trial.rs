@@ -169,9 +169,8 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
         checked = checking => checked.unwrap_or_else(|e| Err(e.to_string())),
         reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
     };
-    set(&progress, "cooling", 0, 0, None);
     tokio::select! {
-        () = cool(shared, slot, &mut attempt) => {}
+        () = cool(shared, slot, &progress, &mut attempt) => {}
         reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
     }
     let (outcome, training) = match checked {
@@ -350,7 +349,7 @@ fn take(batch: Batch, spool: &Spool, attempt: &mut AttemptLog) {
 }
 
 /// Waits for a device that is warmer than when its idle power was measured, as long as it cools.
-async fn cool(shared: &Shared, slot: &Slot, attempt: &mut AttemptLog) {
+async fn cool(shared: &Shared, slot: &Slot, progress: &Mutex<Progress>, attempt: &mut AttemptLog) {
     let Some(nvidia) = shared.nvidia.as_ref() else { return };
     let Some(gpu) = &slot.gpu else { return };
     let idle = attempt.covered.device.as_ref().ok().and_then(|m| m.character.idle.as_ref()?.celsius);
@@ -363,6 +362,7 @@ async fn cool(shared: &Shared, slot: &Slot, attempt: &mut AttemptLog) {
             attempt.remark_all(cooling.and_then(|c| c.remark(celsius)));
             return;
         }
+        set(progress, "cooling", 0, 0, None);
         tokio::time::sleep(LOOK).await;
     }
 }
