@@ -1,7 +1,7 @@
 //! Energy from meters to reports: what is characterised, flagged, wasted, and told.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
-use fleet_tests::{Fleet, Power};
+use fleet_tests::{Fleet, Power, long};
 use serde_json::Value;
 
 /// Sensors beside the packages: an AMD GPU that draws 87 W, a plug that tells 142 W.
@@ -101,4 +101,25 @@ fn calibration_finds_idle_power_and_updates_and_a_comparison_scales_every_later_
     calibrate(&["--forget"]).ended_with(0);
     let forgotten = fleet.run("fleet-agent", &["doctor", "--meters", "--powercap", &powercap]).ended_with(0).stdout;
     assert!(forgotten.contains("± 5.0 %"), "{forgotten}");
+}
+
+#[test]
+fn before_the_first_trial_of_a_day_the_agent_looks_at_its_meters_and_only_then() {
+    let fleet = Fleet::new();
+    let power = Power::play(&fleet.path().join("powercap"));
+    let file = long(&fleet, "looked", 20);
+    let run = |state: &str| {
+        let arguments = ["local", &file, "--json", "--characterise", "auto", "--state", state];
+        fleet.run_with("fleet", &arguments, |command| {
+            command.env("FLEET_POWERCAP", power.dir());
+        })
+    };
+    let first = run("one").ended_with(0).says(&["first, once a day: measuring idle power for 30 s"]);
+    let training = &first.json()["comparison"]["groups"][0]["training"];
+    assert!(training["above_idle_joules"]["measured"]["mean"].is_number(), "{training}");
+    let began = std::time::Instant::now();
+    let second = run("two").ended_with(0);
+    assert!(!second.stderr.contains("once a day"), "{}", second.stderr);
+    assert!(began.elapsed().as_secs() < 30, "what is known is not measured again");
+    assert!(second.json()["comparison"]["groups"][0]["training"]["above_idle_joules"]["measured"].is_object());
 }

@@ -55,7 +55,8 @@ pub fn kendall_tau_b(pairs: &[(f64, f64)]) -> Result<f64, NoAgreement> {
     if tied_first == all || tied_second == all {
         return Err(NoAgreement::Constant { found });
     }
-    let concordant = all - tied_first - tied_second + tied_both - discordant;
+    // What is added comes first: pairs tied in one of the two may be more than all, where many are tied in both.
+    let concordant = all + tied_both - tied_first - tied_second - discordant;
     // One root of the product: two roots multiplied make 0.9999999999999999 of the same order.
     let root = ((all - tied_first) as f64 * (all - tied_second) as f64).sqrt();
     Ok(((concordant as f64 - discordant as f64) / root).clamp(-1.0, 1.0))
@@ -138,6 +139,13 @@ mod tests {
         for values in [&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0][..], &[1.0, 1.0, 2.0, 3.0, 3.0]] {
             assert_eq!(kendall_tau_b(&zip(values, values)), Ok(1.0));
         }
+    }
+
+    #[test]
+    fn more_ties_than_pairs_are_counted_too() {
+        let pairs = [(0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0)];
+        let tau = kendall_tau_b(&pairs).expect("both vary");
+        assert!((tau - by_definition(&pairs)).abs() < 1e-12, "{tau}");
     }
 
     #[test]

@@ -218,6 +218,7 @@ impl Agent {
             ))
         })?;
         let stdin = child.stdin.take();
+        tokio::spawn(tell_of_meters(log.clone()));
         Ok(Self { child, stdin, log })
     }
 
@@ -269,6 +270,21 @@ impl Agent {
         }
     }
 }
+
+/// The agent looks at meters that it does not know yet before it asks for work; whoever waits should know why.
+async fn tell_of_meters(log: PathBuf) {
+    for _ in 0..25 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if let Some((_, what)) = text.lines().find_map(|line| line.split_once(LOOKS_AT_METERS)) {
+            eprintln!("first, once a day: {LOOKS_AT_METERS}{}", what.split(';').next().unwrap_or_default());
+            return;
+        }
+    }
+}
+
+/// What the agent says then (agent/src/daemon/characterise.rs).
+const LOOKS_AT_METERS: &str = "measuring idle power";
 
 /// Copies the weights of each backbone's best completed trial.
 fn keep_weights(campaign: &Campaign, fetched: &Fetched, dir: &Path) -> Result<(), Failure> {
