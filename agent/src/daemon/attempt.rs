@@ -112,13 +112,8 @@ impl AttemptLog {
         self.watched.observe(channel, value);
     }
 
-    /// Something that a careful reader must know.
-    pub(super) fn remark(&mut self, remark: String) {
-        self.remarks.insert(remark);
-    }
-
-    /// The same, where there is something.
-    pub(super) fn remark_all(&mut self, remarks: impl IntoIterator<Item = String>) {
+    /// What a careful reader must know, where there is something.
+    pub(super) fn remark(&mut self, remarks: impl IntoIterator<Item = String>) {
         self.remarks.extend(remarks);
     }
 

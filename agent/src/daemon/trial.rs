@@ -342,10 +342,8 @@ fn take(batch: Batch, spool: &Spool, attempt: &mut AttemptLog) {
     for reading in batch.readings {
         attempt.reading(spool, reading.at, reading.channel, reading.value);
     }
-    for remark in batch.remarks {
-        tracing::warn!("{remark}");
-        attempt.remark(remark);
-    }
+    batch.remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
+    attempt.remark(batch.remarks);
 }
 
 /// Waits for a device that is warmer than when its idle power was measured, as long as it cools.
@@ -359,7 +357,7 @@ async fn cool(shared: &Shared, slot: &Slot, progress: &Mutex<Progress>, attempt:
         attempt.start_celsius = Some(celsius);
         let over = cooling.as_mut().is_none_or(|c| c.is_over(celsius, begun.elapsed()));
         if over {
-            attempt.remark_all(cooling.and_then(|c| c.remark(celsius)));
+            attempt.remark(cooling.and_then(|c| c.remark(celsius)));
             return;
         }
         set(progress, "cooling", 0, 0, None);

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use fleet_common::telemetry::MonoNanos;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::{Meter, Reading};
@@ -23,8 +22,6 @@ pub struct Batch {
     pub readings: Vec<Reading>,
     /// What went wrong, in words.
     pub remarks: Vec<String>,
-    /// CPU time that the thread has used so far.
-    pub cpu: Duration,
 }
 
 /// Reads `meters` every `every` until nobody listens.
@@ -38,7 +35,7 @@ pub fn sample(mut meters: Vec<Box<dyn Meter>>, every: Duration) -> mpsc::Receive
             let at = clock::monotonic();
             let readings = meters.iter_mut().flat_map(|m| m.read(clock::monotonic())).collect();
             let remarks = meters.iter_mut().flat_map(|m| m.remarks()).collect();
-            if sender.blocking_send(Batch { at, readings, remarks, cpu: thread_cpu() }).is_err() {
+            if sender.blocking_send(Batch { at, readings, remarks }).is_err() {
                 return;
             }
             // A round that took too long is not made up for: readings that follow each other at once say nothing new.
@@ -47,11 +44,6 @@ pub fn sample(mut meters: Vec<Box<dyn Meter>>, every: Duration) -> mpsc::Receive
         }
     });
     receiver
-}
-
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 #[cfg(test)]

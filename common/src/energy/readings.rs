@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::curve::Point;
-use crate::telemetry::{Channel, MonoNanos, Sample, Series};
+use crate::telemetry::{Channel, MonoNanos, Sample};
 
 /// Readings of a trial, kept for its end; about 16 bytes each.
 #[derive(Debug, Default, Clone)]
@@ -18,12 +18,6 @@ impl Readings {
     /// Whether there are any of a channel.
     pub fn has(&self, channel: Channel) -> bool {
         self.0.contains_key(&channel)
-    }
-
-    /// The channels of a series that there are readings of.
-    pub fn channels(&self, series: Series) -> impl Iterator<Item = Channel> {
-        let range = Channel::new(series, 0)..=Channel::new(series, u16::MAX);
-        self.0.range(range).map(|(channel, _)| *channel)
     }
 
     /// All readings of a channel, as they came.
@@ -46,12 +40,6 @@ impl Readings {
         let (_, scale) = channel.series.unit();
         let seconds = |at: &MonoNanos| at.seconds_since(origin) - origin.seconds_since(*at) - lag;
         self.of(channel).iter().map(|(at, value)| (seconds(at), *value as f64 * scale)).collect()
-    }
-
-    /// From the first reading to the last, of any channel.
-    pub fn span(&self) -> Option<(MonoNanos, MonoNanos)> {
-        let times = || self.0.values().flatten().map(|(at, _)| *at);
-        Some((times().min()?, times().max()?))
     }
 }
 
