@@ -41,7 +41,7 @@ use tracing::Instrument as _;
 
 pub use connection::connect;
 use outbox::Outbox;
-use spool::Spool;
+use spool::{LeftBehind, Spool};
 use trial::Running;
 use wasted::{Untold, Waste};
 
@@ -256,7 +256,7 @@ fn send_leftovers(
 ) -> HashMap<(TrialId, Attempt), Arc<Spool>> {
     let state = &shared.options.state;
     let mut of_records = HashMap::new();
-    for (slot, spool, readings) in Spool::left_behind(&state.join("spool")) {
+    for LeftBehind { slot, has_ended, spool, readings } in Spool::left_behind(&state.join("spool")) {
         let (trial, attempt) = spool.whose();
         let (whose, spool) = ((trial.clone(), attempt), Arc::new(spool));
         let span = log::trial_span(&whose.0.cell, whose.0.repeat, attempt.get(), &shared.id, &slot);
@@ -273,7 +273,7 @@ fn send_leftovers(
             of_records.insert(whose, spool);
             continue;
         }
-        let Some(slot) = shared.slots.iter().find(|s| s.id == slot) else { continue };
+        let Some(slot) = shared.slots.iter().find(|s| s.id == slot).filter(|_| !has_ended) else { continue };
         let covered = shared.meters(slot, None).covered;
         if let Some(waste) = Waste::left_behind(state, slot, &covered, &whose.0, attempt, &readings) {
             shared.untold.put(&shared.id, waste);

@@ -135,10 +135,12 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
                 // Still in memory; only a crash of this process could lose it now.
                 tracing::error!(%error, "the record could not be kept on disk");
             }
+            spool.ended();
             deliver(shared, &record, Some(&spool)).await;
         }
         Ended::Stopped(reason) => {
             tracing::info!(trial = %lease.trial, attempt = %lease.attempt, reason, "stopped");
+            spool.ended();
             let _ = tokio::time::timeout(FAREWELL, all_sent(&spool)).await;
             release(shared, held(slot, &lease), reason).await;
             let _ = tokio::time::timeout(FAREWELL, wasted::tell_now(shared)).await;

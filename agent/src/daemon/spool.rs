@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STATE/spool/TRIAL-ATTEMPT@SLOT.samples    file := frame*    frame := length u32 | crc u32 | SampleBatch (protobuf)
+//! STATE/spool/TRIAL-ATTEMPT@SLOT.ended      the attempt's energy is accounted for; only its samples are left to send
 //! ```
 //!
 //! What was sampled since the last batch is in memory only (up to a second of it). A daemon that starts finds what an
@@ -51,6 +52,21 @@ struct Inner {
     refused: bool,
 }
 
+/// What an earlier daemon has left of an attempt.
+pub(super) struct LeftBehind {
+    /// Where it ran.
+    pub slot: SlotId,
+    /// Its energy is accounted for.
+    pub has_ended: bool,
+    /// Its samples, to be sent.
+    pub spool: Spool,
+    /// The same samples, to be read.
+    pub readings: Readings,
+}
+
+/// What the mark's name ends in.
+const ENDED: &str = "ended";
+
 /// Bytes of a frame before its message.
 const HEAD: usize = 8;
 
@@ -84,19 +100,22 @@ impl Spool {
 
     /// What an earlier daemon has left in `dir`: closed, and all of it to be sent. A frame that was cut short by its end
     /// and what follows it is dropped; a file without a whole frame is removed.
-    pub(super) fn left_behind(dir: &Path) -> Vec<(SlotId, Self, Readings)> {
+    pub(super) fn left_behind(dir: &Path) -> Vec<LeftBehind> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
         let mut found = Vec::new();
         for path in entries.filter(|p| p.extension().is_some_and(|e| e == "samples")) {
             match Self::reopen(&path) {
                 Some(spool) => found.push(spool),
-                None => drop(std::fs::remove_file(&path)),
+                None => {
+                    let _ = std::fs::remove_file(path.with_extension(ENDED));
+                    let _ = std::fs::remove_file(&path);
+                }
             }
         }
         found
     }
 
-    fn reopen(path: &Path) -> Option<(SlotId, Self, Readings)> {
+    fn reopen(path: &Path) -> Option<LeftBehind> {
         let slot: SlotId = path.file_stem()?.to_str()?.rsplit_once('@')?.1.parse().ok()?;
         let bytes = std::fs::read(path).ok()?;
         let (mut waiting, mut readings, mut at) = (Vec::new(), Readings::default(), 0);
@@ -130,7 +149,7 @@ impl Spool {
             inner: Mutex::new(inner),
             changed: Notify::new(),
         };
-        Some((slot, spool, readings))
+        Some(LeftBehind { slot, has_ended: path.with_extension(ENDED).exists(), spool, readings })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -238,9 +257,17 @@ impl Spool {
         }
     }
 
+    /// Notes that a record or an account of wasted energy holds what this attempt took.
+    pub(super) fn ended(&self) {
+        if let Err(error) = File::create(self.path.with_extension(ENDED)) {
+            tracing::warn!(%error, "if this daemon is killed now, the attempt's energy will be told of twice");
+        }
+    }
+
     /// Removes the file: the coordinator has everything.
     pub(super) fn remove(&self) {
         let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(self.path.with_extension(ENDED));
     }
 }
 
@@ -319,13 +346,18 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() - 3]).expect("writes");
         std::fs::write(dir.path().join("empty-1@cpu.samples"), "").expect("writes");
         let mut found = Spool::left_behind(dir.path());
-        let (slot, spool, readings) = found.pop().expect("one");
+        let LeftBehind { slot, has_ended, spool, readings } = found.pop().expect("one");
+        assert!(!has_ended, "nobody has accounted for it");
         assert!(found.is_empty() && !dir.path().join("empty-1@cpu.samples").exists());
         assert_eq!((slot.as_str(), spool.whose()), ("cuda:0", (&trial(), Attempt::FIRST)));
         assert_eq!((firsts(&spool, 0), spool.taken()), (vec![0, 4], 8));
         assert_eq!(readings.of(Series::AllocatorLiveBytes.into()).len(), 8);
         assert!(!spool.is_done());
+        spool.ended();
+        assert!(Spool::left_behind(dir.path()).pop().expect("still there").has_ended);
         spool.acknowledge(7);
         assert!(spool.is_done());
+        spool.remove();
+        assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 0, "the mark goes with it");
     }
 }
