@@ -152,3 +152,90 @@ pub(super) async fn tell_now(shared: &Shared) {
         Err(status) => tracing::debug!(message = status.message(), "wasted energy could not be told yet"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fleet_common::record::{Outcome, Segment};
+    use serde_json::json;
+
+    use super::super::resume::Carried;
+    use super::*;
+
+    /// A record that took 1,000 J to load and 3,000 J to train.
+    fn record(outcome: Outcome) -> Record {
+        let phase = |name: &str, joules: f64| {
+            json!({ "phase": name, "windows": [], "seconds": joules / 100.0,
+                    "energy": { "measured": { "joules": joules, "domain": "gpu", "source": "test", "readings": 9,
+                                              "above_idle": { "measured": joules / 2.0 } } } })
+        };
+        let document = json!({
+            "schema": "fleet.record/1",
+            "trial": { "cell": "0".repeat(32), "hardware": null, "repeat": 0 }, "attempt": 2,
+            "settings": {
+                "definition": 1, "method": { "name": "full" }, "backbone": "vit_micro", "image_size": 64,
+                "checkpointing": "none", "dataset": { "name": "textures", "fingerprint": "ab", "classes": 8 },
+                "weights": { "from": "scratch" }, "seed": 0, "budget_bytes": null,
+                "train": { "steps": 10, "warm_up_steps": 0, "batch": 32, "learning_rate": 0.001, "weight_decay": 0.05,
+                           "sampling": "replacement", "augment": true },
+                "evaluate": { "batch": 64 }
+            },
+            "outcome": outcome,
+            "training": {
+                "parameters": 1, "trainable": 1, "macs": 1, "losses": [], "top1_percent": null, "evaluation_loss": null,
+                "evaluated": 0, "phases": [], "recomputed_blocks": [],
+                "software": { "fleet": "0", "libtorch": "0", "threads": 1, "decode_threads": 1 }
+            },
+            "phases": [phase("load", 1000.0), phase("train", 3000.0)],
+            "machine": { "agent": "a", "slot": "cuda:0", "hardware": "X", "host": "h", "os": "o", "cpu": "c", "cpus": 1,
+                         "memory_bytes": 1 },
+            "started_unix_ms": 0, "finished_unix_ms": 0, "samples_taken": 0
+        });
+        Record::from_json(document.to_string().as_bytes()).expect("a record")
+    }
+
+    #[test]
+    fn a_crash_wastes_what_no_state_carries_on_and_a_superseded_record_everything() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let crashed = record(Outcome::Crashed { message: "signal 11".into() });
+        let of = |record: &Record| {
+            let waste = Waste::of_record(dir.path(), record, "why".into()).expect("measured");
+            (waste.energy.joules, waste.energy.above_idle.value().copied(), waste.seconds)
+        };
+        assert_eq!(of(&crashed), (4000.0, Some(2000.0), 40.0));
+        // A state carries the load and a third of the training.
+        let mut kept = crashed.phases.clone();
+        if let Reading::Measured(energy) = &mut kept[1].energy {
+            (energy.joules, energy.above_idle) = (1000.0, Reading::Measured(500.0));
+        }
+        kept[1].seconds = 10.0;
+        let segment =
+            Segment { attempt: crashed.attempt, started_unix_ms: 0, ended_unix_ms: 1, from_step: 0, to_step: 3 };
+        let states = States::of(dir.path(), &crashed.trial);
+        fs::create_dir_all(states.dir()).expect("a folder");
+        let state = states.dir().join("state-3.safetensors");
+        fs::write(&state, "").expect("writes");
+        states.complete(&state, &Carried::new(None, kept, segment, Vec::new())).expect("writes");
+        assert_eq!(of(&crashed), (2000.0, Some(1000.0), 20.0));
+        assert_eq!(of(&record(Outcome::Completed)).0, 4000.0, "nobody goes on from a state of a finished trial");
+    }
+
+    #[test]
+    fn what_is_not_told_yet_outlives_the_daemon_and_less_than_a_joule_is_not_worth_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let agent: AgentId = "a".parse().expect("an id");
+        let untold = || Untold::new(dir.path().join("wasted"));
+        let waste = |joules: f64| {
+            let mut waste = Waste::of_record(dir.path(), &record(Outcome::Completed), "why".into()).expect("measured");
+            waste.energy.joules = joules;
+            waste
+        };
+        untold().put(&agent, waste(0.4));
+        assert!(untold().all().is_empty());
+        untold().put(&agent, waste(40.0));
+        untold().put(&agent, waste(40.0));
+        let all = untold().all();
+        assert_eq!(all.len(), 1, "an attempt is told of once");
+        let document = Document::from_json(&all[0].1).expect("our own document");
+        assert_eq!((document.energy.joules, document.reason.as_str(), document.agent), (40.0, "why", agent));
+    }
+}
