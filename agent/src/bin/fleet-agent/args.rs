@@ -264,33 +264,27 @@ impl Devices {
     }
 }
 
+/// A number within bounds, or what was expected.
+fn number(text: &str, is_right: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|n| is_right(*n));
+    number.ok_or_else(|| format!("expected {expected}, found \"{text}\""))
+}
+
 /// From once a second, which a minute's window needs, to what no sensor is updated faster than.
 fn hertz(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(hertz) if (1.0..=100.0).contains(&hertz) => Ok(hertz),
-        _ => Err(format!("expected readings per second from 1 to 100, found \"{text}\"")),
-    }
+    number(text, |n| (1.0..=100.0).contains(&n), "readings per second from 1 to 100")
 }
 
 /// A second's mean at least; nobody waits longer than an hour.
 fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (2.0..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err(format!("expected seconds from 2 to 3600, found \"{text}\"")),
-    }
+    number(text, |n| (2.0..=3600.0).contains(&n), "seconds from 2 to 3600")
 }
 
 /// A sensor that is off by more than this is broken.
 fn factor(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(factor) if (0.5..=2.0).contains(&factor) => Ok(factor),
-        _ => Err(format!("expected a factor from 0.5 to 2, found \"{text}\"")),
-    }
+    number(text, |n| (0.5..=2.0).contains(&n), "a factor from 0.5 to 2")
 }
 
 fn interval(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(relative) if (0.0..1.0).contains(&relative) => Ok(relative),
-        _ => Err(format!("expected a share from 0 to less than 1, as in 0.02 for ± 2 %, found \"{text}\"")),
-    }
+    number(text, |n| (0.0..1.0).contains(&n), "a share from 0 to less than 1, as in 0.02 for ± 2 %")
 }
