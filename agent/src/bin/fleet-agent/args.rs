@@ -220,9 +220,11 @@ pub(crate) struct Verify {
     /// Name only what is beyond its tolerance
     #[arg(long)]
     pub(crate) brief: bool,
-    /// The worker program [default: fleet-worker beside this program]
-    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
-    pub(crate) worker: Option<PathBuf>,
+    /// Where to compute, such as cuda:0; the tolerances are the same, and TF32 is off
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) devices: Devices,
 }
 
 #[derive(Debug, Args)]

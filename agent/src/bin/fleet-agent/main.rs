@@ -234,7 +234,18 @@ impl Progress {
 fn compare(asked: &Verify) -> ExitCode {
     // Full-size references take seconds.
     let says = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !asked.json;
-    let document = verify::verify(&worker(asked.worker.as_ref()), &asked.folders, |dir| {
+    let gpu = match asked.device.as_str() {
+        // Needs nothing of this machine.
+        "cpu" => None,
+        name => match slots(&asked.devices, &[name.to_owned()], &Host::read()) {
+            Ok((slots, _)) => slots.into_iter().next().and_then(|slot| slot.gpu),
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(2);
+            }
+        },
+    };
+    let document = verify::verify(&asked.devices.worker(), gpu.as_ref(), &asked.folders, |dir| {
         if says {
             eprintln!("running {}", dir.display());
         }
