@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test soak bench bench-samples bench-metering bench-gpu references check clean-demo
+.PHONY: setup build demo test soak bench bench-samples bench-metering bench-faults bench-gpu references check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -29,6 +29,9 @@ bench-samples: build    ## 500 trials' samples into one coordinator: what is los
 
 bench-metering: build   ## What reading meters and sending samples costs an agent, in CPU time beside a trial
 	target/release/metering $(OPTIONS)
+
+bench-faults: build     ## Three machines as network namespaces: kills, cables, moves, a full disk; eight minutes, as root
+	target/release/faults $(OPTIONS)
 
 bench-gpu: build        ## What only an NVIDIA GPU can show, in ten minutes: references, scan, steps beside Python's, budgets, energy
 	@tests/bench/gpu.sh

@@ -9,12 +9,14 @@ mod campaign;
 pub mod chaos;
 mod fleet;
 pub mod load;
+mod machines;
 mod power;
 mod processes;
 mod textures;
 
 pub use campaign::{Campaign, Stored, long, spooled};
 pub use fleet::{Agent, Coordinator, Fleet, Output, finish, wait_until, with_small_files};
+pub use machines::{COORDINATOR, Machines};
 pub use power::Power;
 pub use processes::{kill, with_marker};
 pub use textures::{break_jpeg, textures};
