@@ -26,7 +26,7 @@ fn prepared(seeds: &str, hardware: &str) -> Box<Prepared> {
     let identity = DatasetIdentity { fingerprint: "0".repeat(64), classes: 8, train: 10, test: 10 };
     let datasets = [(DatasetName::Textures("textures".into()), Ok(identity))].into();
     let plan = plan(&campaign, &Resolution { datasets, ..Resolution::default() });
-    Box::new(Prepared { campaign, toml, plan })
+    Box::new(Prepared::new(campaign, toml, plan))
 }
 
 fn holder(agent: &str) -> Holder {
@@ -77,6 +77,7 @@ impl World {
             slot: "cpu".parse().expect("a slot"),
             hardware: "CPU".parse().expect("a class"),
             memory_bytes: 1 << 30,
+            about: SlotAbout::default(),
         }];
         let agent: AgentId = agent.parse().expect("an id");
         let reply =
@@ -105,6 +106,7 @@ impl World {
             reason: "because".into(),
             record: b"{}".to_vec(),
             seal: Seal::default(),
+            figures: Figures::default(),
         });
         match reply {
             Some(Reply::Reported(reported)) => reported,
