@@ -29,8 +29,7 @@ pub struct Tag {
 
 /// Whether a text may be a key or a value: they end up in commands and tables.
 pub(crate) fn is_word(text: &str) -> bool {
-    (1..=MOST).contains(&text.len())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    (1..=MOST).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 impl FromStr for Tag {

@@ -206,8 +206,8 @@ mod tests {
 
     #[test]
     fn a_selection_is_met_by_what_it_names_and_nothing_else() {
-        let select =
-            read("[select]\nmodel = [\"rtx 4090\", \"L4\"]\nlabel = { room = \"lab\" }\nmemory = \"8GiB\"").expect("valid");
+        let select = read("[select]\nmodel = [\"rtx 4090\", \"L4\"]\nlabel = { room = \"lab\" }\nmemory = \"8GiB\"")
+            .expect("valid");
         let of = |model: &str, room: Option<&'static str>, gib: u64| {
             select.select.mismatch(model, |key| room.filter(|_| key == "room"), gib << 30)
         };

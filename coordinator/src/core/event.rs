@@ -2,8 +2,8 @@
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, SlotId, TrialId};
 use fleet_common::lease::{Holder, Release};
-use fleet_common::record::OutcomeClass;
 use fleet_common::plan::{Kind, Kinds};
+use fleet_common::record::OutcomeClass;
 use fleet_common::spec::{Output, Priority, Select};
 use fleet_common::telemetry::Seal;
 use fleet_common::wire::v1::lease_released::Cause;
@@ -227,19 +227,21 @@ impl Event {
                 reason,
                 cause: to_cause(cause).into(),
             }),
-            Self::TrialRecorded { trial, attempt, class, record, seal, figures } => E::TrialRecorded(v1::TrialRecorded {
-                trial: Some((&trial).into()),
-                attempt: attempt.get(),
-                record_json: record,
-                samples_stored: seal.stored,
-                samples_missing: seal.missing,
-                samples_crc32: seal.crc32,
-                outcome_class: class.name().to_owned(),
-                peak_bytes: figures.peak_bytes,
-                seconds: figures.seconds,
-                hardware: figures.hardware.map(String::from).unwrap_or_default(),
-                cap_bytes: figures.cap_bytes,
-            }),
+            Self::TrialRecorded { trial, attempt, class, record, seal, figures } => {
+                E::TrialRecorded(v1::TrialRecorded {
+                    trial: Some((&trial).into()),
+                    attempt: attempt.get(),
+                    record_json: record,
+                    samples_stored: seal.stored,
+                    samples_missing: seal.missing,
+                    samples_crc32: seal.crc32,
+                    outcome_class: class.name().to_owned(),
+                    peak_bytes: figures.peak_bytes,
+                    seconds: figures.seconds,
+                    hardware: figures.hardware.map(String::from).unwrap_or_default(),
+                    cap_bytes: figures.cap_bytes,
+                })
+            }
             Self::ReportSuperseded { trial, attempt, record } => E::ReportSuperseded(v1::ReportSuperseded {
                 trial: Some((&trial).into()),
                 attempt: attempt.get(),
@@ -305,10 +307,7 @@ impl Event {
                         "" => Select::default(),
                         json => serde_json::from_str(json).map_err(|e| WireError::Invalid(e.to_string()))?,
                     },
-                    kinds: Kinds {
-                        kinds: s.kinds.into_iter().map(from_planned).collect(),
-                        of_cell: s.kind_of_cell,
-                    },
+                    kinds: Kinds { kinds: s.kinds.into_iter().map(from_planned).collect(), of_cell: s.kind_of_cell },
                 },
             })),
             E::CampaignCancelled(c) => Self::CampaignCancelled { name: c.name.parse()? },
@@ -361,12 +360,9 @@ impl Event {
                 records: s.records,
                 file_name: s.file_name,
             },
-            E::SlotsDrained(d) => Self::SlotsDrained {
-                agent: d.agent.parse()?,
-                slot: slot(d.slot)?,
-                reason: d.reason,
-                fault: d.fault,
-            },
+            E::SlotsDrained(d) => {
+                Self::SlotsDrained { agent: d.agent.parse()?, slot: slot(d.slot)?, reason: d.reason, fault: d.fault }
+            }
             E::SlotsUndrained(d) => Self::SlotsUndrained { agent: d.agent.parse()?, slot: slot(d.slot)? },
         })
     }

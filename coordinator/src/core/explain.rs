@@ -142,7 +142,10 @@ impl Core {
             several => {
                 let few: Vec<&str> = several.iter().take(4).map(|c| c.short()).collect();
                 let n = several.len();
-                Err(Refusal::NotNow(format!("{n} cells' ids begin with \"{cell}\": {} …; say more of it", few.join(", "))))
+                Err(Refusal::NotNow(format!(
+                    "{n} cells' ids begin with \"{cell}\": {} …; say more of it",
+                    few.join(", ")
+                )))
             }
         }
     }

@@ -28,11 +28,11 @@ use crate::scheduler::{Affinity, Eta, Figures, Fleet, NoAffinity, Shares};
 pub use campaigns::Prepared;
 pub use drains::{Drain, Drains};
 pub use event::{CellEntry, Event, Scheduling, Submission};
-pub use explain::Explanation;
+pub use explain::{Expected, ExpectedDuration, Explanation, Line, PastAttempt, SlotReason};
 pub use imports::{ImportedSet, Imports, Source};
 pub use slots::{Drained, SlotAbout};
 pub use state::{ApplyError, Campaign, Past, State, TrialEntry};
-pub use status::{AgentView, Attempts, CampaignView, Description, Running, Snapshot, SlotState};
+pub use status::{AgentView, Attempts, CampaignView, Description, Running, SlotState, Snapshot};
 
 /// Names one question, so that its answer finds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -134,20 +134,18 @@ impl State {
                 self.step(trial, |t| t.life.grant(holder.clone(), *attempt, now))
             }
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.life.resume(holder.clone(), now)),
-            Event::LeaseReleased { trial, cause, reason, .. } => {
-                self.step(trial, |t| {
-                    let holder = t.life.holder().cloned();
-                    t.life.release(*cause)?;
-                    t.note = Some(reason.clone());
-                    if let (Some(holder), Some(attempt)) = (holder, t.life.attempt) {
-                        t.past.drain(..t.past.len().saturating_sub(MOST_PAST - 1));
-                        let (cause, reason) = (*cause, reason.clone());
-                        t.past.push(Past { attempt, holder: holder.clone(), cause, reason, at_unix_ms });
-                        t.failed_on.extend(Some(holder).filter(|_| cause.is_failure()));
-                    }
-                    Ok(())
-                })
-            }
+            Event::LeaseReleased { trial, cause, reason, .. } => self.step(trial, |t| {
+                let holder = t.life.holder().cloned();
+                t.life.release(*cause)?;
+                t.note = Some(reason.clone());
+                if let (Some(holder), Some(attempt)) = (holder, t.life.attempt) {
+                    t.past.drain(..t.past.len().saturating_sub(MOST_PAST - 1));
+                    let (cause, reason) = (*cause, reason.clone());
+                    t.past.push(Past { attempt, holder: holder.clone(), cause, reason, at_unix_ms });
+                    t.failed_on.extend(Some(holder).filter(|_| cause.is_failure()));
+                }
+                Ok(())
+            }),
             Event::TrialRecorded { trial, class, figures, .. } => {
                 self.step(trial, |t| t.life.finish())?;
                 self.entry(trial)?.class = Some(*class);

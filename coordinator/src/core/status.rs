@@ -304,9 +304,5 @@ const FRESH_MS: u64 = 2_000;
 /// What is over when both are.
 fn later(a: Result<Eta, String>, b: Result<Eta, String>) -> Result<Eta, String> {
     let (a, b) = (a?, b?);
-    Ok(Eta {
-        seconds: a.seconds.max(b.seconds),
-        seconds_90: a.seconds_90.max(b.seconds_90),
-        note: a.note.or(b.note),
-    })
+    Ok(Eta { seconds: a.seconds.max(b.seconds), seconds_90: a.seconds_90.max(b.seconds_90), note: a.note.or(b.note) })
 }

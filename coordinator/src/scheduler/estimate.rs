@@ -341,14 +341,11 @@ impl Estimates {
         let entry = self.entry(kind);
         let ratios = self.families.get(entry.family).map_or(&[][..], |f| &f.ratios);
         let predicted = match (entry.measured, ratios.get(ratios.len() / 2), entry.kind.peak_bytes) {
-            (1.., _, _) => {
-                Peak { bytes: entry.measured_bytes, basis: PeakBasis::Measured { trials: entry.measured } }
-            }
+            (1.., _, _) => Peak { bytes: entry.measured_bytes, basis: PeakBasis::Measured { trials: entry.measured } },
             (0, _, 0) => Peak { bytes: 0, basis: PeakBasis::Unknown },
-            (0, Some(ratio), bytes) => Peak {
-                bytes: (bytes as f64 * ratio) as u64,
-                basis: PeakBasis::Corrected { trials: ratios.len() },
-            },
+            (0, Some(ratio), bytes) => {
+                Peak { bytes: (bytes as f64 * ratio) as u64, basis: PeakBasis::Corrected { trials: ratios.len() } }
+            }
             (0, None, bytes) => Peak { bytes, basis: PeakBasis::Estimated },
         };
         if entry.too_small > 0 && entry.too_small >= predicted.bytes {

@@ -75,9 +75,7 @@ pub fn eta(view: View<'_>, at_work: &[AtWork], free: &[u32]) -> BTreeMap<Campaig
             }
             let kin = view.fleet.kin().iter().enumerate();
             let on: Vec<Option<Duration>> = kin
-                .map(|(i, k)| {
-                    (reach.mask >> i & 1 == 1).then(|| view.estimates.duration(key.kind, &k.server.class))
-                })
+                .map(|(i, k)| (reach.mask >> i & 1 == 1).then(|| view.estimates.duration(key.kind, &k.server.class)))
                 .collect();
             blind[account] |= on.iter().flatten().any(|d| !d.is_known());
             waiting.push(Waiting { account, items: items.len(), on, servers: reach.servers.max(1) });
@@ -95,7 +93,9 @@ pub fn eta(view: View<'_>, at_work: &[AtWork], free: &[u32]) -> BTreeMap<Campaig
     }
     let say = |i: usize, mut ends: Vec<f64>| {
         if blind[i] {
-            return Err("nothing like its trials has finished yet, so nothing is known of how long they take".to_owned());
+            return Err(
+                "nothing like its trials has finished yet, so nothing is known of how long they take".to_owned()
+            );
         }
         ends.sort_by(f64::total_cmp);
         let (seconds, seconds_90) = (ends[DRAWS / 2], ends[DRAWS * 9 / 10]);

@@ -93,8 +93,12 @@ impl Fleet {
         }
         // The order of names must not matter, and that of kinds is by what they are.
         kin.sort_by(|a, b| {
-            (&a.server.class, a.server.memory_bytes, a.server.limit_bytes, &a.server.tags)
-                .cmp(&(&b.server.class, b.server.memory_bytes, b.server.limit_bytes, &b.server.tags))
+            (&a.server.class, a.server.memory_bytes, a.server.limit_bytes, &a.server.tags).cmp(&(
+                &b.server.class,
+                b.server.memory_bytes,
+                b.server.limit_bytes,
+                &b.server.tags,
+            ))
         });
         Self { servers, kin, closed }
     }
@@ -150,13 +154,7 @@ impl Fleet {
 
     /// Whether a free server may take a group now: it fits, nothing keeps the server, and the group has not failed
     /// there, or has nowhere else to go.
-    pub fn may_take(
-        &self,
-        estimates: &Estimates,
-        account: &Account,
-        group: &GroupKey,
-        holder: &Holder,
-    ) -> bool {
+    pub fn may_take(&self, estimates: &Estimates, account: &Account, group: &GroupKey, holder: &Holder) -> bool {
         let Some(server) = self.servers.get(holder).filter(|s| s.drained.is_none()) else { return false };
         self.obstacle(estimates, account, group, server).is_none()
             && (!group.failed_on.contains(holder) || !self.elsewhere(estimates, account, group, holder))

@@ -62,12 +62,19 @@ pub fn describe(view: View<'_>, group: &GroupKey, holder: &Holder, verdict: &Ver
             let wanted = group.colour.as_ref().map_or("another class", |c| c.as_str());
             format!("expected the hardware class {wanted}, found {}", class(holder))
         }
-        Verdict::Obstacle(Obstacle::Select(mismatch)) => format!("its campaign selects {mismatch}; {}", found(mismatch)),
+        Verdict::Obstacle(Obstacle::Select(mismatch)) => {
+            format!("its campaign selects {mismatch}; {}", found(mismatch))
+        }
         Verdict::Obstacle(Obstacle::Limit { budget, limit }) => {
             format!("the slot takes budgets up to {}, and the trial's is {}", Bytes(*limit), budget_in_words(*budget))
         }
         Verdict::Obstacle(Obstacle::Memory { needed, present }) => {
-            format!("needs {} ({}), and the slot has {}", Bytes(*needed), view.estimates.peak(group.kind).basis, Bytes(*present))
+            format!(
+                "needs {} ({}), and the slot has {}",
+                Bytes(*needed),
+                view.estimates.peak(group.kind).basis,
+                Bytes(*present)
+            )
         }
     }
 }
@@ -130,10 +137,13 @@ pub fn reason(view: View<'_>, busy: &Busy, name: &CampaignName, group: &GroupKey
     if let Some(first) = drained.first() {
         return match drained.len() {
             1 => format!("the one slot that it fits is {first}; `fleet agents undrain` opens it"),
-            n => format!("all {n} slots that it fits are drained; the first is {first}; `fleet agents undrain` opens them"),
+            n => format!(
+                "all {n} slots that it fits are drained; the first is {first}; `fleet agents undrain` opens them"
+            ),
         };
     }
-    let obstacles = verdicts.into_iter().filter_map(|(h, v)| if let Verdict::Obstacle(o) = v { Some((h, o)) } else { None });
+    let obstacles =
+        verdicts.into_iter().filter_map(|(h, v)| if let Verdict::Obstacle(o) = v { Some((h, o)) } else { None });
     fits_nowhere(view, group, obstacles.collect())
 }
 
@@ -150,9 +160,8 @@ fn ahead(view: View<'_>, name: &CampaignName, group: &GroupKey) -> String {
     let View { queue, fleet, estimates } = view;
     let own = queue.account(name);
     let mask = Reach::of(fleet, estimates, own, group).mask;
-    let overlaps = |other: &CampaignName, key: &GroupKey| {
-        mask & Reach::of(fleet, estimates, queue.account(other), key).mask != 0
-    };
+    let overlaps =
+        |other: &CampaignName, key: &GroupKey| mask & Reach::of(fleet, estimates, queue.account(other), key).mask != 0;
     let higher: usize = queue
         .lines()
         .filter(|(other, _)| queue.account(other).priority > own.priority)
@@ -183,7 +192,8 @@ fn fits_nowhere(view: View<'_>, group: &GroupKey, obstacles: Vec<(&Holder, Obsta
             Bytes(largest)
         );
     }
-    let limits = obstacles.iter().filter_map(|(_, o)| if let Obstacle::Limit { limit, .. } = o { Some(*limit) } else { None });
+    let limits =
+        obstacles.iter().filter_map(|(_, o)| if let Obstacle::Limit { limit, .. } = o { Some(*limit) } else { None });
     if let Some(largest) = limits.max() {
         return format!(
             "its budget is {}, and the slots that it may use take budgets up to {}; ask for a smaller budget, or start their \
@@ -193,8 +203,10 @@ fn fits_nowhere(view: View<'_>, group: &GroupKey, obstacles: Vec<(&Holder, Obsta
         );
     }
     let of_class = obstacles.iter().filter(|(_, o)| *o != Obstacle::Class).count();
-    let mismatches: BTreeSet<String> =
-        obstacles.iter().filter_map(|(_, o)| if let Obstacle::Select(m) = o { Some(m.to_string()) } else { None }).collect();
+    let mismatches: BTreeSet<String> = obstacles
+        .iter()
+        .filter_map(|(_, o)| if let Obstacle::Select(m) = o { Some(m.to_string()) } else { None })
+        .collect();
     if !mismatches.is_empty() {
         let wanted: Vec<String> = mismatches.into_iter().collect();
         let none = match of_class {

@@ -56,7 +56,13 @@ fn millis(seconds: f64) -> u64 {
 
 /// Which of the jobs `fitting` a free server of kind `here` should take an item of. `ready` are the other servers that
 /// are open: kind, and seconds until free.
-pub(super) fn best(jobs: &[Job], fitting: &[usize], here: usize, ready: &[(usize, f64)], kinds: usize) -> Option<usize> {
+pub(super) fn best(
+    jobs: &[Job],
+    fitting: &[usize],
+    here: usize,
+    ready: &[(usize, f64)],
+    kinds: usize,
+) -> Option<usize> {
     let others: Ready = ready.iter().map(|(kind, seconds)| Reverse((millis(*seconds), *kind))).collect();
     let partings = partings(jobs, kinds);
     let steps = jobs.iter().map(|j| j.items).sum::<usize>() + ready.len();

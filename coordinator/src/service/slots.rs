@@ -67,11 +67,9 @@ pub(super) fn state(state: SlotState) -> v1::SlotState {
 
 pub(super) fn eta(eta: Result<Eta, String>) -> v1::Eta {
     match eta {
-        Ok(eta) => v1::Eta {
-            seconds: Some(eta.seconds),
-            seconds_90: Some(eta.seconds_90),
-            note: eta.note.unwrap_or_default(),
-        },
+        Ok(eta) => {
+            v1::Eta { seconds: Some(eta.seconds), seconds_90: Some(eta.seconds_90), note: eta.note.unwrap_or_default() }
+        }
         Err(note) => v1::Eta { seconds: None, seconds_90: None, note },
     }
 }

@@ -1,6 +1,7 @@
 //! The core's decisions, without a network, a disk or a clock.
 
 mod imports;
+mod placing;
 mod promises;
 mod stories;
 
@@ -17,7 +18,16 @@ use super::*;
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
 
+/// The same campaign is asked for thousands of times; estimating what it needs takes a while.
 fn prepared(seeds: &str, hardware: &str) -> Box<Prepared> {
+    thread_local! {
+        static MADE: std::cell::RefCell<BTreeMap<(String, String), Box<Prepared>>> = Default::default();
+    }
+    let key = (seeds.to_owned(), hardware.to_owned());
+    MADE.with_borrow_mut(|made| made.entry(key).or_insert_with(|| prepare(seeds, hardware)).clone())
+}
+
+fn prepare(seeds: &str, hardware: &str) -> Box<Prepared> {
     let toml = format!(
         "name = \"t\"\nseeds = {seeds}\nhardware = {hardware}\n[matrix]\nmethod = [\"full\", \"lora\"]\n\
          backbone = \"vit_micro\"\ndataset = \"textures\"\n[train]\nsteps = 10\n"

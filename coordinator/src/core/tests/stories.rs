@@ -60,7 +60,11 @@ fn each_class_of_hardware_gets_a_trial_of_its_own() {
     }
     assert_eq!(got, 2, "the other class's trials wait for their hardware");
     let Some(Reply::Status(Ok(snapshot))) = w.ask(|t| Input::Status(t, None)) else { panic!("no status") };
-    assert_eq!(snapshot.campaigns[0].waits, [("no connected slot is of the class GPU X; there is CPU; start an agent on such a machine".to_owned(), 2)].into());
+    assert_eq!(
+        snapshot.campaigns[0].waits,
+        [("no connected slot is of the class GPU X; there is CPU; start an agent on such a machine".to_owned(), 2)]
+            .into()
+    );
 }
 
 #[test]

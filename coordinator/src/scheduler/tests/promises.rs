@@ -21,7 +21,8 @@ fn made() -> impl Strategy<Value = Made> {
     let server = (0u8..3, 1u64..25, prop::option::weighted(0.2, 1u64..25), prop::bool::weighted(0.15));
     let kind = (1u64..25, prop::option::of(1u64..25), 1.0..5000.0);
     let item = (0u8..3, 0usize..5, prop::option::weighted(0.4, 0u8..3), prop::option::weighted(0.2, 0usize..6));
-    let parts = (prop::collection::vec(server, 0..7), prop::collection::vec(kind, 5), prop::collection::vec(item, 0..25));
+    let parts =
+        (prop::collection::vec(server, 0..7), prop::collection::vec(kind, 5), prop::collection::vec(item, 0..25));
     parts.prop_map(|(servers, kinds, items)| Made { servers, kinds, items })
 }
 
