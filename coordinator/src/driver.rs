@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fleet_common::lease::{LeaseTerms, Millis};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Core, Event, Input, Now, Reply, State, Token};
+use crate::core::{Core, Event, Input, Now, Reply, Token};
 use crate::metrics::{Counts, Tally};
 use crate::store::{Store, StoreError};
 
@@ -117,22 +117,11 @@ impl Drop for Waiting {
 
 /// Starts the driver. The thread ends after [`Handle::stop`], or once all handles are gone, and gives the store back to
 /// nobody: joining it means that everything is durable and the folder free.
-pub fn start(
-    store: Store,
-    state: State,
-    terms: LeaseTerms,
-    counts: Arc<Counts>,
-) -> (Handle, std::thread::JoinHandle<()>) {
+pub fn start(store: Store, core: Core, counts: Arc<Counts>) -> (Handle, std::thread::JoinHandle<()>) {
     counts.journal(store.journal_bytes());
     let (sender, receiver) = mpsc::channel(INBOX);
-    let driver = Driver {
-        core: Core::new(state, terms),
-        store,
-        counts,
-        started: Instant::now(),
-        waiting: HashMap::new(),
-        stopping: false,
-    };
+    let terms = core.terms();
+    let driver = Driver { core, store, counts, started: Instant::now(), waiting: HashMap::new(), stopping: false };
     let thread = std::thread::Builder::new()
         .name("driver".to_owned())
         .spawn(move || driver.run(receiver))

@@ -150,7 +150,12 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
 
     assert_eq!(submit(coordinator.channel().await, CAMPAIGN).await.expect("submitted").trials, 2);
     let mut client = AgentsClient::new(coordinator.channel().await);
-    let slot = |slot: &str| v1::Slot { slot: slot.into(), hardware: "NVIDIA \"X\"".into(), memory_bytes: 1 };
+    let slot = |slot: &str| v1::Slot {
+        slot: slot.into(),
+        hardware: "NVIDIA \"X\"".into(),
+        memory_bytes: 8 << 30,
+        ..Default::default()
+    };
     let introduction = v1::RegisterRequest {
         agent: "a".into(),
         version: "0".into(),

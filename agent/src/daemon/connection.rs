@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::backoff::Backoff;
 use super::rpc::agents_client::AgentsClient;
-use super::{Shared, trial::Running};
+use super::{Shared, describe, trial::Running};
 
 /// Heartbeats carry progress to people who watch, so they come more often than leases need.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -56,15 +56,7 @@ pub(super) async fn register(shared: &Shared) -> Duration {
             agent: shared.id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: shared.host.name.clone(),
-            slots: shared
-                .slots
-                .iter()
-                .map(|s| v1::Slot {
-                    slot: s.id.to_string(),
-                    hardware: s.hardware.to_string(),
-                    memory_bytes: s.memory_bytes,
-                })
-                .collect(),
+            slots: shared.slots.iter().map(|slot| describe::slot(shared, slot)).collect(),
             held: shared.running().values().map(Running::held).collect(),
         };
         match answer(shared.client.clone().register(request)).await {

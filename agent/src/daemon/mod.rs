@@ -15,6 +15,7 @@ mod attempt;
 mod backoff;
 mod characterise;
 mod connection;
+mod describe;
 mod endpoint;
 mod outbox;
 mod process;
@@ -35,6 +36,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
 use fleet_common::record::Record;
+use fleet_common::tags::Tags;
 use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
@@ -45,7 +47,7 @@ use spool::{LeftBehind, Spool};
 use trial::Running;
 use wasted::{Untold, Waste};
 
-use crate::device::{self, DeviceLock, Host, Label, Nvidia, Slot};
+use crate::device::{self, DeviceLock, Host, Label, Limit, Nvidia, Slot};
 use crate::files::Files;
 use crate::meter;
 use crate::metrics::Metrics;
@@ -76,6 +78,10 @@ pub struct Options {
     pub devices: Vec<String>,
     /// What sets this machine apart from others with the same device.
     pub label: Option<Label>,
+    /// What the operator says of this machine's slots, for campaigns to select by.
+    pub tags: Tags,
+    /// How much of a slot trials may be given.
+    pub limits: Vec<Limit>,
     /// Threads per worker; by default all CPUs, shared among the slots.
     pub threads: Option<u32>,
     /// Where device locks are.
@@ -113,6 +119,7 @@ struct Shared {
     outbox: Outbox,
     untold: Untold,
     cache: Mutex<meter::Cache>,
+    faults: describe::Faults,
     metrics: Arc<Metrics>,
     threads: u32,
     client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
@@ -184,6 +191,14 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         tracing::warn!(device = board.name, "not offered: {}", board.why);
     }
     let mut slots = device::choose(boards, &options.devices)?;
+    if let Some(limit) = options.limits.iter().find(|limit| slots.iter().all(|s| s.id != limit.slot)) {
+        let offered: Vec<&str> = slots.iter().map(|s| s.id.as_str()).collect();
+        bail!(
+            "--limit-memory names {}, which is not offered here; this agent offers {}",
+            limit.slot,
+            offered.join(", ")
+        );
+    }
     if let Some(label) = &options.label {
         slots.iter_mut().for_each(|slot| slot.hardware = label.append(&slot.hardware));
     }
@@ -200,6 +215,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
         untold: Untold::new(state.join("wasted")),
         cache: Mutex::new(meter::Cache::open(&options.meter_cache)),
+        faults: describe::Faults::default(),
         metrics: Metrics::new(id.as_str(), &host.name, &slots),
         id,
         host,
@@ -212,6 +228,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         stopping,
     });
     announce(&shared);
+    describe::watch(&shared);
     if let Some(address) = &shared.options.metrics {
         endpoint::serve(&shared, address).await?;
     }

@@ -14,6 +14,7 @@ use super::Shared;
 use super::backoff::Backoff;
 use super::characterise::characterise;
 use super::connection::{ANSWER, answer};
+use super::describe;
 use super::resume::States;
 use super::spool::Spool;
 use super::trial::{self, Ended, Lease};
@@ -136,6 +137,7 @@ async fn work(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: Lease
                 tracing::error!(%error, "the record could not be kept on disk");
             }
             spool.ended();
+            describe::look(shared, slot, &record).await;
             deliver(shared, &record, Some(&spool)).await;
         }
         Ended::Stopped(reason) => {

@@ -83,7 +83,7 @@ impl Local {
 
         let loopback = ([127, 0, 0, 1], 0).into();
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
-        let coordinator = Running::start(&self.state.join("coordinator"), loopback, terms, keep).await?;
+        let coordinator = Running::start_for(&self.state.join("coordinator"), loopback, terms, keep, true).await?;
         let address = format!("http://{}", coordinator.address);
         let mut client = client::connect(&address).await?;
         let work = async {

@@ -8,10 +8,12 @@ macro_rules! say {
     ($($words:tt)*) => { $crate::cli::say(format_args!($($words)*)) };
 }
 
+mod agents;
 mod campaign;
 mod client;
 mod compare;
 mod data;
+mod explain;
 mod export;
 mod failure;
 mod fetch;
@@ -77,6 +79,15 @@ enum Command {
     /// Shows where campaigns and agents stand.
     #[command(after_help = "Example: fleet status nightly")]
     Status(status::Status),
+    /// Says why a trial is not running: what it waits for, what each slot lacks, what is expected of it, what became of
+    /// its attempts.
+    #[command(after_help = "Example: fleet explain 3fa91c02")]
+    Explain(explain::Explain),
+    /// Shows agents and their slots, and drains or undrains them.
+    #[command(
+        after_help = "Example: fleet agents\nExample: fleet agents drain lab-3f2a9c01/cuda:1 --reason \"new fan\""
+    )]
+    Agents(agents::Agents),
     /// Shows a campaign's progress until it is over.
     #[command(after_help = "Example: fleet watch nightly")]
     Watch(status::Watch),
@@ -182,6 +193,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Submit(submit) => submit.run().await,
         Command::Plan(plan) => plan.run().await,
         Command::Status(status) => status.run().await,
+        Command::Explain(explain) => explain.run().await,
+        Command::Agents(agents) => agents.run().await,
         Command::Watch(watch) => watch.run().await,
         Command::Report(report) => report.run().await,
         Command::Compare(compare) => compare.run().await,

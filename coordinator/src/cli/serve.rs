@@ -14,6 +14,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::Failure;
+use crate::core::Core;
 use crate::driver::{self, Handle};
 use crate::metrics::{Counts, Endpoint, Timed};
 use crate::service::Service;
@@ -144,6 +145,17 @@ impl Running {
         terms: LeaseTerms,
         keep: Keep,
     ) -> Result<Self, Failure> {
+        Self::start_for(state, address, terms, keep, false).await
+    }
+
+    /// The same; to a `closed` fleet no agents will come but those that this process starts itself.
+    pub(super) async fn start_for(
+        state: &Path,
+        address: SocketAddr,
+        terms: LeaseTerms,
+        keep: Keep,
+        closed: bool,
+    ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Failure::failed(format!(
                 "port {} is in use by another program (perhaps another coordinator); stop that one, or choose another \
@@ -171,7 +183,9 @@ impl Running {
         let (index, samples) = (store.index.clone(), store.samples.clone());
         let stored = samples.clone();
         let counts = Arc::new(Counts::default());
-        let (driver, thread) = driver::start(store, known, terms, counts.clone());
+        let core = Core::new(known, terms);
+        let core = if closed { core.closed() } else { core };
+        let (driver, thread) = driver::start(store, core, counts.clone());
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
         let service = Service::new(driver.clone(), index, samples, counts.clone());

@@ -32,13 +32,21 @@ pub(super) fn finished(state: &Path, name: &str, records: &[Record]) {
         excluded_json: vec![],
         warnings: vec![],
         keep: Default::default(),
+        scheduling: Default::default(),
     }))];
     for r in records {
         let (trial, attempt) = (r.trial.clone(), Attempt::FIRST);
         let holder = Holder { agent: r.machine.agent.clone(), slot: r.machine.slot.clone() };
         events.push(Event::LeaseGranted { trial: trial.clone(), attempt, holder });
         let (class, record) = (r.outcome.kind(), r.to_json());
-        events.push(Event::TrialRecorded { trial, attempt, class, record, seal: Seal::default() });
+        events.push(Event::TrialRecorded {
+            trial,
+            attempt,
+            class,
+            record,
+            seal: Seal::default(),
+            figures: Default::default(),
+        });
     }
     store.commit(events.into_iter().map(|e| (1, e)).collect()).expect("commits");
 }

@@ -4,9 +4,13 @@
 //! durable, and only then sends the replies: what an agent or a person has been told is never forgotten.
 
 mod campaigns;
+mod drains;
 mod event;
+mod explain;
 mod imports;
 mod leases;
+mod serve;
+mod slots;
 mod state;
 mod status;
 
@@ -19,11 +23,16 @@ use fleet_common::record_set::RecordSet;
 use fleet_common::spec::Output;
 use fleet_common::telemetry::Seal;
 
+use crate::scheduler::{Affinity, Eta, Figures, Fleet, NoAffinity, Shares};
+
 pub use campaigns::Prepared;
-pub use event::{CellEntry, Event, Submission};
+pub use drains::{Drain, Drains};
+pub use event::{CellEntry, Event, Scheduling, Submission};
+pub use explain::{Expected, ExpectedDuration, Explanation, Line, PastAttempt, SlotReason};
 pub use imports::{ImportedSet, Imports, Source};
-pub use state::{ApplyError, Campaign, State, TrialEntry};
-pub use status::{AgentView, Attempts, CampaignView, Description, Running, Snapshot};
+pub use slots::{Drained, SlotAbout};
+pub use state::{ApplyError, Campaign, Past, State, TrialEntry};
+pub use status::{AgentView, Attempts, CampaignView, Description, Running, SlotState, Snapshot};
 
 /// Names one question, so that its answer finds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +56,8 @@ pub struct SlotInfo {
     pub hardware: HardwareClass,
     /// Its memory, bytes.
     pub memory_bytes: u64,
+    /// What else it says.
+    pub about: SlotAbout,
 }
 
 /// A lease as an agent claims to hold it.
@@ -163,6 +174,8 @@ pub enum Input {
         record: Vec<u8>,
         /// Its samples, as stored.
         seal: Seal,
+        /// What the scheduler learns from it.
+        figures: Figures,
     },
     /// An agent gives a lease back.
     Release {
@@ -192,6 +205,30 @@ pub enum Input {
         trial: TrialId,
         /// The attempt.
         attempt: Attempt,
+    },
+    /// A person asks why trials are not running: a trial's id, or the beginning of a cell's.
+    Explain(Token, String),
+    /// A person wants nothing new to run on an agent's slots.
+    Drain {
+        /// Whom to answer.
+        token: Token,
+        /// Whose.
+        agent: AgentId,
+        /// Which; `None`: all.
+        slot: Option<SlotId>,
+        /// Why.
+        reason: String,
+        /// What runs there is given back.
+        now: bool,
+    },
+    /// A person wants an end of that.
+    Undrain {
+        /// Whom to answer.
+        token: Token,
+        /// Whose.
+        agent: AgentId,
+        /// Which; `None`: all.
+        slot: Option<SlotId>,
     },
     /// Time has passed.
     Tick,
@@ -288,6 +325,10 @@ pub enum Reply {
     Noted,
     /// Whether this attempt was ever granted.
     Knows(bool),
+    /// To a question why.
+    Explained(Result<Vec<Explanation>, Refusal>),
+    /// To drain and undrain.
+    Drained(Result<Drained, Refusal>),
 }
 
 /// What follows from an input: facts to make durable, then answers to send.
@@ -308,22 +349,21 @@ struct Agent {
     heard: Millis,
 }
 
-/// A pull that waits for work.
-#[derive(Debug, Clone, PartialEq)]
-struct Parked {
-    token: Token,
-    holder: Holder,
-    until: Millis,
-}
-
 /// The coordinator's mind.
-#[derive(Debug)]
 pub struct Core {
     state: State,
     terms: LeaseTerms,
     agents: BTreeMap<AgentId, Agent>,
-    parked: Vec<Parked>,
+    questions: serve::Questions,
+    /// The slots as the scheduler sees them.
+    fleet: Fleet,
+    shares: Shares,
+    affinity: Box<dyn Affinity + Send>,
+    /// There will be no other agents than those that are here.
+    closed: bool,
     progress: HashMap<TrialId, (Progress, Millis)>,
+    /// When campaigns will be over, and when that was worked out.
+    ahead: (Option<Millis>, BTreeMap<CampaignName, Result<Eta, String>>),
     /// The latest tick.
     ticked: Option<Millis>,
     now: Now,
@@ -337,17 +377,37 @@ impl Core {
             state,
             terms,
             agents: BTreeMap::new(),
-            parked: Vec::new(),
+            questions: serve::Questions::default(),
+            fleet: Fleet::default(),
+            shares: Shares::default(),
+            affinity: Box::new(NoAffinity),
+            closed: false,
             progress: HashMap::new(),
+            ahead: (None, BTreeMap::new()),
             ticked: None,
             now: Now { mono: Millis(0), unix_ms: 0 },
             step: Step::default(),
         }
     }
 
+    /// The same for a fleet that will have no other agents: what fits none of their slots is tried on the roomiest one
+    /// instead of waiting for a larger one that never comes.
+    pub fn closed(mut self) -> Self {
+        self.closed = true;
+        self.fleet.closed = true;
+        self
+    }
+
+    /// What trials prefer among the slots that they fit.
+    pub fn with_affinity(mut self, affinity: Box<dyn Affinity + Send>) -> Self {
+        self.affinity = affinity;
+        self
+    }
+
     /// Starts over from what is durable, after a commit failed; agents, questions and progress are kept.
     pub fn replace_state(&mut self, state: State) {
         self.state = state;
+        self.refresh_fleet();
     }
 
     /// What is known.
@@ -381,6 +441,7 @@ impl Core {
                 self.reply(token, Reply::Described(description.map(Box::new)));
             }
             Input::Status(token, campaign) => {
+                self.look_ahead();
                 let snapshot = self.snapshot(campaign.as_ref());
                 self.reply(token, Reply::Status(snapshot.map(Box::new)));
             }
@@ -388,10 +449,10 @@ impl Core {
                 self.register(token, agent, version, host, slots, held);
             }
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
-            Input::Gone(token) => self.parked.retain(|p| p.token != token),
+            Input::Gone(token) => self.questions.forget(token),
             Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
-            Input::Report { token, holder, trial, attempt, class, reason, record, seal } => {
-                let reported = self.report(&holder, trial, attempt, class, reason, record, seal);
+            Input::Report { token, holder, trial, attempt, class, reason, record, seal, figures } => {
+                let reported = self.report(&holder, trial, attempt, class, reason, record, seal, figures);
                 self.reply(token, Reply::Reported(reported));
             }
             Input::Release { token, holder, trial, attempt, reason } => {
@@ -411,9 +472,15 @@ impl Core {
                 let granted = self.was_granted(&trial, attempt);
                 self.reply(token, Reply::Knows(granted));
             }
+            Input::Explain(token, what) => {
+                let explained = self.explain(&what);
+                self.reply(token, Reply::Explained(explained));
+            }
+            Input::Drain { token, agent, slot, reason, now } => self.drain(token, agent, slot, reason, now),
+            Input::Undrain { token, agent, slot } => self.undrain(token, agent, slot),
             Input::Tick => self.tick(),
         }
-        self.serve_parked();
+        self.serve();
         std::mem::take(&mut self.step)
     }
 
@@ -424,6 +491,7 @@ impl Core {
         // reach the journal.
         assert!(applied.is_ok() || !cfg!(test), "{applied:?}");
         if applied.is_ok() {
+            self.questions.wake_by(&event);
             self.step.events.push(event);
         }
     }

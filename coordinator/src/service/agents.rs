@@ -14,8 +14,8 @@ use tracing::Instrument as _;
 
 use super::arrivals::{Report, Sender, span};
 use super::rpc::agents_server::Agents;
-use super::{Service, ServiceError};
-use crate::core::{Claim, Input, Progress, Reply, Reported, SlotInfo, Verdict};
+use super::{Service, ServiceError, slots};
+use crate::core::{Claim, Input, Progress, Reply, Reported, Verdict};
 
 /// The longest that a question for work may wait: shorter than what proxies and routers cut off.
 const MAX_WAIT_MS: u64 = 55_000;
@@ -46,9 +46,7 @@ impl Agents for Service {
         let slots = r
             .slots
             .into_iter()
-            .map(|s| {
-                Ok(SlotInfo { slot: s.slot.parse()?, hardware: s.hardware.parse()?, memory_bytes: s.memory_bytes })
-            })
+            .map(slots::from_wire)
             .collect::<Result<Vec<_>, WireError>>()
             .map_err(ServiceError::from)?;
         let held =

@@ -11,6 +11,7 @@ use tracing::{Instrument as _, Span};
 
 use super::{Service, ServiceError};
 use crate::core::{Input, Reply, Reported};
+use crate::scheduler::Figures;
 
 /// What is logged of an attempt.
 pub(super) fn span(trial: &TrialId, attempt: Attempt, holder: &Holder) -> Span {
@@ -33,7 +34,8 @@ impl Service {
         let class = record.outcome.kind();
         tracing::info!(outcome = class.name(), samples_missing = seal.missing, "a record arrived");
         let reason = record.outcome.reason().unwrap_or_default();
-        let input = |token| Input::Report { token, holder, trial, attempt, class, reason, record: json, seal };
+        let figures = Figures::of(&record);
+        let input = |token| Input::Report { token, holder, trial, attempt, class, reason, record: json, seal, figures };
         let Reply::Reported(reported) = self.driver.ask(input).await? else { return Err(ServiceError::WrongAnswer) };
         self.counts.reported(&record, reported, &seal);
         Ok(reported)

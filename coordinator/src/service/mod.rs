@@ -8,6 +8,7 @@ mod import;
 mod operator;
 mod retention;
 mod samples;
+mod slots;
 
 use std::sync::Arc;
 

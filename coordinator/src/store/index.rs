@@ -218,6 +218,7 @@ mod tests {
             class: OutcomeClass::Completed,
             record: text.into(),
             seal,
+            figures: Default::default(),
         };
         let late = |trial: &TrialId, text: &str| Event::ReportSuperseded {
             trial: trial.clone(),

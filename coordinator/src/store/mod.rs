@@ -213,6 +213,7 @@ mod tests {
             excluded_json: vec![],
             warnings: vec![],
             keep: Default::default(),
+            scheduling: Default::default(),
         }));
         let holder =
             fleet_common::lease::Holder { agent: "a".parse().expect("an id"), slot: "cpu".parse().expect("a slot") };
@@ -223,6 +224,7 @@ mod tests {
             class: OutcomeClass::Completed,
             record: vec![n; 10],
             seal: Seal::default(),
+            figures: Default::default(),
         };
         [submitted, granted(1), recorded(1), granted(2), recorded(2)].into_iter().map(|e| (1, e)).collect()
     }

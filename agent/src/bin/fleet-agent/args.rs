@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use fleet_agent::device::{Label, default_lock_dir};
+use fleet_agent::device::{Label, Limit, default_lock_dir};
 use fleet_agent::meter::{DEFAULT_HERTZ, HWMON, IDLE_SECONDS, POWERCAP, Places, WallSource, default_cache_dir};
 use fleet_agent::profile;
+use fleet_common::tags::Tag;
 use fleet_common::units::Bytes;
 use fleet_observe::log;
 
@@ -136,6 +137,14 @@ pub(crate) struct Run {
     /// say: a power limit, a cooler, a memory speed
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<Label>,
+    /// Says something of this machine that campaigns select by, such as room=lab-2; may be repeated. Unlike --label it
+    /// changes no hardware class: results of machines that differ in it are averaged
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) tag: Vec<Tag>,
+    /// Gives a device only trials whose budget is at most this, such as cuda:0=6GiB, because others need the rest of its
+    /// memory; may be repeated
+    #[arg(long, value_name = "SLOT=SIZE")]
+    pub(crate) limit_memory: Vec<Limit>,
     /// Threads per worker [default: all CPUs, shared among the devices]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) threads: Option<u32>,

@@ -60,6 +60,8 @@ fn start(run: Run) -> anyhow::Result<()> {
         weights: run.machine.weights,
         devices: run.devices,
         label: run.label,
+        tags: run.tag.into_iter().collect(),
+        limits: run.limit_memory,
         threads: run.threads,
         nvml: run.machine.devices.nvml,
         meters: run.machine.meters.places(),

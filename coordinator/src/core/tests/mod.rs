@@ -1,6 +1,7 @@
 //! The core's decisions, without a network, a disk or a clock.
 
 mod imports;
+mod placing;
 mod promises;
 mod stories;
 
@@ -17,7 +18,16 @@ use super::*;
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
 
+/// The same campaign is asked for thousands of times; estimating what it needs takes a while.
 fn prepared(seeds: &str, hardware: &str) -> Box<Prepared> {
+    thread_local! {
+        static MADE: std::cell::RefCell<BTreeMap<(String, String), Box<Prepared>>> = Default::default();
+    }
+    let key = (seeds.to_owned(), hardware.to_owned());
+    MADE.with_borrow_mut(|made| made.entry(key).or_insert_with(|| prepare(seeds, hardware)).clone())
+}
+
+fn prepare(seeds: &str, hardware: &str) -> Box<Prepared> {
     let toml = format!(
         "name = \"t\"\nseeds = {seeds}\nhardware = {hardware}\n[matrix]\nmethod = [\"full\", \"lora\"]\n\
          backbone = \"vit_micro\"\ndataset = \"textures\"\n[train]\nsteps = 10\n"
@@ -26,7 +36,7 @@ fn prepared(seeds: &str, hardware: &str) -> Box<Prepared> {
     let identity = DatasetIdentity { fingerprint: "0".repeat(64), classes: 8, train: 10, test: 10 };
     let datasets = [(DatasetName::Textures("textures".into()), Ok(identity))].into();
     let plan = plan(&campaign, &Resolution { datasets, ..Resolution::default() });
-    Box::new(Prepared { campaign, toml, plan })
+    Box::new(Prepared::new(campaign, toml, plan))
 }
 
 fn holder(agent: &str) -> Holder {
@@ -77,6 +87,7 @@ impl World {
             slot: "cpu".parse().expect("a slot"),
             hardware: "CPU".parse().expect("a class"),
             memory_bytes: 1 << 30,
+            about: SlotAbout::default(),
         }];
         let agent: AgentId = agent.parse().expect("an id");
         let reply =
@@ -105,6 +116,7 @@ impl World {
             reason: "because".into(),
             record: b"{}".to_vec(),
             seal: Seal::default(),
+            figures: Figures::default(),
         });
         match reply {
             Some(Reply::Reported(reported)) => reported,

@@ -60,7 +60,11 @@ fn each_class_of_hardware_gets_a_trial_of_its_own() {
     }
     assert_eq!(got, 2, "the other class's trials wait for their hardware");
     let Some(Reply::Status(Ok(snapshot))) = w.ask(|t| Input::Status(t, None)) else { panic!("no status") };
-    assert_eq!(snapshot.campaigns[0].waits, [("no connected agent has a GPU X".to_owned(), 2)].into());
+    assert_eq!(
+        snapshot.campaigns[0].waits,
+        [("no connected slot is of the class GPU X; there is CPU; start an agent on such a machine".to_owned(), 2)]
+            .into()
+    );
 }
 
 #[test]
@@ -322,7 +326,7 @@ fn a_machine_that_is_off_today_stays_in_the_comparison() {
     let done = w.pull("a").expect("work");
     w.report("a", &done, OutcomeClass::Completed);
     w.pass(150_000);
-    assert!(w.core.classes().is_empty(), "it is off");
+    assert!(w.core.classes(&spec::Select::default()).is_empty(), "it is off");
     assert_eq!(each(&mut w), Some(Reply::Submitted(Ok((2, 0)))));
 }
 
