@@ -6,12 +6,13 @@ use serde_json::Value;
 use super::{ODD, documents, file, path, script};
 
 /// Keys of a service that these files may use, as the compose specification has them.
-const SERVICE: [&str; 19] = [
+const SERVICE: [&str; 20] = [
     "build",
     "cap_drop",
     "command",
     "depends_on",
     "deploy",
+    "entrypoint",
     "environment",
     "image",
     "init",

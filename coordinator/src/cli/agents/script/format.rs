@@ -66,8 +66,8 @@ fn unit(line: &str, text: &str) -> String {
             let arguments = rest.rsplit_once('"').map_or("", |(_, arguments)| arguments);
             format!("{directive}=\"{quoted}\"{arguments}")
         }
-        // NAME:PATH, where nothing is quoted.
-        "LoadCredential" => format!("{directive}={}:{plain}", before(rest, ":")),
+        // KIND:PATH, where nothing is quoted.
+        "StandardInput" => format!("{directive}={}:{plain}", before(rest, ":")),
         _ => format!("{directive}={plain}"),
     }
 }
