@@ -1,6 +1,8 @@
 //! Containers: compose files by what compose knows and by what these services need, Containerfiles by what commonly goes
 //! wrong in them. No image is built.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use super::{ODD, documents, file, path, script};
@@ -133,6 +135,28 @@ fn what_is_printed_for_another_machine_means_what_was_asked_for() {
     assert!(cpu.get("secrets").is_none());
 }
 
+/// Compose's own opinion, which needs no engine.
+#[test]
+fn compose_has_nothing_to_say_about_the_files() {
+    let program = [&["docker", "compose"][..], &["docker-compose"]].into_iter().find(|program| {
+        let version = Command::new(program[0]).args(&program[1..]).arg("version").output();
+        version.is_ok_and(|v| v.status.success())
+    });
+    let Some(program) = program else { return eprintln!("skipped: docker compose is not installed here") };
+    let dir = tempfile::tempdir().expect("a folder");
+    let printed = dir.path().join("printed.yaml");
+    let arguments = ["compose", "--coordinator", "http://c.example:1", "--gpus", "1", "--label", ODD, "--tag", "a=b"];
+    std::fs::write(&printed, script(&[&arguments[..], &["--join-token-file", "/etc/t"]].concat())).expect("written");
+    for file in [path("compose.yaml"), path("container/agent.compose.yaml"), printed] {
+        let mut command = Command::new(program[0]);
+        let output = command.args(&program[1..]).arg("-f").arg(&file).args(["--profile", "gpu", "config"]).output();
+        let output = output.expect("runs");
+        let words = String::from_utf8_lossy(&output.stderr);
+        // A variable that is not set is one that was not meant.
+        assert!(output.status.success() && !words.contains("variable is not set"), "{}: {words}", file.display());
+    }
+}
+
 /// Instructions of a Containerfile, lines joined, comments gone.
 fn instructions(text: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = text.lines().filter(|l| !l.trim_start().starts_with('#')).collect();
@@ -228,10 +252,10 @@ fn a_program_is_healthy_if_it_says_so() {
             assert_eq!(asked[0], "GET /healthz HTTP/1.1");
             let _ = stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes());
         });
-        let asked = std::process::Command::new(path("container/healthy")).arg(&port).status().expect("runs");
+        let asked = Command::new(path("container/healthy")).arg(&port).status().expect("runs");
         assert_eq!(asked.success(), healthy, "{status}");
         serving.join().expect("ends");
     }
-    let nobody = std::process::Command::new(path("container/healthy")).arg("1").output().expect("runs");
+    let nobody = Command::new(path("container/healthy")).arg("1").output().expect("runs");
     assert!(!nobody.status.success());
 }
