@@ -25,8 +25,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Once;
 
-/// A program of the workspace, built.
+/// A program of the workspace, built; or one of `FLEET_PROGRAMS`, a folder of programs that are to be tested as they are.
 pub fn program(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("FLEET_PROGRAMS") {
+        let path = PathBuf::from(folder).join(name);
+        return path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
     static BUILD: Once = Once::new();
     let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     BUILD.call_once(|| {

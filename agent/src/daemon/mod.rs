@@ -17,6 +17,7 @@ mod characterise;
 mod connection;
 mod describe;
 mod endpoint;
+mod idle;
 mod outbox;
 mod process;
 mod resume;
@@ -42,6 +43,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 pub use connection::connect;
+use idle::Preparing;
 use outbox::Outbox;
 use spool::{LeftBehind, Spool};
 use trial::Running;
@@ -106,6 +108,8 @@ pub struct Options {
     pub metrics: Option<String>,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
+    /// The daemon ends once it had nothing to do for so long; never if none.
+    pub leave_when_idle: Option<Duration>,
 }
 
 /// What all parts of a daemon share.
@@ -125,6 +129,8 @@ struct Shared {
     client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
     /// What each slot is doing.
     running: Mutex<HashMap<SlotId, Running>>,
+    /// Slots that look at their meters before they ask for work.
+    preparing: Preparing,
     /// Turns true when the daemon is to end.
     stopping: watch::Receiver<bool>,
 }
@@ -164,11 +170,13 @@ impl Shared {
     }
 }
 
-/// Runs until `stopping` turns true. Then workers are ended and their leases given back.
+/// Runs until `stopping` turns true, or it has been idle for as long as the options say. Then workers are ended and
+/// their leases given back.
 ///
 /// # Errors
 /// The daemon cannot start: a device is taken, the state folder is in use, a path is wrong.
 pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let (leave, stopping) = idle::or_idle(stopping);
     let state = &options.state;
     std::fs::create_dir_all(state).with_context(|| format!("cannot make the state folder {}", state.display()))?;
     let mut told_to_stop = stopping.clone();
@@ -225,6 +233,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         threads,
         client,
         running: Mutex::default(),
+        preparing: Preparing::default(),
         stopping,
     });
     announce(&shared);
@@ -237,11 +246,15 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     for record in &undelivered {
         shared.running().insert(record.machine.slot.clone(), Running::finished(record));
     }
+    let mut beside = tokio::task::JoinSet::new();
+    // Before the introduction: a coordinator that never answers has no work either.
+    if let Some(limit) = shared.options.leave_when_idle {
+        beside.spawn(idle::leave_when_idle(shared.clone(), limit, leave));
+    }
     let wanted = tokio::select! {
         wanted = connection::register(&shared) => wanted,
         () = shared.stopped() => return Ok(()),
     };
-    let mut beside = tokio::task::JoinSet::new();
     beside.spawn(connection::heartbeats(shared.clone(), wanted));
     let mut leftovers = send_leftovers(&shared, &undelivered, &mut beside);
     beside.spawn({

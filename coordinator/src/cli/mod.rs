@@ -116,6 +116,9 @@ enum Command {
     /// Data sets: get the public ones, check them, look at them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
+    /// Agents: files that start them, filled in.
+    #[command(subcommand, after_help = "Example: fleet agents script systemd --coordinator http://10.0.0.5:7070")]
+    Agents(agents::Agents),
     /// Initial weights: get the public ones, check them.
     #[command(subcommand, after_help = "Example: fleet weights get --weights ~/weights")]
     Weights(weights::Weights),
@@ -204,6 +207,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,
         Command::Data(data) => data.run().await,
+        Command::Agents(agents) => agents.run(),
         Command::Weights(weights) => weights.run().await,
     }
 }

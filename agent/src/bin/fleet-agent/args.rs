@@ -1,6 +1,7 @@
 //! What may be asked of the agent.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fleet_agent::device::{Label, Limit, default_lock_dir};
@@ -130,12 +131,12 @@ pub(crate) struct Run {
     #[arg(long, env = "FLEET_AGENT_STATE", value_name = "DIR", default_value = "fleet-state/agent")]
     pub(crate) state: PathBuf,
     /// Devices to offer, such as cpu or cuda:0 [default: all GPUs, or the CPU where there is none]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "FLEET_DEVICES", value_name = "LIST", value_delimiter = ',')]
     pub(crate) devices: Vec<String>,
     /// Sets this machine apart from others with the same device: appended to the hardware class of its slots, as in
     /// "AMD EPYC, 2 CPUs [TEXT]", so that its results are not averaged with theirs. For what a device's name does not
     /// say: a power limit, a cooler, a memory speed
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, env = "FLEET_LABEL", value_name = "TEXT")]
     pub(crate) label: Option<Label>,
     /// Says something of this machine that campaigns select by, such as room=lab-2; may be repeated. Unlike --label it
     /// changes no hardware class: results of machines that differ in it are averaged
@@ -157,6 +158,10 @@ pub(crate) struct Run {
     /// Seconds of rest for a device after each trial, so that one does not heat the next
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) cool_down: u64,
+    /// End by itself, with exit code 0, once there was no work for so long and everything is delivered: for machines
+    /// that somebody pays for by the hour [default: stay]
+    #[arg(long, env = "FLEET_LEAVE_WHEN_IDLE", value_name = "TIME", value_parser = idle_time)]
+    pub(crate) leave_when_idle: Option<Duration>,
     /// Readings of each meter per second
     #[arg(long, value_name = "HZ", default_value_t = DEFAULT_HERTZ, value_parser = hertz)]
     pub(crate) meter_hertz: f64,
@@ -169,7 +174,7 @@ pub(crate) struct Run {
     pub(crate) exit_with_parent: bool,
     /// Address where Prometheus reads /metrics, and whoever watches over programs /healthz, such as 127.0.0.1:9465.
     /// Whoever reaches it can read what runs here [default: neither is served]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, env = "FLEET_AGENT_METRICS", value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
     #[command(flatten)]
     pub(crate) log: log::Options,
@@ -284,6 +289,12 @@ fn number(text: &str, is_right: impl Fn(f64) -> bool, expected: &str) -> Result<
 /// From once a second, which a minute's window needs, to what no sensor is updated faster than.
 fn hertz(text: &str) -> Result<f64, String> {
     number(text, |n| (1.0..=100.0).contains(&n), "readings per second from 1 to 100")
+}
+
+/// A time in one or more units. None at all would be an agent that leaves before it has asked.
+fn idle_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok().filter(|t| *t >= Duration::from_secs(1));
+    time.ok_or_else(|| format!("expected a time of a second or more such as 90s, 10m or 1h 30m, found \"{text}\""))
 }
 
 /// A second's mean at least; nobody waits longer than an hour.

@@ -72,6 +72,7 @@ fn start(run: Run) -> anyhow::Result<()> {
         state_space: run.state_space.0,
         metrics: run.metrics,
         cool_down: Duration::from_secs(run.cool_down),
+        leave_when_idle: run.leave_when_idle,
     };
     let (sender, stopping) = watch::channel(false);
     if run.exit_with_parent {
