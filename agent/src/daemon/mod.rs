@@ -12,9 +12,9 @@
 //! ```
 
 mod attempt;
-mod backoff;
 mod characterise;
 mod connection;
+mod driver;
 mod endpoint;
 mod outbox;
 mod process;
@@ -40,6 +40,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 pub use connection::connect;
+use driver::Driver;
 use outbox::Outbox;
 use spool::{LeftBehind, Spool};
 use trial::Running;
@@ -216,42 +217,15 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         endpoint::serve(&shared, address).await?;
     }
 
-    let mut undelivered = shared.outbox.all();
-    for record in &undelivered {
-        shared.running().insert(record.machine.slot.clone(), Running::finished(record));
-    }
-    let wanted = tokio::select! {
-        wanted = connection::register(&shared) => wanted,
-        () = shared.stopped() => return Ok(()),
-    };
-    let mut beside = tokio::task::JoinSet::new();
-    beside.spawn(connection::heartbeats(shared.clone(), wanted));
-    let mut leftovers = send_leftovers(&shared, &undelivered, &mut beside);
-    beside.spawn({
-        let shared = shared.clone();
-        async move { wasted::tell(&shared).await }
-    });
-    let mut loops = tokio::task::JoinSet::new();
-    for (slot, lock) in slots.into_iter().zip(locks) {
-        let mine = undelivered.iter().position(|r| r.machine.slot == slot.id).map(|i| undelivered.remove(i));
-        let mine = mine.map(|record| (leftovers.remove(&(record.trial.clone(), record.attempt)), record));
-        loops.spawn(slot::run(shared.clone(), slot, lock, mine));
-    }
-    // Records of slots that are no longer offered still have to be delivered.
-    for record in undelivered {
-        let (shared, spool) = (shared.clone(), leftovers.remove(&(record.trial.clone(), record.attempt)));
-        loops.spawn(async move { slot::deliver_late(&shared, &record, spool.as_deref()).await });
-    }
-    while loops.join_next().await.is_some() {}
-    beside.abort_all();
-    Ok(())
+    let undelivered = shared.outbox.all();
+    Driver::new(shared, slots.into_iter().zip(locks).collect(), undelivered).run().await
 }
 
 /// Sends what an earlier daemon could not send any more, and notes the energy of what it could not finish. Returns the
 /// spools of records that are still to be delivered.
 fn send_leftovers(
     shared: &Arc<Shared>,
-    undelivered: &[Record],
+    undelivered: &[Arc<Record>],
     beside: &mut tokio::task::JoinSet<()>,
 ) -> HashMap<(TrialId, Attempt), Arc<Spool>> {
     let state = &shared.options.state;
