@@ -42,7 +42,7 @@ pub(super) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> 
 }
 
 /// Introduces the agent, claiming what it holds.
-pub(super) async fn introduce(shared: &Shared, held: Vec<Held>) -> Result<v1::RegisterReply, Status> {
+pub(super) async fn introduce(shared: &Shared, number: u64, held: Vec<Held>) -> Result<v1::RegisterReply, Status> {
     let request = v1::RegisterRequest {
         agent: shared.id.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -57,6 +57,7 @@ pub(super) async fn introduce(shared: &Shared, held: Vec<Held>) -> Result<v1::Re
             })
             .collect(),
         held: held.iter().map(Into::into).collect(),
+        number,
     };
     Ok(answer(shared.client.clone().register(request)).await?.into_inner())
 }

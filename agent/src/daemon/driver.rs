@@ -53,8 +53,13 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Of a daemon with these slots, and records that an earlier one left.
-    pub(super) fn new(shared: Arc<Shared>, slots: Vec<(Slot, DeviceLock)>, undelivered: Vec<Record>) -> Self {
+    /// Of the agent's `starts`th daemon, with these slots, and records that an earlier one left.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        starts: u64,
+        slots: Vec<(Slot, DeviceLock)>,
+        undelivered: Vec<Record>,
+    ) -> Self {
         let held = |record: &Record| Held {
             trial: record.trial.clone(),
             attempt: record.attempt,
@@ -65,6 +70,7 @@ impl Driver {
         }
         let half = Half::new(Setup {
             slots: slots.iter().map(|(slot, _)| slot.id.clone()).collect(),
+            introductions: starts << 32,
             late: undelivered.iter().map(held).collect(),
             cool_down: shared.options.cool_down,
             renew_every: HEARTBEAT,
@@ -189,8 +195,8 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         let shared = self.shared.clone();
         match effect {
-            Effect::Introduce(held) => {
-                self.tasks.spawn(async move { Done::Introduced(connection::introduce(&shared, held).await) });
+            Effect::Introduce(number, held) => {
+                self.tasks.spawn(async move { Done::Introduced(connection::introduce(&shared, number, held).await) });
             }
             Effect::Renew(held) => {
                 self.tasks.spawn(async move { Done::Renewed(connection::renew(&shared, held).await) });

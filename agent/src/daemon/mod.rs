@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STATE/agent-id     who this agent is
+//! STATE/starts       how many daemons it has had
 //! STATE/lock         held while the daemon runs
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
@@ -189,6 +190,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         slots.iter_mut().for_each(|slot| slot.hardware = label.append(&slot.hardware));
     }
     let id = agent_id(state, &host.name)?;
+    let starts = starts(state);
     let mut locks = Vec::new();
     for slot in &slots {
         let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
@@ -218,7 +220,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     }
 
     let undelivered = shared.outbox.all();
-    Driver::new(shared, slots.into_iter().zip(locks).collect(), undelivered).run().await
+    Driver::new(shared, starts, slots.into_iter().zip(locks).collect(), undelivered).run().await
 }
 
 /// Sends what an earlier daemon could not send any more, and notes the energy of what it could not finish. Returns the
@@ -314,6 +316,27 @@ fn agent_id(state: &Path, host: &str) -> anyhow::Result<AgentId> {
     let id = format!("{}-{:08x}", if name.is_empty() { "agent" } else { name }, rand::random::<u32>());
     std::fs::write(&path, &id).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(id.parse()?)
+}
+
+/// How many daemons this agent has had, this one included; kept, so that what an earlier one said is told from what this
+/// one says.
+fn starts(state: &Path) -> u64 {
+    let path = state.join("starts");
+    let before: u64 = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let now = before.saturating_add(1).min(u64::from(u32::MAX));
+    let kept = write_durably(&path, &now.to_string());
+    if let Err(error) = kept {
+        tracing::warn!(%error, path = %path.display(), "it cannot be kept how often this agent was started");
+    }
+    now
+}
+
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&partial, path)
 }
 
 fn announce(shared: &Shared) {

@@ -24,7 +24,9 @@
 //!   (`Settle`) only after the coordinator's answer.
 //! - Every introduction and renewal claims all that is held, from the grant to the settlement: what is not claimed in an
 //!   introduction is taken back.
-//! - A slot holds one thing at a time. It asks for work only when it holds nothing.
+//! - A slot holds one thing at a time. It asks for work only when it holds nothing, and only while the agent is known: a
+//!   lease that were granted while an introduction is under way would be missing there, and be taken back.
+//! - Introductions are numbered: one that is overtaken on its way by a later one says nothing any more.
 //! - When the daemon is asked to end, workers are stopped and their leases given back; a record that cannot be delivered
 //!   within [`FAREWELL`] stays in the outbox for the next daemon.
 
@@ -145,8 +147,8 @@ pub enum Input {
 /// What is to be done. Those of one call in their order; none of them waits for another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Introduce the agent, claiming these. Answered by [`Input::Introduced`].
-    Introduce(Vec<Held>),
+    /// Introduce the agent under this number, claiming these. Answered by [`Input::Introduced`].
+    Introduce(u64, Vec<Held>),
     /// Renew these. Answered by [`Input::Renewed`].
     Renew(Vec<Held>),
     /// Make a slot ready for work. Answered by [`Input::Prepared`].
@@ -174,6 +176,8 @@ pub enum Effect {
 pub struct Setup {
     /// The slots that it offers.
     pub slots: Vec<SlotId>,
+    /// Its introductions have numbers above this, and no other daemon's of this agent have.
+    pub introductions: u64,
     /// Records that the outbox holds from before.
     pub late: Vec<Held>,
     /// How long a slot rests after each trial.
@@ -189,10 +193,8 @@ pub struct Setup {
 pub struct Half {
     link: Link,
     slots: Vec<Slot>,
-    /// It was introduced once, so its slots are at work.
-    begun: bool,
-    /// Since when it is to end.
-    stopping: Option<Duration>,
+    /// The number of the latest introduction.
+    introductions: u64,
     random: StdRng,
 }
 
@@ -211,15 +213,19 @@ impl Half {
         Self {
             link: Link::new(setup.renew_every),
             slots,
-            begun: false,
-            stopping: None,
+            introductions: setup.introductions,
             random: StdRng::seed_from_u64(setup.seed),
         }
     }
 
     /// The first thing to do.
     pub fn start(&mut self) -> Vec<Effect> {
-        vec![Effect::Introduce(self.held())]
+        vec![self.introduce()]
+    }
+
+    fn introduce(&mut self) -> Effect {
+        self.introductions += 1;
+        Effect::Introduce(self.introductions, self.held())
     }
 
     /// Takes in what happened and says what follows. An answer that nothing waits for changes nothing.
@@ -230,9 +236,7 @@ impl Half {
             Input::Introduced(Some((every, unwanted))) => {
                 self.link.introduced(every, now);
                 self.heed(unwanted, &mut out);
-                if !std::mem::replace(&mut self.begun, true) && self.stopping.is_none() {
-                    self.slots.iter_mut().for_each(|slot| slot.next(now, &mut out));
-                }
+                self.slots.iter_mut().for_each(|slot| slot.known(now, &mut out));
             }
             Input::Renewed(renewal) => match renewal {
                 Renewal::Heard(unwanted) => {
@@ -243,7 +247,8 @@ impl Half {
                 Renewal::Failed => self.link.renewed(now),
                 Renewal::RegisterAgain => {
                     self.link.forgotten();
-                    out.push(Effect::Introduce(self.held()));
+                    self.slots.iter_mut().for_each(|slot| slot.forgotten(&mut out));
+                    out.push(self.introduce());
                 }
             },
             Input::Prepared(slot) => self.slot(&slot, |s, _| s.prepared(now, &mut out)),
@@ -256,13 +261,10 @@ impl Half {
                 self.slot(&held.slot.clone(), |s, random| s.reported(&held, answer, now, random, &mut out));
             }
             Input::Released(held) => self.slot(&held.slot.clone(), |s, _| s.released(&held, now, &mut out)),
-            Input::Stop => {
-                self.stopping.get_or_insert(now);
-                self.slots.iter_mut().for_each(|slot| slot.stop(now, &mut out));
-            }
+            Input::Stop => self.slots.iter_mut().for_each(|slot| slot.stop(now, &mut out)),
             Input::Time => {
                 match self.link.due(now) {
-                    Some(link::Due::Introduce) => out.push(Effect::Introduce(self.held())),
+                    Some(link::Due::Introduce) => out.push(self.introduce()),
                     Some(link::Due::Renew) => out.push(Effect::Renew(self.held())),
                     None => {}
                 }
@@ -296,8 +298,7 @@ impl Half {
 
     /// Whether there is nothing left to do: it was asked to end, and has; or all that it had was to deliver.
     pub fn is_over(&self) -> bool {
-        let done = self.slots.iter().all(Slot::is_over);
-        done && (self.begun || self.stopping.is_some())
+        self.slots.iter().all(Slot::is_over)
     }
 }
 

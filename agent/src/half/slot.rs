@@ -18,7 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Doing {
-    /// The agent is not introduced yet.
+    /// It waits until the agent is known.
     Nothing,
     /// It is made ready for work.
     Preparing,
@@ -44,6 +44,8 @@ pub(super) struct Slot {
     /// It asks for work; otherwise it only delivers what it has.
     offered: bool,
     prepared: bool,
+    /// The coordinator knows the agent.
+    is_known: bool,
     doing: Doing,
     /// Records of an earlier daemon, to be delivered first.
     late: VecDeque<Held>,
@@ -63,6 +65,7 @@ impl Slot {
             id,
             offered,
             prepared: false,
+            is_known: false,
             doing: Doing::Nothing,
             late: VecDeque::new(),
             cool_down,
@@ -99,8 +102,25 @@ impl Slot {
         matches!(self.doing, Doing::Over { .. })
     }
 
+    /// The coordinator knows the agent.
+    pub(super) fn known(&mut self, now: Duration, out: &mut Vec<Effect>) {
+        self.is_known = true;
+        if self.doing == Doing::Nothing {
+            self.next(now, out);
+        }
+    }
+
+    /// The coordinator does not know the agent any more.
+    pub(super) fn forgotten(&mut self, out: &mut Vec<Effect>) {
+        self.is_known = false;
+        if self.doing == Doing::Asking {
+            out.push(Effect::Withdraw(self.id.clone()));
+            self.doing = Doing::Nothing;
+        }
+    }
+
     /// Goes on to whatever comes next, holding nothing.
-    pub(super) fn next(&mut self, now: Duration, out: &mut Vec<Effect>) {
+    fn next(&mut self, now: Duration, out: &mut Vec<Effect>) {
         self.doing = if self.stopping.is_some() {
             Doing::Over { left: None }
         } else if let Some(held) = self.late.pop_front() {
@@ -113,6 +133,7 @@ impl Slot {
             Doing::Preparing
         } else {
             match std::mem::take(&mut self.pause) {
+                Duration::ZERO if !self.is_known => Doing::Nothing,
                 Duration::ZERO => {
                     out.push(Effect::Pull(self.id.clone()));
                     Doing::Asking

@@ -20,6 +20,10 @@ fn unwanted(n: u32) -> Vec<Unwanted> {
     vec![Unwanted { trial: trial(n), attempt: Attempt::FIRST, reason: "it was called off".into() }]
 }
 
+fn introduce(n: u64, held: Vec<Held>) -> Effect {
+    Effect::Introduce((7 << 32) + n, held)
+}
+
 /// A half with one slot and a clock.
 struct Story {
     half: Half,
@@ -29,9 +33,16 @@ struct Story {
 impl Story {
     fn new(late: Vec<Held>) -> Self {
         let (slots, cool_down) = (vec![slot(SLOT)], Duration::ZERO);
-        let setup = Setup { slots, late: late.clone(), cool_down, renew_every: Duration::from_secs(1), seed: 1 };
+        let setup = Setup {
+            slots,
+            introductions: 7 << 32,
+            late: late.clone(),
+            cool_down,
+            renew_every: Duration::from_secs(1),
+            seed: 1,
+        };
         let mut half = Half::new(setup);
-        assert_eq!(half.start(), [Effect::Introduce(late)]);
+        assert_eq!(half.start(), [introduce(1, late)]);
         Self { half, now: Duration::ZERO }
     }
 
@@ -120,12 +131,24 @@ fn what_is_unwanted_is_stopped_once_and_a_finished_record_is_delivered_neverthel
 #[test]
 fn a_coordinator_that_forgot_the_agent_is_told_all_that_it_holds() {
     let mut story = Story::working();
-    assert_eq!(story.say(Input::Renewed(Renewal::RegisterAgain)), [Effect::Introduce(vec![held(1)])]);
+    assert_eq!(story.say(Input::Renewed(Renewal::RegisterAgain)), [introduce(2, vec![held(1)])]);
     assert_eq!(story.say(Input::Introduced(None)), []);
-    assert_eq!(story.pass(), [Effect::Introduce(vec![held(1)])]);
+    assert_eq!(story.pass(), [introduce(3, vec![held(1)])]);
     assert_eq!(story.introduced(), [], "the slots go on as they were");
     let again = story.say(Input::Introduced(Some((Duration::from_secs(15), unwanted(1)))));
     assert_eq!(again, [Effect::Stop(held(1), "it was called off".into())]);
+}
+
+#[test]
+fn nothing_is_asked_for_while_an_introduction_is_under_way() {
+    let mut story = Story::new(vec![]);
+    story.introduced();
+    story.say(Input::Prepared(slot(SLOT)));
+    let again = story.say(Input::Renewed(Renewal::RegisterAgain));
+    assert_eq!(again, [Effect::Withdraw(slot(SLOT)), introduce(2, vec![])]);
+    let granted = Pulled::Granted(trial(1), Attempt::FIRST);
+    assert_eq!(story.say(Input::Pulled(slot(SLOT), granted)), [], "it is too late for this answer");
+    assert_eq!(story.introduced(), [Effect::Pull(slot(SLOT))]);
 }
 
 #[test]

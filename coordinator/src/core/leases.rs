@@ -7,7 +7,7 @@ use fleet_common::lease::{Holder, Release, TrialState};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
 
-use super::{Agent, Claim, Core, Event, Offer, Parked, Progress, Reply, Reported, SlotInfo, Token, Verdict};
+use super::{Agent, Claim, Core, Event, Offer, Parked, Progress, Reply, Reported, Token, Verdict};
 
 /// A coordinator that has not looked for so long was stopped, or its machine was.
 const STOPPED_MS: u64 = 2_000;
@@ -15,15 +15,7 @@ const STOPPED_MS: u64 = 2_000;
 impl Core {
     /// Settles both sides' views: what the agent claims is judged, and what it should hold but does not claim is taken
     /// back at once, without waiting for the lease's time.
-    pub(super) fn register(
-        &mut self,
-        token: Token,
-        agent: AgentId,
-        version: String,
-        host: String,
-        slots: Vec<SlotInfo>,
-        held: Vec<Claim>,
-    ) {
+    pub(super) fn register(&mut self, token: Token, agent: AgentId, known: Agent, held: Vec<Claim>) {
         let claimed: HashSet<(TrialId, Attempt)> = held.iter().map(|c| (c.trial.clone(), c.attempt)).collect();
         let dropped: Vec<TrialId> = self
             .state
@@ -42,7 +34,7 @@ impl Core {
         for parked in self.parked.extract_if(.., |p| p.holder.agent == agent).collect::<Vec<_>>() {
             self.reply(parked.token, Reply::Leased(None));
         }
-        self.agents.insert(agent.clone(), Agent { version, host, slots, heard: self.now.mono });
+        self.agents.insert(agent.clone(), known);
         let verdicts = held.into_iter().map(|claim| self.judge(&agent, claim)).collect();
         self.reply(token, Reply::Registered(verdicts));
     }

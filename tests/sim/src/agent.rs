@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fleet_agent::half::{Effect, Ended, Half, Held, Input, Setup};
-use fleet_common::id::{AgentId, HardwareClass, SlotId};
+use fleet_common::id::{AgentId, Attempt, HardwareClass, SlotId, TrialId};
 use fleet_common::lease::Holder;
 use fleet_common::record::OutcomeClass;
 use fleet_coordinator::core::{Reply, Reported};
@@ -115,6 +115,12 @@ impl Agent {
         self.is_up() && self.paused.is_none() && !self.cut
     }
 
+    /// Whether a worker of its daemon is at work on an attempt.
+    pub(crate) fn is_at_work(&self, trial: &TrialId, attempt: Attempt) -> bool {
+        let mut workers = self.daemon.iter().flat_map(|d| d.workers.values());
+        workers.any(|w| w.held.trial == *trial && w.held.attempt == attempt)
+    }
+
     /// Whether it has a worker or a record.
     pub(crate) fn has_something(&self) -> bool {
         !self.outbox.is_empty() || self.daemon.as_ref().is_some_and(|d| !d.workers.is_empty() || !d.records.is_empty())
@@ -139,6 +145,7 @@ impl World {
         let late: Vec<Held> = a.outbox.keys().cloned().collect();
         let setup = Setup {
             slots: a.slots.iter().map(|(slot, _)| slot.clone()).collect(),
+            introductions: u64::from(a.life) << 32,
             late: late.clone(),
             cool_down: a.cool_down,
             renew_every: a.renew_every,
@@ -379,9 +386,9 @@ impl World {
             w.queue.put(at, Happening::Agent(agent, life, doing));
         };
         match effect {
-            Effect::Introduce(held) => {
+            Effect::Introduce(number, held) => {
                 let slots = self.agents[agent].slots.clone();
-                self.ask(agent, Request::Introduce { slots, held });
+                self.ask(agent, Request::Introduce { number, slots, held });
             }
             Effect::Renew(held) => {
                 self.ask(agent, Request::Renew(held));

@@ -6,7 +6,7 @@
 //! 4. An attempt number never falls, and belongs to one slot only.
 //! 5. Every trial is recorded once; a report under an old attempt never changes the statistics.
 //! 6. Nothing is granted to who is not registered.
-//! 7. No lease is lost by a silence that is shorter than its time.
+//! 7. No lease is lost by a silence that is shorter than its time, nor by a restart that never was.
 //! 8. A slot runs at most one worker.
 //! 9. A record is durable on the agent's disk before the coordinator hears of it.
 //! 10. A complete record that was durable is in the journal in the end, as the trial's or as superseded.

@@ -18,7 +18,7 @@ pub(crate) struct Record {
 /// A question of an agent.
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
-    Introduce { slots: Vec<(SlotId, HardwareClass)>, held: Vec<Held> },
+    Introduce { number: u64, slots: Vec<(SlotId, HardwareClass)>, held: Vec<Held> },
     Renew(Vec<Held>),
     Pull(SlotId),
     Report(Held, Record),
@@ -54,11 +54,12 @@ impl Request {
     pub(crate) fn input(self, token: Token, agent: &AgentId) -> Input {
         let agent = agent.clone();
         match self {
-            Self::Introduce { slots, held } => Input::Register {
+            Self::Introduce { number, slots, held } => Input::Register {
                 token,
                 agent,
                 version: "simulated".into(),
                 host: "simulated".into(),
+                number,
                 slots: slots
                     .into_iter()
                     .map(|(slot, hardware)| SlotInfo { slot, hardware, memory_bytes: 1 << 34 })

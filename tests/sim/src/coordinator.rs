@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use fleet_common::lease::{Millis, StateKind};
+use fleet_common::lease::{Millis, Release, StateKind};
 use fleet_coordinator::core::{Core, Event, Input, Now, Reply, State, Token};
 use rand::RngExt as _;
 
@@ -368,8 +368,8 @@ impl World {
         self.tally.count(match event {
             Event::LeaseGranted { .. } => "leases granted",
             Event::LeaseResumed { .. } => "leases resumed",
-            Event::LeaseReleased { cause: fleet_common::lease::Release::Silent, .. } => "leases lost by silence",
-            Event::LeaseReleased { cause: fleet_common::lease::Release::Restarted, .. } => "leases lost by restarts",
+            Event::LeaseReleased { cause: Release::Silent, .. } => "leases lost by silence",
+            Event::LeaseReleased { cause: Release::Restarted, .. } => "leases lost by restarts",
             Event::LeaseReleased { .. } => "leases given back or crashed",
             Event::TrialRecorded { .. } => "trials recorded",
             Event::ReportSuperseded { .. } => "records superseded",
@@ -377,8 +377,16 @@ impl World {
             Event::TrialRetried { .. } => "trials retried",
             _ => "other events",
         });
-        if let Event::LeaseReleased { trial, cause: fleet_common::lease::Release::Silent, .. } = event {
-            self.silence_is_deserved(trial, mono);
+        match event {
+            Event::LeaseReleased { trial, cause: Release::Silent, .. } => self.silence_is_deserved(trial, mono),
+            Event::LeaseReleased { trial, attempt, cause: Release::Restarted, .. } => {
+                let at_work = self.agents.iter().find(|a| a.is_at_work(trial, *attempt));
+                if let Some(id) = at_work.map(|a| a.id.clone()) {
+                    let text = format!("{} counts as lost by a restart, and {id} is at work on it", short(trial));
+                    self.check.violated(7, text);
+                }
+            }
+            _ => {}
         }
     }
 

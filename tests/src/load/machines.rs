@@ -102,6 +102,7 @@ impl Machines {
             host: agent.clone(),
             slots: slots.iter().map(of).collect(),
             held: vec![],
+            number: 0,
         };
         client.register(request).await.map_err(said)?;
         let mut progress = Vec::new();
