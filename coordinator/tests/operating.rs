@@ -162,6 +162,7 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
         host: "h".into(),
         slots: vec![slot("cpu"), slot("cuda:0")],
         held: vec![],
+        number: 0,
     };
     client.register(introduction).await.expect("registered");
     let pull = v1::PullRequest { agent: "a".into(), slot: "cpu".into(), wait_ms: 1000 };

@@ -1,19 +1,15 @@
 //! Talking to the coordinator: introducing ourselves, renewing leases.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use fleet_common::wire::{MAX_MESSAGE_BYTES, v1};
+use fleet_common::wire::{self, MAX_MESSAGE_BYTES, WireError, v1};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::backoff::Backoff;
 use super::rpc::agents_client::AgentsClient;
 use super::{Shared, describe, trial::Running};
-
-/// Heartbeats carry progress to people who watch, so they come more often than leases need.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+use crate::half::{Held, Unwanted};
 
 /// How long an answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(15);
@@ -45,75 +41,52 @@ pub(super) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> 
     answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")))
 }
 
-/// Introduces the agent, however long that takes.
-///
-/// Returns how often the coordinator wants to hear from it.
-pub(super) async fn register(shared: &Shared) -> Duration {
-    let mut backoff = Backoff::default();
-    let mut told = false;
-    loop {
-        let request = v1::RegisterRequest {
-            agent: shared.id.to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            host: shared.host.name.clone(),
-            slots: shared.slots.iter().map(|slot| describe::slot(shared, slot)).collect(),
-            held: shared.running().values().map(Running::held).collect(),
-        };
-        match answer(shared.client.clone().register(request)).await {
-            Ok(reply) => {
-                tracing::info!(agent = %shared.id, coordinator = shared.options.coordinator, "registered");
-                shared.metrics.counts.heard();
-                let reply = reply.into_inner();
-                heed(shared, reply.verdicts);
-                return Duration::from_millis(reply.heartbeat_every_ms.max(1));
-            }
-            Err(status) => {
-                if !told {
-                    tracing::warn!(
-                        coordinator = shared.options.coordinator,
-                        "the coordinator does not answer ({}); trying until it does",
-                        status.message()
-                    );
-                    told = true;
-                }
-                backoff.wait().await;
-            }
-        }
-    }
+/// Introduces the agent, claiming what it holds.
+pub(super) async fn introduce(shared: &Shared, number: u64, held: Vec<Held>) -> Result<v1::RegisterReply, Status> {
+    let request = v1::RegisterRequest {
+        agent: shared.id.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: shared.host.name.clone(),
+        slots: shared.slots.iter().map(|slot| describe::slot(shared, slot)).collect(),
+        held: held.iter().map(Into::into).collect(),
+        number,
+    };
+    Ok(answer(shared.client.clone().register(request)).await?.into_inner())
 }
 
-/// Renews all leases, at least every `wanted`, for as long as the daemon lives.
-pub(super) async fn heartbeats(shared: Arc<Shared>, mut wanted: Duration) {
-    loop {
-        tokio::time::sleep(wanted.min(HEARTBEAT)).await;
-        let progress: Vec<v1::Progress> = shared.running().values().map(Running::progress).collect();
-        let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
-        match answer(shared.client.clone().heartbeat(request)).await {
-            Ok(reply) => {
-                shared.metrics.counts.heard();
-                let reply = reply.into_inner();
-                if reply.register_again {
-                    wanted = register(&shared).await;
-                } else {
-                    heed(&shared, reply.verdicts);
-                }
-            }
-            // The next one may get through; the lease lasts a minute.
-            Err(status) => {
-                shared.metrics.counts.missed.inc();
-                tracing::debug!(message = status.message(), "a heartbeat did not get through");
-            }
-        }
-    }
-}
-
-/// Stops what the coordinator no longer wants.
-fn heed(shared: &Shared, verdicts: Vec<v1::Verdict>) {
-    for verdict in verdicts.into_iter().filter(|v| !v.keep) {
+/// Renews what the agent holds, and says how far it is.
+pub(super) async fn renew(shared: &Shared, held: Vec<Held>) -> Result<v1::HeartbeatReply, Status> {
+    let progress = {
         let running = shared.running();
-        let unwanted = running.values().find(|r| r.is(verdict.trial.as_ref(), verdict.attempt));
-        if let Some(running) = unwanted {
-            running.stop(verdict.reason);
-        }
+        let of = |held: &Held| running.get(&held.slot).filter(|r| r.is(held)).map(Running::progress);
+        // What has no place at work any more waits to be delivered or given back.
+        held.iter().map(|held| of(held).unwrap_or_else(|| waiting(held))).collect()
+    };
+    let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
+    Ok(answer(shared.client.clone().heartbeat(request)).await?.into_inner())
+}
+
+fn waiting(held: &Held) -> v1::Progress {
+    v1::Progress {
+        trial: Some((&held.trial).into()),
+        attempt: held.attempt.get(),
+        slot: held.slot.to_string(),
+        phase: "delivering".to_owned(),
+        ..v1::Progress::default()
+    }
+}
+
+/// The claims that the coordinator does not accept. One that cannot be read is none of ours.
+pub(super) fn unwanted(verdicts: Vec<v1::Verdict>) -> Vec<Unwanted> {
+    let refused = verdicts.into_iter().filter(|v| !v.keep);
+    let parsed = refused.map(|v| {
+        Ok::<_, WireError>(Unwanted { trial: wire::trial(v.trial)?, attempt: v.attempt.try_into()?, reason: v.reason })
+    });
+    parsed.filter_map(Result::ok).collect()
+}
+
+impl From<&Held> for v1::HeldLease {
+    fn from(held: &Held) -> Self {
+        Self { trial: Some((&held.trial).into()), attempt: held.attempt.get(), slot: held.slot.to_string() }
     }
 }

@@ -1,22 +1,43 @@
 //! What this agent says of its slots, and telling of faults.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fleet_common::id::SlotId;
 use fleet_common::record::{Outcome, Record};
 use fleet_common::wire::v1;
+use tokio::sync::Notify;
 
-use super::{Shared, connection};
+use super::Shared;
 use crate::device::{GpuSlot, Slot};
+
+/// The longest that a crash's record waits for the coordinator to hear whose fault it was.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is wrong with slots' devices.
 #[derive(Debug, Default)]
-pub(super) struct Faults(Mutex<HashMap<SlotId, String>>);
+pub(super) struct Faults {
+    known: Mutex<HashMap<SlotId, String>>,
+    /// The coordinator has not heard of all of them.
+    news: AtomicBool,
+    told: Notify,
+}
 
 impl Faults {
     fn get(&self) -> MutexGuard<'_, HashMap<SlotId, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the agent has to introduce itself again, so that the coordinator hears; it does then.
+    pub(super) fn take_news(&self) -> bool {
+        self.news.swap(false, Ordering::SeqCst)
+    }
+
+    /// The coordinator has heard.
+    pub(super) fn introduced(&self) {
+        self.told.notify_waiters();
     }
 
     /// Notes a fault; whether it is news.
@@ -25,6 +46,7 @@ impl Faults {
         if news {
             tracing::error!(%slot, "the device is at fault: {fault}");
             self.get().insert(slot.clone(), fault);
+            self.news.store(true, Ordering::SeqCst);
         }
         news
     }
@@ -53,9 +75,12 @@ pub(super) fn slot(shared: &Shared, slot: &Slot) -> v1::Slot {
 
 /// After a trial crashed: if it was the device, the coordinator is told before it is told of the crash, so that it knows
 /// whose fault that was.
-pub(super) async fn look(shared: &Shared, slot: &Slot, record: &Record) {
-    if matches!(record.outcome, Outcome::Crashed { .. }) && read(shared, slot) {
-        connection::register(shared).await;
+pub(super) async fn look(shared: &Shared, record: &Record) {
+    let slot = shared.slots.iter().find(|s| s.id == record.machine.slot);
+    let Some(slot) = slot.filter(|_| matches!(record.outcome, Outcome::Crashed { .. })) else { return };
+    let told = shared.faults.told.notified();
+    if read(shared, slot) {
+        let _ = tokio::time::timeout(PATIENCE, told).await;
     }
 }
 
@@ -73,16 +98,13 @@ pub(super) fn watch(shared: &Arc<Shared>) {
     let gpus: Vec<(SlotId, GpuSlot)> =
         shared.slots.iter().filter_map(|s| Some((s.id.clone(), s.gpu.clone()?))).collect();
     let Some(nvidia) = shared.nvidia.clone().filter(|_| !gpus.is_empty()) else { return };
-    let (shared, runtime) = (shared.clone(), tokio::runtime::Handle::current());
+    let shared = shared.clone();
     let waiting = move || {
         let boards: Vec<GpuSlot> = gpus.iter().map(|(_, gpu)| gpu.clone()).collect();
         nvidia.watch(&boards, |fault| {
             let slot = fault.as_ref().and_then(|(gpu, _)| gpus.iter().find(|(_, g)| g.index == gpu.index));
-            if let (Some((_, fault)), Some((slot, _))) = (fault, slot)
-                && shared.faults.note(slot, fault)
-            {
-                let shared = shared.clone();
-                runtime.spawn(async move { connection::register(&shared).await });
+            if let (Some((_, fault)), Some((slot, _))) = (fault, slot) {
+                shared.faults.note(slot, fault);
             }
             !shared.is_stopping()
         });

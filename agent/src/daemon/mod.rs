@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STATE/agent-id     who this agent is
+//! STATE/starts       how many daemons it has had
 //! STATE/lock         held while the daemon runs
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
@@ -12,10 +13,10 @@
 //! ```
 
 mod attempt;
-mod backoff;
 mod characterise;
 mod connection;
 mod describe;
+mod driver;
 mod endpoint;
 mod idle;
 mod outbox;
@@ -43,6 +44,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 pub use connection::connect;
+use driver::Driver;
 use idle::Preparing;
 use outbox::Outbox;
 use spool::{LeftBehind, Spool};
@@ -211,6 +213,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         slots.iter_mut().for_each(|slot| slot.hardware = label.append(&slot.hardware));
     }
     let id = agent_id(state, &host.name)?;
+    let starts = starts(state);
     let mut locks = Vec::new();
     for slot in &slots {
         let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
@@ -242,46 +245,20 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         endpoint::serve(&shared, address).await?;
     }
 
-    let mut undelivered = shared.outbox.all();
-    for record in &undelivered {
-        shared.running().insert(record.machine.slot.clone(), Running::finished(record));
-    }
-    let mut beside = tokio::task::JoinSet::new();
     // Before the introduction: a coordinator that never answers has no work either.
-    if let Some(limit) = shared.options.leave_when_idle {
-        beside.spawn(idle::leave_when_idle(shared.clone(), limit, leave));
-    }
-    let wanted = tokio::select! {
-        wanted = connection::register(&shared) => wanted,
-        () = shared.stopped() => return Ok(()),
-    };
-    beside.spawn(connection::heartbeats(shared.clone(), wanted));
-    let mut leftovers = send_leftovers(&shared, &undelivered, &mut beside);
-    beside.spawn({
-        let shared = shared.clone();
-        async move { wasted::tell(&shared).await }
-    });
-    let mut loops = tokio::task::JoinSet::new();
-    for (slot, lock) in slots.into_iter().zip(locks) {
-        let mine = undelivered.iter().position(|r| r.machine.slot == slot.id).map(|i| undelivered.remove(i));
-        let mine = mine.map(|record| (leftovers.remove(&(record.trial.clone(), record.attempt)), record));
-        loops.spawn(slot::run(shared.clone(), slot, lock, mine));
-    }
-    // Records of slots that are no longer offered still have to be delivered.
-    for record in undelivered {
-        let (shared, spool) = (shared.clone(), leftovers.remove(&(record.trial.clone(), record.attempt)));
-        loops.spawn(async move { slot::deliver_late(&shared, &record, spool.as_deref()).await });
-    }
-    while loops.join_next().await.is_some() {}
-    beside.abort_all();
-    Ok(())
+    let leaving =
+        shared.options.leave_when_idle.map(|limit| tokio::spawn(idle::leave_when_idle(shared.clone(), limit, leave)));
+    let undelivered = shared.outbox.all();
+    let ended = Driver::new(shared, starts, slots.into_iter().zip(locks).collect(), undelivered).run().await;
+    leaving.inspect(tokio::task::JoinHandle::abort);
+    ended
 }
 
 /// Sends what an earlier daemon could not send any more, and notes the energy of what it could not finish. Returns the
 /// spools of records that are still to be delivered.
 fn send_leftovers(
     shared: &Arc<Shared>,
-    undelivered: &[Record],
+    undelivered: &[Arc<Record>],
     beside: &mut tokio::task::JoinSet<()>,
 ) -> HashMap<(TrialId, Attempt), Arc<Spool>> {
     let state = &shared.options.state;
@@ -370,6 +347,27 @@ fn agent_id(state: &Path, host: &str) -> anyhow::Result<AgentId> {
     let id = format!("{}-{:08x}", if name.is_empty() { "agent" } else { name }, rand::random::<u32>());
     std::fs::write(&path, &id).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(id.parse()?)
+}
+
+/// How many daemons this agent has had, this one included; kept, so that what an earlier one said is told from what this
+/// one says.
+fn starts(state: &Path) -> u64 {
+    let path = state.join("starts");
+    let before: u64 = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let now = before.saturating_add(1).min(u64::from(u32::MAX));
+    let kept = write_durably(&path, &now.to_string());
+    if let Err(error) = kept {
+        tracing::warn!(%error, path = %path.display(), "it cannot be kept how often this agent was started");
+    }
+    now
+}
+
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&partial, path)
 }
 
 fn announce(shared: &Shared) {

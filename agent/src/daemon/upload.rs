@@ -10,9 +10,9 @@ use tonic::codec::CompressionEncoding;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status};
 
-use super::backoff::Backoff;
 use super::rpc::agents_client::AgentsClient;
 use super::spool::Spool;
+use crate::half::backoff::Backoff;
 use crate::metrics::Metrics;
 
 /// Batches that may be under way without an acknowledgement.
@@ -38,7 +38,8 @@ pub(super) async fn upload(
                 let status = error.downcast_ref::<Status>();
                 understood &= status.is_none_or(|status| status.code() != Code::Unimplemented);
                 tracing::debug!(%error, "the sample stream broke");
-                backoff.wait().await;
+                let wait = backoff.step_by(&mut rand::rng());
+                tokio::time::sleep(wait).await;
             }
         }
     }

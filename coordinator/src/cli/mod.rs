@@ -83,9 +83,9 @@ enum Command {
     /// its attempts.
     #[command(after_help = "Example: fleet explain 3fa91c02")]
     Explain(explain::Explain),
-    /// Shows agents and their slots, and drains or undrains them.
+    /// Shows agents and their slots, drains or undrains them, and prints files that start more.
     #[command(
-        after_help = "Example: fleet agents\nExample: fleet agents drain lab-3f2a9c01/cuda:1 --reason \"new fan\""
+        after_help = "Example: fleet agents\nExample: fleet agents drain lab-3f2a9c01/cuda:1 --reason \"new fan\"\nExample: fleet agents script systemd --coordinator http://10.0.0.5:7070"
     )]
     Agents(agents::Agents),
     /// Shows a campaign's progress until it is over.
@@ -116,9 +116,6 @@ enum Command {
     /// Data sets: get the public ones, check them, look at them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
-    /// Agents: files that start them, filled in.
-    #[command(subcommand, after_help = "Example: fleet agents script systemd --coordinator http://10.0.0.5:7070")]
-    Agents(agents::Agents),
     /// Initial weights: get the public ones, check them.
     #[command(subcommand, after_help = "Example: fleet weights get --weights ~/weights")]
     Weights(weights::Weights),
@@ -207,7 +204,6 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,
         Command::Data(data) => data.run().await,
-        Command::Agents(agents) => agents.run(),
         Command::Weights(weights) => weights.run().await,
     }
 }

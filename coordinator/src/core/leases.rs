@@ -7,7 +7,7 @@ use fleet_common::lease::{Holder, Release, TrialState};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
 
-use super::{Agent, Claim, Core, Event, Progress, Reply, Reported, SlotInfo, Token, Verdict};
+use super::{Agent, Claim, Core, Event, Progress, Reply, Reported, Token, Verdict};
 use crate::scheduler::Figures;
 
 /// A coordinator that has not looked for so long was stopped, or its machine was.
@@ -16,15 +16,7 @@ const STOPPED_MS: u64 = 2_000;
 impl Core {
     /// Settles both sides' views: what the agent claims is judged, and what it should hold but does not claim is taken
     /// back at once, without waiting for the lease's time.
-    pub(super) fn register(
-        &mut self,
-        token: Token,
-        agent: AgentId,
-        version: String,
-        host: String,
-        slots: Vec<SlotInfo>,
-        held: Vec<Claim>,
-    ) {
+    pub(super) fn register(&mut self, token: Token, agent: AgentId, known: Agent, held: Vec<Claim>) {
         let claimed: HashSet<(TrialId, Attempt)> = held.iter().map(|c| (c.trial.clone(), c.attempt)).collect();
         let dropped: Vec<TrialId> = self
             .state
@@ -40,8 +32,8 @@ impl Core {
         }
         // Questions of the agent's slots that came before it was known.
         self.ask_again(&agent);
-        self.quarantine(&agent, &slots);
-        self.agents.insert(agent.clone(), Agent { version, host, slots, heard: self.now.mono });
+        self.quarantine(&agent, &known.slots);
+        self.agents.insert(agent.clone(), known);
         self.refresh_fleet();
         let verdicts = held.into_iter().map(|claim| self.judge(&agent, claim)).collect();
         self.reply(token, Reply::Registered(verdicts));

@@ -135,6 +135,8 @@ pub enum Input {
         slots: Vec<SlotInfo>,
         /// What it is running.
         held: Vec<Claim>,
+        /// Rises with every introduction of the agent; 0 where it does not count.
+        number: u64,
     },
     /// A free slot asks for work.
     Pull {
@@ -347,6 +349,8 @@ struct Agent {
     host: String,
     slots: Vec<SlotInfo>,
     heard: Millis,
+    /// Of its latest introduction.
+    number: u64,
 }
 
 /// The coordinator's mind.
@@ -445,8 +449,15 @@ impl Core {
                 let snapshot = self.snapshot(campaign.as_ref());
                 self.reply(token, Reply::Status(snapshot.map(Box::new)));
             }
-            Input::Register { token, agent, version, host, slots, held } => {
-                self.register(token, agent, version, host, slots, held);
+            Input::Register { token, agent, version, host, slots, held, number } => {
+                let later = self.agents.get(&agent).is_some_and(|known| number != 0 && number < known.number);
+                if later {
+                    // It was overtaken: what it does not claim was granted since, and nobody waits for the answer.
+                    self.reply(token, Reply::Registered(Vec::new()));
+                } else {
+                    let known = Agent { version, host, slots, heard: now.mono, number };
+                    self.register(token, agent, known, held);
+                }
             }
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.questions.forget(token),

@@ -52,10 +52,10 @@ impl Agents for Service {
         let held =
             r.held.into_iter().map(|l| claim(&agent, l)).collect::<Result<_, _>>().map_err(ServiceError::from)?;
         tracing::info!(%agent, host = r.host, slots = slots.len(), "an agent registered");
-        let (version, host) = (r.version, r.host);
+        let (version, host, number) = (r.version, r.host, r.number);
         let reply = self
             .driver
-            .ask(|token| Input::Register { token, agent, version, host, slots, held })
+            .ask(|token| Input::Register { token, agent, version, host, slots, held, number })
             .await
             .map_err(ServiceError::from)?;
         let Reply::Registered(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };

@@ -14,7 +14,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Name and version of the format.
-const MAGIC: &[u8; 8] = b"FLEETJ01";
+pub const MAGIC: &[u8; 8] = b"FLEETJ01";
 /// In front of every record.
 const MARK: [u8; 4] = [0xF1, 0xEE, 0x7A, 0x01];
 /// Mark, length, sequence, checksum.
@@ -132,13 +132,7 @@ impl Journal {
         }
         let sequence = self.next;
         self.next += 1;
-        let length = (payload.len() as u32).to_le_bytes();
-        let number = sequence.to_le_bytes();
-        self.buffer.extend_from_slice(&MARK);
-        self.buffer.extend_from_slice(&length);
-        self.buffer.extend_from_slice(&number);
-        self.buffer.extend_from_slice(&checksum(&length, &number, payload).to_le_bytes());
-        self.buffer.extend_from_slice(payload);
+        encode(&mut self.buffer, sequence, payload);
         Ok(sequence)
     }
 
@@ -199,6 +193,17 @@ impl Journal {
     }
 }
 
+/// Puts a record behind `to`.
+pub fn encode(to: &mut Vec<u8>, sequence: u64, payload: &[u8]) {
+    let length = (payload.len() as u32).to_le_bytes();
+    let number = sequence.to_le_bytes();
+    to.extend_from_slice(&MARK);
+    to.extend_from_slice(&length);
+    to.extend_from_slice(&number);
+    to.extend_from_slice(&checksum(&length, &number, payload).to_le_bytes());
+    to.extend_from_slice(payload);
+}
+
 fn checksum(length: &[u8; 4], sequence: &[u8; 8], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(length);
@@ -223,7 +228,7 @@ fn record(bytes: &[u8]) -> Option<(u64, &[u8], usize)> {
 }
 
 /// Reads all records behind the magic, finding the way across damage by the marks.
-fn scan(bytes: &[u8]) -> Replay {
+pub fn scan(bytes: &[u8]) -> Replay {
     let mut replay = Replay::default();
     let mut at = MAGIC.len();
     let mut latest = 0;

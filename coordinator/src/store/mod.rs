@@ -9,7 +9,7 @@
 //! ```
 
 mod index;
-mod journal;
+pub mod journal;
 mod samples;
 
 use std::fs::File;

@@ -103,6 +103,7 @@ impl Machines {
             host: agent.clone(),
             slots: slots.iter().map(of).collect(),
             held: vec![],
+            number: 0,
         };
         client.register(request).await.map_err(said)?;
         let mut progress = Vec::new();

@@ -83,6 +83,10 @@ impl World {
     }
 
     fn register(&mut self, agent: &str, held: Vec<Claim>) -> Vec<Verdict> {
+        self.register_as(agent, held, 0)
+    }
+
+    fn register_as(&mut self, agent: &str, held: Vec<Claim>, number: u64) -> Vec<Verdict> {
         let slots = vec![SlotInfo {
             slot: "cpu".parse().expect("a slot"),
             hardware: "CPU".parse().expect("a class"),
@@ -90,8 +94,8 @@ impl World {
             about: SlotAbout::default(),
         }];
         let agent: AgentId = agent.parse().expect("an id");
-        let reply =
-            self.ask(|token| Input::Register { token, agent, version: "1".into(), host: "h".into(), slots, held });
+        let (version, host) = ("1".into(), "h".into());
+        let reply = self.ask(|token| Input::Register { token, agent, version, host, slots, held, number });
         match reply {
             Some(Reply::Registered(verdicts)) => verdicts,
             other => panic!("{other:?}"),

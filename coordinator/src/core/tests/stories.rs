@@ -343,3 +343,22 @@ fn the_latest_submission_says_where_the_data_is() {
     w.register("a", vec![]);
     assert_eq!(w.pull("a").expect("work").cell.dataset, "/new/flowers");
 }
+
+#[test]
+fn an_introduction_that_was_overtaken_takes_nothing_away() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register_as("a", vec![], 2);
+    let offer = w.pull("a").expect("work");
+    // It was sent before the other one, and claims what was held then: nothing.
+    assert_eq!(w.register_as("a", vec![], 1), []);
+    assert_eq!(w.kind(&offer.trial), StateKind::Leased);
+    assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::Recorded);
+    // One that is later, or of an agent that does not count, is heard.
+    let offer = w.pull("a").expect("work");
+    w.register_as("a", vec![], 3);
+    assert_eq!(w.kind(&offer.trial), StateKind::Waiting);
+    let offer = w.pull("a").expect("work");
+    w.register_as("a", vec![], 0);
+    assert_eq!(w.kind(&offer.trial), StateKind::Waiting);
+}
