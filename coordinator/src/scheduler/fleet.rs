@@ -66,6 +66,8 @@ pub(super) struct Kin {
 pub struct Fleet {
     servers: BTreeMap<Holder, Server>,
     kin: Vec<Kin>,
+    /// By open server, its place in `kin`.
+    kind_of: BTreeMap<Holder, usize>,
     /// There will be no others: what does not fit anywhere is tried where there is most room, and that it does not fit
     /// is found out there.
     pub closed: bool,
@@ -77,30 +79,32 @@ fn alike(bytes: u64) -> u64 {
     bytes / step * step
 }
 
+/// All that tells kinds of server apart.
+fn key(s: &Server) -> (&HardwareClass, &str, u64, u64, Option<u64>, &Tags) {
+    (&s.class, &s.model, s.memory_bytes, s.overhead_bytes, s.limit_bytes, &s.tags)
+}
+
 /// Most kinds of server that sums are made of; beyond, each choice looks at its own server alone.
 pub(super) const MOST_KIN: usize = 128;
 
 impl Fleet {
     /// A fleet of these servers.
     pub fn new(servers: BTreeMap<Holder, Server>, closed: bool) -> Self {
+        let plain = |s: &Server| Server { memory_bytes: alike(s.memory_bytes), ..s.clone() };
+        // Sorted by what they are: the order of names must not matter.
+        let mut open: Vec<(Server, &Holder)> =
+            servers.iter().filter(|(_, s)| s.drained.is_none()).map(|(holder, s)| (plain(s), holder)).collect();
+        open.sort_by(|(a, _), (b, _)| key(a).cmp(&key(b)));
         let mut kin: Vec<Kin> = Vec::new();
-        for server in servers.values().filter(|s| s.drained.is_none()) {
-            let plain = Server { memory_bytes: alike(server.memory_bytes), ..server.clone() };
-            match kin.iter_mut().find(|k| k.server == plain) {
+        let mut kind_of = BTreeMap::new();
+        for (server, holder) in open {
+            match kin.last_mut().filter(|k| k.server == server) {
                 Some(k) => k.open += 1,
-                None => kin.push(Kin { server: plain, open: 1 }),
+                None => kin.push(Kin { server, open: 1 }),
             }
+            kind_of.insert(holder.clone(), kin.len() - 1);
         }
-        // The order of names must not matter, and that of kinds is by what they are.
-        kin.sort_by(|a, b| {
-            (&a.server.class, a.server.memory_bytes, a.server.limit_bytes, &a.server.tags).cmp(&(
-                &b.server.class,
-                b.server.memory_bytes,
-                b.server.limit_bytes,
-                &b.server.tags,
-            ))
-        });
-        Self { servers, kin, closed }
+        Self { servers, kin, kind_of, closed }
     }
 
     /// All servers.
@@ -119,9 +123,7 @@ impl Fleet {
 
     /// The kind of an open server.
     pub fn kind_of(&self, holder: &Holder) -> Option<usize> {
-        let server = self.servers.get(holder)?;
-        let plain = Server { memory_bytes: alike(server.memory_bytes), ..server.clone() };
-        self.kin.iter().position(|k| k.server == plain)
+        self.kind_of.get(holder).copied()
     }
 
     /// Why a group does not fit a server, drained or not.
