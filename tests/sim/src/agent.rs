@@ -281,7 +281,9 @@ impl World {
                 let worker = self.take_worker(agent, number)?;
                 let record = self.record(agent, &worker.held);
                 let fit = !matches!(record.class, OutcomeClass::Crashed | OutcomeClass::BadInput);
-                self.say(|w| format!("{}: {} ends: {}", w.agents[agent].id, short(&worker.held.trial), record.class.name()));
+                self.say(|w| {
+                    format!("{}: {} ends: {}", w.agents[agent].id, short(&worker.held.trial), record.class.name())
+                });
                 self.agents[agent].daemon.as_mut()?.records.insert(worker.held.clone(), record);
                 Some(Input::Ended(worker.held, Ended::Record { fit }))
             }

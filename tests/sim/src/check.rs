@@ -88,7 +88,10 @@ impl Check {
         match event {
             Event::LeaseGranted { trial, attempt, holder } => {
                 if !self.registered.contains(&(holder.agent.clone(), holder.slot.clone())) {
-                    self.violated(6, format!("{} is granted to {}, which is not registered", short(trial), holder.agent));
+                    self.violated(
+                        6,
+                        format!("{} is granted to {}, which is not registered", short(trial), holder.agent),
+                    );
                 }
                 let shadow = self.trials.entry(trial.clone()).or_default();
                 let (before, leased, recorded) = (shadow.attempt, shadow.leased.clone(), shadow.recorded);
@@ -245,9 +248,10 @@ impl Check {
             }
         }
         // One attempt may run twice in its slot, when the agent's release was lost; its first record counts.
-        let missing = self.kept.iter().find(|(bytes, (trial, attempt))| {
-            !stored.contains(bytes) && !attempts.contains(&(trial, attempt))
-        });
+        let missing = self
+            .kept
+            .iter()
+            .find(|(bytes, (trial, attempt))| !stored.contains(bytes) && !attempts.contains(&(trial, attempt)));
         if let Some((_, (trial, attempt))) = missing {
             let text = format!("the record of {} attempt {attempt} was durable and is nowhere", short(trial));
             self.violated(10, text);

@@ -26,7 +26,12 @@ const STOPPED_MS: u64 = 2_000;
 pub(crate) enum Work {
     Tick,
     /// An agent's question is here.
-    Arrives { call: u64, agent: usize, life: u32, request: Request },
+    Arrives {
+        call: u64,
+        agent: usize,
+        life: u32,
+        request: Request,
+    },
     /// Whoever asked this waits no longer.
     Left(u64),
     Person(Box<Input>),
@@ -306,13 +311,7 @@ impl World {
         }
     }
 
-    fn take_in(
-        &mut self,
-        input: Input,
-        unix_ms: u64,
-        events: &mut Vec<Event>,
-        replies: &mut Vec<(Token, Reply)>,
-    ) {
+    fn take_in(&mut self, input: Input, unix_ms: u64, events: &mut Vec<Event>, replies: &mut Vec<(Token, Reply)>) {
         let mono = self.coordinator.mono(self.now);
         match &input {
             Input::Register { agent, slots, .. } => {

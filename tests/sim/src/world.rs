@@ -77,7 +77,8 @@ impl World {
         let count = random.random_range(2..=4);
         let agents = (0..count).map(|n| Agent::new(n, &mut random)).collect();
         let heavy = random.random_bool(0.3);
-        let share = |random: &mut ChaCha8Rng, on: bool, most: f64| if on { random.random_range(0.0..most) } else { 0.0 };
+        let share =
+            |random: &mut ChaCha8Rng, on: bool, most: f64| if on { random.random_range(0.0..most) } else { 0.0 };
         let loss = share(&mut random, faults.has(Fault::Loss), if heavy { 0.3 } else { 0.05 });
         let slow = share(&mut random, faults.has(Fault::Delay), if heavy { 0.2 } else { 0.03 });
         Self {
@@ -103,7 +104,9 @@ impl World {
 
     /// Lets everything happen; then what was violated, if anything.
     pub(crate) fn run(&mut self) -> Option<String> {
-        self.say(|w| format!("terms: {:?}, {} agents, loss {:.2}, slow {:.2}", w.terms, w.agents.len(), w.loss, w.slow));
+        self.say(|w| {
+            format!("terms: {:?}, {} agents, loss {:.2}, slow {:.2}", w.terms, w.agents.len(), w.loss, w.slow)
+        });
         self.queue.put(0, Happening::CoordinatorStarts);
         for agent in 0..self.agents.len() {
             let at = self.random.random_range(0..3_000);
@@ -352,7 +355,11 @@ impl World {
         let bound = self.calm.unwrap_or(0) + 4 * self.terms.time_ms + 120_000 + trials * 100_000;
         if self.now > bound {
             let left = left.map(|a| a.id.to_string());
-            let what = format!("after {} not all is finished: {:?}, left with {left:?}", clock(self.now), self.coordinator.open());
+            let what = format!(
+                "after {} not all is finished: {:?}, left with {left:?}",
+                clock(self.now),
+                self.coordinator.open()
+            );
             self.check.violated(11, what);
         }
         false
