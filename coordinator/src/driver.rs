@@ -116,7 +116,7 @@ impl Drop for Waiting {
 }
 
 /// Starts the driver. The thread ends after [`Handle::stop`], or once all handles are gone, and gives the store back to
-/// nobody: joining it means that everything is durable and the folder free.
+/// nobody: joining it means that everything is durable, a snapshot left, and the folder free.
 pub fn start(
     store: Store,
     state: State,
@@ -132,6 +132,7 @@ pub fn start(
         started: Instant::now(),
         waiting: HashMap::new(),
         stopping: false,
+        failed: false,
     };
     let thread = std::thread::Builder::new()
         .name("driver".to_owned())
@@ -147,6 +148,8 @@ struct Driver {
     started: Instant,
     waiting: HashMap<Token, oneshot::Sender<Result<Reply, DriverError>>>,
     stopping: bool,
+    /// The core's state is not what the journal says.
+    failed: bool,
 }
 
 impl Driver {
@@ -162,6 +165,12 @@ impl Driver {
                 self.take(next, &mut events, &mut replies);
             }
             self.finish(events, replies);
+            if let Some(made) = self.store.upkeep(self.core.state().trial_count()) {
+                self.counts.snapshot(&made);
+            }
+        }
+        if !self.failed {
+            self.store.close(self.core.state());
         }
     }
 
@@ -211,6 +220,7 @@ impl Driver {
                     Err(error) => {
                         tracing::error!(%error, "the journal cannot be read either; stopping");
                         self.stopping = true;
+                        self.failed = true;
                     }
                 }
             }

@@ -159,15 +159,16 @@ impl Running {
             .map_err(|e| Failure::failed(e.to_string()))?
             .map_err(|e| Failure::failed(e.to_string()))?;
         for damage in &opened.damage {
-            tracing::error!(
-                offset = damage.offset,
-                bytes = damage.bytes,
-                "the journal is damaged here; {}",
-                if damage.tail { "the rest was cut off" } else { "this part was skipped" }
-            );
+            let (file, offset, bytes) = (damage.file.display(), damage.offset, damage.bytes);
+            tracing::error!(%file, offset, bytes, "the journal is damaged here; {}", damage.consequence());
         }
         opened.misfits.iter().for_each(|m| tracing::error!("the journal has a hole: {m}"));
-        tracing::info!(events = opened.events, rebuilt_index = opened.rebuilt, "the journal was read");
+        opened.refused.iter().for_each(|why| tracing::error!("{why}; more of the journal was read instead"));
+        if opened.migrated {
+            tracing::info!("the state folder has this version's layout from now on; earlier versions cannot open it");
+        }
+        let (snapshot, events, rebuilt_index) = (opened.snapshot, opened.events, opened.rebuilt);
+        tracing::info!(snapshot, events, rebuilt_index, "the state was read");
         let (index, samples) = (store.index.clone(), store.samples.clone());
         let stored = samples.clone();
         let counts = Arc::new(Counts::default());

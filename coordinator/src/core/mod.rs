@@ -22,7 +22,7 @@ use fleet_common::telemetry::Seal;
 pub use campaigns::Prepared;
 pub use event::{CellEntry, Event, Submission};
 pub use imports::{ImportedSet, Imports, Source};
-pub use state::{ApplyError, Campaign, State, TrialEntry};
+pub use state::{ApplyError, Campaign, Restored, State, TrialEntry};
 pub use status::{AgentView, Attempts, CampaignView, Description, Running, Snapshot};
 
 /// Names one question, so that its answer finds back.

@@ -1,5 +1,7 @@
 //! What the coordinator knows that must survive: a fold over the events.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use fleet_common::spec::Output;
 use super::event::{CellEntry, Event};
 use super::imports::Imports;
 use crate::scheduler::{Queue, Rank};
+
+pub use snapshot::Restored;
 
 /// A campaign.
 #[derive(Debug, Clone, PartialEq)]
@@ -249,6 +253,11 @@ impl State {
     /// All imported sets.
     pub fn imports(&self) -> &Imports {
         &self.imports
+    }
+
+    /// How many trials are known.
+    pub fn trial_count(&self) -> usize {
+        self.trials.len()
     }
 
     /// A trial.

@@ -25,6 +25,17 @@ impl Rank {
         let shuffled = u64::from_str_radix(&hash[..16], 16).unwrap_or(0);
         Self { campaign, repeat: trial.repeat, shuffled }
     }
+
+    /// What it consists of, for keeping: campaign, repeat, shuffled.
+    pub fn parts(&self) -> (u64, u32, u64) {
+        let Self { campaign, repeat, shuffled } = *self;
+        (campaign, repeat, shuffled)
+    }
+
+    /// The rank of these parts.
+    pub fn from_parts(campaign: u64, repeat: u32, shuffled: u64) -> Self {
+        Self { campaign, repeat, shuffled }
+    }
 }
 
 /// The trials that wait, in line.

@@ -1,0 +1,163 @@
+//! What the store does for itself now and then: snapshots, and an index that failed.
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fleet_common::lease::Millis;
+
+use super::journal::{From, SEGMENT_BYTES};
+use super::replay::{self, Made, Making};
+use super::{Batch, Part, Store, StoreError, snapshot};
+use crate::core::State;
+
+/// Sizes at which something is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes after which a segment of the journal is closed.
+    pub segment_bytes: u64,
+    /// Events after which a snapshot is made; more where there are more than four times as many trials, so that what
+    /// snapshots cost per trial does not grow with their number.
+    pub snapshot_events: u64,
+    /// Bytes of the journal after which a snapshot is made.
+    pub snapshot_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 20,000 events or 256 MiB are replayed in less than a second.
+    fn default() -> Self {
+        Self { segment_bytes: SEGMENT_BYTES, snapshot_events: 20_000, snapshot_bytes: 256 << 20 }
+    }
+}
+
+/// How long after a refusal the disk is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What is under way, and what was done last.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    limits: Limits,
+    making: Option<JoinHandle<Result<Option<Made>, StoreError>>>,
+    /// The latest event of the latest snapshot.
+    sequence: u64,
+    /// Bytes of the journal then.
+    journal: u64,
+    not_before: Option<Instant>,
+    index_not_before: Option<Instant>,
+}
+
+impl Upkeep {
+    /// After a start with that snapshot.
+    pub(super) fn new(limits: Limits, snapshot: u64, journal: u64) -> Self {
+        Self { limits, making: None, sequence: snapshot, journal, not_before: None, index_not_before: None }
+    }
+}
+
+impl Store {
+    /// Does what is due, without waiting for it; called again and again. Returns a snapshot that became whole.
+    pub fn upkeep(&mut self, trials: usize) -> Option<Made> {
+        let made = self.collect(false);
+        self.recover_index();
+        let due = self.journal.latest().saturating_sub(self.upkeep.sequence);
+        let limits = self.upkeep.limits;
+        let is_due = due >= limits.snapshot_events.max(trials as u64 / 4)
+            || (due > 0 && self.journal.bytes().saturating_sub(self.upkeep.journal) >= limits.snapshot_bytes);
+        let waits = self.upkeep.not_before.is_some_and(|at| Instant::now() < at);
+        if is_due && !waits && self.upkeep.making.is_none() {
+            let making =
+                Making { dir: self.snapshots(), journal: self.journal.view().clone(), at_unix_ms: unix_ms() };
+            let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(move || making.run());
+            match thread {
+                Ok(thread) => self.upkeep.making = Some(thread),
+                Err(error) => self.refused(&error),
+            }
+        }
+        made
+    }
+
+    /// What became of a snapshot under way, if it is whole or `wait` says to wait for it.
+    fn collect(&mut self, wait: bool) -> Option<Made> {
+        if !self.upkeep.making.as_ref().is_some_and(|making| wait || making.is_finished()) {
+            return None;
+        }
+        let outcome = self.upkeep.making.take()?.join();
+        match outcome {
+            Ok(Ok(made)) => {
+                if let Some(made) = made {
+                    self.made(made);
+                }
+                made
+            }
+            Ok(Err(error)) => {
+                self.refused(&error);
+                None
+            }
+            Err(_) => {
+                self.refused(&"its thread ended without a word; this is a bug");
+                None
+            }
+        }
+    }
+
+    fn made(&mut self, made: Made) {
+        self.health.works(Part::Snapshot);
+        self.upkeep.sequence = made.sequence;
+        self.upkeep.journal = made.journal;
+        self.upkeep.not_before = None;
+        tracing::info!(event = made.sequence, bytes = made.bytes, "a snapshot was made");
+    }
+
+    fn refused(&mut self, why: &impl ToString) {
+        self.health.fails(Part::Snapshot, why);
+        self.upkeep.not_before = Some(Instant::now() + RETRY);
+    }
+
+    /// The index takes in what it lacks, if it failed and works again.
+    fn recover_index(&mut self) {
+        if !self.health.is_failing(Part::Index) || self.upkeep.index_not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        match self.catch_up() {
+            Ok(()) => {
+                self.health.works(Part::Index);
+                self.upkeep.index_not_before = None;
+            }
+            Err(error) => {
+                self.health.fails(Part::Index, &error);
+                self.upkeep.index_not_before = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        self.index.reopen()?;
+        let mut batch = Batch { index: self.index.as_ref(), events: Vec::new(), bytes: 0 };
+        let from = From::After(self.index.applied());
+        replay::fold(self.journal.view(), from, &mut State::default(), u64::MAX, Millis(0), |_, placed| {
+            batch.add(placed)
+        })?;
+        batch.apply()
+    }
+
+    /// Leaves a snapshot of `state`, which is what the journal says, so that the next start is quick.
+    pub fn close(&mut self, state: &State) {
+        self.collect(true);
+        let Some(bound) = self.bound.filter(|b| b.sequence > self.upkeep.sequence) else { return };
+        let view = self.journal.view();
+        let head = snapshot::Head { bound, segments: view.segments.clone(), at_unix_ms: unix_ms() };
+        match snapshot::write(&self.snapshots(), &head, state) {
+            Ok(bytes) => self.made(Made { sequence: bound.sequence, bytes, journal: self.journal.bytes() }),
+            Err(error) => self.refused(&error),
+        }
+    }
+}
+
+impl Drop for Store {
+    /// Nothing writes to the folder afterwards.
+    fn drop(&mut self) {
+        self.collect(true);
+    }
+}
+
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
