@@ -268,6 +268,3 @@ fn unpacked(payload: &[u8]) -> Option<Part> {
     zstd::stream::Decoder::new(payload).ok()?.take(MOST).read_to_end(&mut raw).ok()?;
     v1::SnapshotPart::decode(raw.as_slice()).ok()?.part
 }
-
-#[cfg(test)]
-mod tests;

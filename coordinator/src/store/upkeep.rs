@@ -75,7 +75,7 @@ impl Store {
     }
 
     /// What became of a snapshot under way, if it is whole or `wait` says to wait for it.
-    fn collect(&mut self, wait: bool) -> Option<Made> {
+    pub(super) fn collect(&mut self, wait: bool) -> Option<Made> {
         if !self.upkeep.making.as_ref().is_some_and(|making| wait || making.is_finished()) {
             return None;
         }

@@ -1,5 +1,8 @@
 //! The state folder as a whole.
 
+mod histories;
+mod survival;
+
 use fleet_common::id::Attempt;
 use fleet_common::lease::StateKind;
 use fleet_common::record::OutcomeClass;
