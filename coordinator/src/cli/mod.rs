@@ -25,6 +25,7 @@ mod resolve;
 mod samples;
 mod serve;
 mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -102,6 +103,9 @@ enum Command {
     /// Calls off what of a campaign has not ended; what has ended is kept.
     #[command(after_help = "Example: fleet cancel nightly")]
     Cancel(campaign::Cancel),
+    /// A coordinator's state folder, while no coordinator holds it: check, rebuild, move.
+    #[command(subcommand, after_help = "Example: fleet store verify /var/lib/fleet")]
+    Store(store::Store),
     /// Data sets: get the public ones, check them, look at them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
@@ -190,6 +194,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Import(import) => import.run().await,
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,
+        Command::Store(store) => store.run().await,
         Command::Data(data) => data.run().await,
         Command::Weights(weights) => weights.run().await,
     }

@@ -129,7 +129,12 @@ impl Default for Counts {
                 "Size of the journal's durable part, in bytes",
                 Gauge::default(),
             ),
-            snapshot_bytes: kept(r, "fleet_snapshot_size_bytes", "Size of the latest snapshot, in bytes", Gauge::default()),
+            snapshot_bytes: kept(
+                r,
+                "fleet_snapshot_size_bytes",
+                "Size of the latest snapshot, in bytes",
+                Gauge::default(),
+            ),
             snapshot_event: kept(
                 r,
                 "fleet_snapshot_event",

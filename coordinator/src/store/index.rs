@@ -157,13 +157,8 @@ impl SledIndex {
     pub fn open(path: &Path, journal: &Path) -> Result<Self, IndexError> {
         let db = open(path).map_err(|reason| IndexError { path: path.to_owned(), reason })?;
         let (path, journal) = (path.to_owned(), journal.to_owned());
-        let index = Self {
-            db: RwLock::new(Some(db)),
-            path,
-            journal,
-            open: Mutex::default(),
-            failed: AtomicBool::new(false),
-        };
+        let index =
+            Self { db: RwLock::new(Some(db)), path, journal, open: Mutex::default(), failed: AtomicBool::new(false) };
         let db = index.db()?;
         if db.is_empty() {
             db.insert(VERSION, &[INDEX_VERSION]).map_err(|e| index.error(e))?;

@@ -11,7 +11,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
-use super::journal::sync_folder;
+use super::journal::{JournalError, View, sync_folder};
 
 /// The layout that this version writes.
 pub const LAYOUT: u32 = 2;
@@ -56,6 +56,17 @@ pub(crate) fn look(dir: &Path) -> io::Result<Layout> {
             })
         }
         Err(e) => Err(e),
+    }
+}
+
+/// The journal of a folder of any known layout, without changing anything.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn journal(dir: &Path) -> Result<View, JournalError> {
+    match [JOURNAL, MOVING].map(|name| dir.join(name)).into_iter().find(|path| path.is_file()) {
+        Some(file) => View::of_file(&file),
+        None => View::of_folder(&dir.join(JOURNAL)),
     }
 }
 

@@ -10,6 +10,7 @@
 //! STATE/samples/     samples, see there
 //! ```
 
+mod archive;
 mod health;
 mod index;
 pub mod journal;
@@ -18,6 +19,7 @@ mod replay;
 mod samples;
 pub mod snapshot;
 mod upkeep;
+mod verify;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use std::sync::Arc;
 use fleet_common::lease::Millis;
 use prost::Message;
 
+pub use archive::{ArchiveError, Moved, export, import};
 pub use health::{Health, Part};
 pub use index::{Index, IndexError, Place, Placed, SledIndex, Stored};
 pub use journal::{Damage, Journal, JournalError};
@@ -33,7 +36,8 @@ pub use layout::{LAYOUT, Layout};
 pub use replay::Made;
 pub use samples::{Keep, KeepTime, Reader, Removal, Samples, SamplesError, flatten};
 pub use snapshot::SnapshotError;
-pub use upkeep::Limits;
+pub use upkeep::{Limits, Rebuilt, rebuild};
+pub use verify::{Finding, Verified, verify};
 
 use crate::core::{Event, State};
 use journal::{Bound, From, View};
@@ -55,6 +59,14 @@ pub enum StoreError {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// There is nothing to look at.
+    #[error(
+        "{path} is not a coordinator's state folder: expected a journal in it; name the folder that `fleet serve --state` has"
+    )]
+    NoState {
+        /// The folder.
+        path: PathBuf,
     },
     /// A later version wrote it.
     #[error(

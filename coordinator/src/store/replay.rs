@@ -50,12 +50,12 @@ pub(super) fn base(dir: &Path, journal: &View, now: Millis) -> std::io::Result<B
         });
         match usable {
             Ok((head, state)) => {
-                let lost = head.segments.iter().filter(|s| {
-                    !journal.segments.iter().any(|there| there.first == s.first && there.bytes >= s.bytes)
-                });
-                let damage = lost
-                    .map(|s| Damage { file: journal.path(s.first), offset: 0, bytes: 0, tail: false })
-                    .collect();
+                let lost = head
+                    .segments
+                    .iter()
+                    .filter(|s| !journal.segments.iter().any(|there| there.first == s.first && there.bytes >= s.bytes));
+                let damage =
+                    lost.map(|s| Damage { file: journal.path(s.first), offset: 0, bytes: 0, tail: false }).collect();
                 return Ok(Base { state, bound: Some(head.bound), refused, damage });
             }
             Err(error) => refused.push(error.to_string()),

@@ -71,7 +71,8 @@ pub struct Head {
 
 impl Head {
     fn to_wire(&self) -> v1::SnapshotHead {
-        let Self { bound: Bound { at: Position { segment, offset }, sequence, crc, length }, segments, at_unix_ms } = self;
+        let Self { bound: Bound { at: Position { segment, offset }, sequence, crc, length }, segments, at_unix_ms } =
+            self;
         v1::SnapshotHead {
             version: SNAPSHOT_VERSION,
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -156,9 +157,7 @@ pub fn write(dir: &Path, head: &Head, state: &State) -> Result<u64, SnapshotErro
         let _ = std::fs::remove_file(&beside);
         return Err(io("written")(source));
     }
-    std::fs::rename(&beside, &path)
-        .and_then(|()| super::journal::sync_folder(&path))
-        .map_err(io("given its name"))?;
+    std::fs::rename(&beside, &path).and_then(|()| super::journal::sync_folder(&path)).map_err(io("given its name"))?;
     let bytes = std::fs::metadata(&path).map_err(io("read"))?.len();
     for old in list(dir).map_err(io("listed"))?.into_iter().skip(KEPT) {
         let _ = std::fs::remove_file(old);

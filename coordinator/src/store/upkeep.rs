@@ -1,5 +1,6 @@
 //! What the store does for itself now and then: snapshots, and an index that failed.
 
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +8,7 @@ use fleet_common::lease::Millis;
 
 use super::journal::{From, SEGMENT_BYTES};
 use super::replay::{self, Made, Making};
-use super::{Batch, Part, Store, StoreError, snapshot};
+use super::{Batch, INDEX, Layout, Part, SNAPSHOTS, Store, StoreError, layout, lock, snapshot};
 use crate::core::State;
 
 /// Sizes at which something is done.
@@ -63,8 +64,7 @@ impl Store {
             || (due > 0 && self.journal.bytes().saturating_sub(self.upkeep.journal) >= limits.snapshot_bytes);
         let waits = self.upkeep.not_before.is_some_and(|at| Instant::now() < at);
         if is_due && !waits && self.upkeep.making.is_none() {
-            let making =
-                Making { dir: self.snapshots(), journal: self.journal.view().clone(), at_unix_ms: unix_ms() };
+            let making = Making { dir: self.snapshots(), journal: self.journal.view().clone(), at_unix_ms: unix_ms() };
             let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(move || making.run());
             match thread {
                 Ok(thread) => self.upkeep.making = Some(thread),
@@ -160,4 +160,45 @@ impl Drop for Store {
 
 pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+/// What [`rebuild`] made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Events that were read.
+    pub events: u64,
+    /// Trials.
+    pub trials: u64,
+    /// Size of the snapshot.
+    pub bytes: u64,
+    /// Events that do not follow from those before.
+    pub misfits: Vec<String>,
+}
+
+/// Makes the index and a snapshot again from the journal alone, in a folder that no coordinator holds.
+///
+/// # Errors
+/// It is in use, or the disk refuses.
+pub fn rebuild(dir: &Path) -> Result<Rebuilt, StoreError> {
+    let io = |source| StoreError::Io { path: dir.to_owned(), source };
+    if layout::look(dir).map_err(io)? == Layout::Empty {
+        return Err(StoreError::NoState { path: dir.to_owned() });
+    }
+    let held = lock(dir)?;
+    for derived in [SNAPSHOTS, INDEX] {
+        match std::fs::remove_dir_all(dir.join(derived)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+            _ => {}
+        }
+    }
+    drop(held);
+    let (mut store, state, opened) = Store::open(dir)?;
+    store.close(&state);
+    let bytes = snapshot::list(&store.snapshots()).map_err(io)?.first().and_then(|path| path.metadata().ok());
+    Ok(Rebuilt {
+        events: opened.events,
+        trials: state.trial_count() as u64,
+        bytes: bytes.map_or(0, |m| m.len()),
+        misfits: opened.misfits,
+    })
 }

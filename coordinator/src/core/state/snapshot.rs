@@ -190,7 +190,8 @@ fn to_trial(
     let class = match trial.outcome_class.as_str() {
         "" => None,
         name => Some(
-            OutcomeClass::from_name(name).ok_or_else(|| WireError::Invalid(format!("an unknown outcome \"{name}\"")))?,
+            OutcomeClass::from_name(name)
+                .ok_or_else(|| WireError::Invalid(format!("an unknown outcome \"{name}\"")))?,
         ),
     };
     let entry = TrialEntry {

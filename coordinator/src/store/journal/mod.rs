@@ -270,7 +270,7 @@ fn reopen(view: &mut View, last: Segment) -> Result<(File, Option<u64>, Vec<Dama
     if let Some(last) = view.segments.last_mut() {
         last.bytes = bytes;
     }
-    let only = View { dir: view.dir.clone(), segments: vec![Segment { first: last.first, bytes }] };
+    let only = View { segments: vec![Segment { first: last.first, bytes }], ..view.clone() };
     let mut latest = None;
     let mut damage = only.read(From::After(last.first.saturating_sub(1)), |entry| {
         latest = Some(entry.bound.sequence);

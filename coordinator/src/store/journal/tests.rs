@@ -149,7 +149,7 @@ proptest! {
 #[test]
 fn what_a_reader_would_refuse_is_not_written() {
     let dir = tempfile::tempdir().expect("a folder");
-        let (mut j, _) = open(&dir);
+    let (mut j, _) = open(&dir);
     j.append(b"kept").expect("small");
     j.commit().expect("commits");
     j.append(b"with it").expect("small");

@@ -97,6 +97,8 @@ pub struct View {
     pub dir: PathBuf,
     /// The segments, the one at work last.
     pub segments: Vec<Segment>,
+    /// The only segment's file, where a journal is one file.
+    pub one: Option<PathBuf>,
 }
 
 /// The name of a segment's file.
@@ -121,12 +123,23 @@ impl View {
             }
         }
         segments.sort_by_key(|s| s.first);
-        Ok(Self { dir: dir.to_owned(), segments })
+        Ok(Self { dir: dir.to_owned(), segments, one: None })
+    }
+
+    /// A journal of one file, as earlier versions wrote it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn of_file(path: &Path) -> Result<Self, JournalError> {
+        let file = std::fs::metadata(path);
+        let bytes = file.map_err(|source| JournalError::Io { path: path.to_owned(), doing: "read", source })?.len();
+        let dir = path.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(Self { dir, segments: vec![Segment { first: 1, bytes }], one: Some(path.to_owned()) })
     }
 
     /// A segment's file.
     pub fn path(&self, first: u64) -> PathBuf {
-        self.dir.join(file_name(first))
+        self.one.clone().unwrap_or_else(|| self.dir.join(file_name(first)))
     }
 
     /// Bytes of all segments.

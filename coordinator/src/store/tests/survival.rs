@@ -52,7 +52,8 @@ fn snapshots(dir: &Path) -> Vec<std::path::PathBuf> {
 
 /// A fixed history of some length, for tests that go through all bytes.
 fn some_history() -> Vec<(u64, Event)> {
-    let seeds: Vec<Seed> = (0..90u32).map(|n| ((n * 7 % 12) as u8, (n * 5 % 6) as u8, (n / 2 % 3) as u8, (n * 3) as u8)).collect();
+    let seeds: Vec<Seed> =
+        (0..90u32).map(|n| ((n * 7 % 12) as u8, (n * 5 % 6) as u8, (n / 2 % 3) as u8, (n * 3) as u8)).collect();
     events(&seeds)
 }
 
