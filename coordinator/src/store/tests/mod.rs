@@ -1,6 +1,7 @@
 //! The state folder as a whole.
 
 mod histories;
+mod keeping;
 mod survival;
 
 use fleet_common::id::Attempt;

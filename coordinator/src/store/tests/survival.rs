@@ -33,7 +33,7 @@ fn reopen(dir: &Path) -> (Store, State, Opened) {
 }
 
 /// A copy of a state folder to do something to; without the lock.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("reads") {
         let entry = entry.expect("an entry");
