@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{Core, Event, Input, Now, Reply, State, Token};
 use crate::metrics::{Counts, Tally};
-use crate::store::{Store, StoreError};
+use crate::store::{Health, Manifest, Store, StoreError};
 
 /// Inputs that may wait for the driver; more make their senders wait.
 const INBOX: usize = 4096;
@@ -36,6 +36,7 @@ pub enum DriverError {
 enum Command {
     Ask(Input, Token, oneshot::Sender<Result<Reply, DriverError>>),
     Tell(Input),
+    Manifest(oneshot::Sender<Manifest>),
     Stop,
 }
 
@@ -45,6 +46,7 @@ pub struct Handle {
     inbox: mpsc::Sender<Command>,
     tokens: Arc<AtomicU64>,
     terms: LeaseTerms,
+    health: Arc<Health>,
 }
 
 impl Handle {
@@ -71,6 +73,21 @@ impl Handle {
     /// How long leases last.
     pub fn terms(&self) -> LeaseTerms {
         self.terms
+    }
+
+    /// What of the storage does not work right now.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// What is durable at this moment, for a copy of it.
+    ///
+    /// # Errors
+    /// The coordinator is stopping.
+    pub async fn manifest(&self) -> Result<Manifest, DriverError> {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.send(Command::Manifest(sender)).await.map_err(|_| DriverError::Stopped)?;
+        receiver.await.map_err(|_| DriverError::Stopped)
     }
 
     /// Lets time pass for the core until the coordinator stops.
@@ -125,6 +142,7 @@ pub fn start(
 ) -> (Handle, std::thread::JoinHandle<()>) {
     counts.journal(store.journal_bytes());
     let (sender, receiver) = mpsc::channel(INBOX);
+    let health = store.health.clone();
     let driver = Driver {
         core: Core::new(state, terms),
         store,
@@ -138,7 +156,7 @@ pub fn start(
         .name("driver".to_owned())
         .spawn(move || driver.run(receiver))
         .expect("a thread can be started");
-    (Handle { inbox: sender, tokens: Arc::default(), terms }, thread)
+    (Handle { inbox: sender, tokens: Arc::default(), terms, health }, thread)
 }
 
 struct Driver {
@@ -185,6 +203,11 @@ impl Driver {
                     self.waiting.remove(token);
                 }
                 input
+            }
+            Command::Manifest(sender) => {
+                // What is not committed yet is not in it: it is of what is durable.
+                let _ = sender.send(self.store.manifest());
+                return;
             }
             Command::Stop => {
                 self.stopping = true;

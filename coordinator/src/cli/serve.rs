@@ -21,6 +21,8 @@ use crate::store::{Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// A snapshot of a million trials takes a fraction of this.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(30);
 
 /// `fleet serve`.
 #[derive(Debug, Args)]
@@ -106,9 +108,11 @@ impl Serve {
             () = interrupted() => Ok(()),
             failure = running.failed() => Err(failure),
         };
-        tracing::info!("stopping");
-        running.stop().await;
-        outcome
+        tracing::info!("stopping; a second signal ends at once");
+        tokio::select! {
+            () = running.stop() => outcome,
+            () = interrupted() => Err(Failure::Interrupted("ended at once; nothing that was confirmed is lost".into())),
+        }
     }
 
     /// The address that an option names; one that others can reach has to be wanted.
@@ -206,17 +210,25 @@ impl Running {
         )
     }
 
-    /// Ends the server, then the driver; everything that was answered is on disk.
+    /// Ends the server, then the driver, within a bounded time; everything that was answered is on disk.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
         self.sweeping.abort();
         // Questions for work stay open for half a minute; nobody should wait for those.
-        let _ = tokio::time::timeout(FAREWELL, self.server).await;
+        let mut server = self.server;
+        let is_ended = tokio::time::timeout(FAREWELL, &mut server).await.is_ok();
         // Before the driver, which gives the folder back.
         self.samples.stop().await;
         self.driver.stop().await;
         let thread = self.thread;
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        if tokio::time::timeout(LAST_SNAPSHOT, ended).await.is_err() {
+            tracing::warn!("the last snapshot takes too long and is left; the next start reads more of the journal");
+        }
+        // Without the driver, what is still open is answered with "shutting down"; those answers go out.
+        if !is_ended {
+            let _ = tokio::time::timeout(FAREWELL, server).await;
+        }
     }
 }
 

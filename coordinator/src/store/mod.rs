@@ -11,6 +11,7 @@
 //! ```
 
 mod archive;
+mod backup;
 mod health;
 mod index;
 pub mod journal;
@@ -28,7 +29,9 @@ use std::sync::Arc;
 use fleet_common::lease::Millis;
 use prost::Message;
 
+pub(crate) use archive::beside_name;
 pub use archive::{ArchiveError, Moved, export, import};
+pub use backup::{Copying, Manifest};
 pub use health::{Health, Part};
 pub use index::{Index, IndexError, Place, Placed, SledIndex, Stored};
 pub use journal::{Damage, Journal, JournalError};

@@ -1,6 +1,6 @@
 //! `fleet store`: a coordinator's state folder, while no coordinator holds it.
 
-mod verify;
+pub(super) mod verify;
 
 use std::io::Write as _;
 use std::path::PathBuf;
