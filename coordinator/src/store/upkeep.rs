@@ -43,7 +43,7 @@ pub(super) struct Upkeep {
     /// Bytes of the journal then.
     journal: u64,
     not_before: Option<Instant>,
-    index_not_before: Option<Instant>,
+    pub(super) index_not_before: Option<Instant>,
 }
 
 impl Upkeep {

@@ -135,3 +135,79 @@ fn a_hole_in_the_journal_is_reported_event_by_event() {
     assert!(opened.misfits.len() == 1 && opened.misfits[0].contains("event 3"), "{:?}", opened.misfits);
     assert_eq!(kinds(&state), [StateKind::Waiting, StateKind::Finished]);
 }
+
+/// An index that refuses when it is told to, as sled does from a full disk on.
+struct Refusing {
+    inner: SledIndex,
+    refuses: std::sync::atomic::AtomicBool,
+    failed: std::sync::atomic::AtomicBool,
+}
+
+impl Refusing {
+    fn check(&self) -> Result<(), IndexError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let refuses = self.refuses.load(Relaxed) || self.failed.load(Relaxed);
+        if refuses { Err(index_error()) } else { Ok(()) }
+    }
+}
+
+fn index_error() -> IndexError {
+    let nowhere = Path::new("/dev/null/index");
+    SledIndex::open(nowhere, nowhere).err().expect("a device has no folder")
+}
+
+impl Index for Refusing {
+    fn applied(&self) -> u64 {
+        self.inner.applied()
+    }
+
+    fn apply(&self, events: &[Placed]) -> Result<(), IndexError> {
+        self.check().and_then(|()| self.inner.apply(events)).inspect_err(|_| {
+            self.failed.store(true, std::sync::atomic::Ordering::Relaxed);
+        })
+    }
+
+    fn reopen(&self) -> Result<(), IndexError> {
+        self.failed.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.check()
+    }
+
+    fn record(&self, trial: &fleet_common::id::TrialId) -> Result<Option<Stored>, IndexError> {
+        self.check().and_then(|()| self.inner.record(trial))
+    }
+
+    fn superseded(&self, trial: &fleet_common::id::TrialId) -> Result<Vec<(Attempt, Vec<u8>)>, IndexError> {
+        self.inner.superseded(trial)
+    }
+
+    fn imported(&self, content: &str, number: u64) -> Result<Vec<u8>, IndexError> {
+        self.inner.imported(content, number)
+    }
+}
+
+#[test]
+fn an_index_that_refused_takes_in_what_it_lacks_once_it_can() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (mut store, _, _) = Store::open(dir.path()).expect("opens");
+    let folder = dir.path().join("other");
+    let inner = SledIndex::open(&folder, &dir.path().join("journal")).expect("opens");
+    let refusing = Arc::new(Refusing { inner, refuses: true.into(), failed: false.into() });
+    store.index = refusing.clone();
+    let mut events = story();
+    let last = events.pop().expect("one");
+    store.commit(events).expect("the journal takes them");
+    assert!(store.health.problems()[0].starts_with("index: "), "{:?}", store.health.problems());
+    let [first, second] = [1, 2].map(|n| format!("{n:032x}/0").parse().expect("an id"));
+    assert!(store.index.record(&first).is_err(), "better no answer than half of one");
+    store.upkeep(2);
+    assert!(store.health.is_failing(Part::Index), "it still refuses");
+    refusing.refuses.store(false, std::sync::atomic::Ordering::Relaxed);
+    store.commit(vec![last]).expect("commits");
+    store.upkeep.index_not_before = None;
+    store.upkeep(2);
+    assert_eq!(store.health.problems(), Vec::<String>::new());
+    for trial in [first, second] {
+        assert!(store.index.record(&trial).expect("reads").is_some());
+    }
+    assert_eq!(store.index.applied(), 5);
+}
