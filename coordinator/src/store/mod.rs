@@ -289,7 +289,7 @@ fn open_index(path: &Path, latest: u64, opened: &mut Opened) -> Result<SledIndex
     opened.rebuilt = true;
     match std::fs::remove_dir_all(&index) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            return Err(StoreError::Io { path: path.to_owned(), source });
+            Err(StoreError::Io { path: path.to_owned(), source })
         }
         _ => Ok(SledIndex::open(&index, &journal)?),
     }

@@ -241,7 +241,7 @@ fn parts(path: &Path, mut each: impl FnMut(Part) -> Result<(), String>) -> Resul
     let mut scanner = Scanner::new(file, MAGIC.len() as u64, 0);
     let mut number = 0;
     let mut end = None;
-    while let Some(found) = scanner.next().map_err(words)? {
+    while let Some(found) = scanner.advance().map_err(words)? {
         let (sequence, payload) = match found {
             Found::Record { sequence, payload, .. } => (sequence, payload),
             Found::Damage { offset, .. } => return Err(format!("it is damaged at byte {offset}")),

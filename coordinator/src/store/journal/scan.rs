@@ -55,7 +55,7 @@ impl<R: Read> Scanner<R> {
     ///
     /// # Errors
     /// The stream cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<Found<'_>>> {
+    pub fn advance(&mut self) -> io::Result<Option<Found<'_>>> {
         if !self.reach(1)? {
             return Ok(None);
         }

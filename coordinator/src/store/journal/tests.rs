@@ -270,7 +270,7 @@ proptest! {
         }
         let mut scanner = Scanner::new(Steps(&bytes, step), 0, 0);
         let (mut found, mut covered) = (Vec::new(), 0);
-        while let Some(next) = scanner.next().expect("reads") {
+        while let Some(next) = scanner.advance().expect("reads") {
             let (offset, length) = match next {
                 Found::Record { offset, sequence, payload, .. } => {
                     found.push((offset, sequence, payload.to_vec()));

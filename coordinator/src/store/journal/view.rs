@@ -180,7 +180,7 @@ impl View {
             let mut scanner = self.scanner(segment, offset, below.max(latest.unwrap_or(0)))?;
             latest = Some(below.max(latest.unwrap_or(0)));
             let io = |source| JournalError::Io { path: path.clone(), doing: "read", source };
-            while let Some(found) = scanner.next().map_err(io)? {
+            while let Some(found) = scanner.advance().map_err(io)? {
                 match found {
                     Found::Record { offset, sequence, crc, payload } => {
                         latest = Some(sequence);

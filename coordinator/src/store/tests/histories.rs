@@ -58,7 +58,7 @@ fn submission(name: u8, toml: u8, which: u8) -> Event {
         trials,
         excluded_json: vec![format!("[{toml}]")],
         warnings: vec!["mind".into()],
-        keep: fleet_common::spec::Output { weights: toml % 2 == 0, adapter: toml % 3 == 0 },
+        keep: fleet_common::spec::Output { weights: toml.is_multiple_of(2), adapter: toml.is_multiple_of(3) },
     }))
 }
 
