@@ -102,7 +102,12 @@ fn a_backup_of_a_running_coordinator_is_checked_and_served_from() {
     copy(&state(&dir).join("journal"), &partial.join("journal"));
     std::fs::create_dir_all(partial.join("samples/91")).expect("a folder");
     std::fs::write(partial.join("samples/91/91ebc52066e431668d76e53ff306f73b-0-1.chunks"), b"torn").expect("writes");
+    // What waits in the intake for its chunk file is kept, too.
+    let waiting = dir.path().join("state/samples/intake/7.chunks");
+    std::fs::create_dir_all(waiting.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&waiting, b"waits").expect("writes");
     let first = backup();
+    assert_eq!(std::fs::read(dest.join("samples/intake/7.chunks")).expect("copied"), b"waits");
     assert!(first.status.success(), "{}", said(&first));
     assert!(said(&first).contains("are here; going on with the rest") && said(&first).contains("2 records, checked"));
     assert!(dest.is_dir() && !partial.exists());

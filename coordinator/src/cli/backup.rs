@@ -115,7 +115,7 @@ fn below(folder: &Path, name: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-/// The files that an earlier try left. Snapshots of then are not those of now.
+/// The files that an earlier try left. Snapshots and the intake of then are not those of now.
 fn there(folder: &Path) -> std::io::Result<Vec<v1::BackupFile>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -125,7 +125,7 @@ fn there(folder: &Path) -> std::io::Result<Vec<v1::BackupFile>> {
             let path = entry.path();
             if entry.file_type()?.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "snapshot") {
+            } else if path.extension().is_some_and(|e| e == "snapshot") || at.ends_with("samples/intake") {
                 std::fs::remove_file(path)?;
             } else if let Some(name) = path.strip_prefix(folder).ok().and_then(Path::to_str) {
                 found.push(v1::BackupFile { name: name.to_owned(), bytes: entry.metadata()?.len() });

@@ -31,9 +31,11 @@ impl Service {
             };
             let mut plan = v1::BackupPlan { sequence, files: files.len() as u64, ..Default::default() };
             plan.bytes = files.iter().map(|f| f.bytes).sum();
-            // What is only appended to is the same if it is as long; the small rest is sent again.
+            // What is only appended to under a name of its own is the same if it is as long; the small rest is sent
+            // again.
             let is_there = |f: &Copying| {
-                have.get(&f.name) == Some(&f.bytes) && (f.name.ends_with(".log") || f.name.ends_with(".chunks"))
+                let is_kept = f.name.ends_with(".log") || f.name.ends_with(".chunks") && !f.name.contains("/intake/");
+                is_kept && have.get(&f.name) == Some(&f.bytes)
             };
             let (skipped, files): (Vec<_>, Vec<_>) = files.into_iter().partition(is_there);
             plan.skipped_bytes = skipped.iter().map(|f| f.bytes).sum();

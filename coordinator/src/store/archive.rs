@@ -96,11 +96,7 @@ pub fn export(dir: &Path, out: impl Write, tell: &mut dyn FnMut(u64)) -> Result<
 /// Everything that is kept in the folder of the samples.
 fn beside(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = samples::files(dir)?.into_values().collect();
-    match std::fs::read_dir(dir.join("intake")) {
-        Ok(entries) => found.extend(entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>()?),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
+    found.extend(samples::intake(dir)?);
     found.extend(Some(dir.join("removed.jsonl")).filter(|path| path.is_file()));
     Ok(found)
 }

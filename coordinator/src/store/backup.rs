@@ -52,7 +52,8 @@ impl Store {
 
 impl Manifest {
     /// All files of a copy, in the order in which they must be copied: samples after the journal that seals them, and
-    /// what was removed last.
+    /// what was removed last. The intake is opened before the chunk files are listed: what leaves it in between is in
+    /// those, and what is in both is known by its numbers.
     ///
     /// # Errors
     /// A folder cannot be read.
@@ -69,6 +70,17 @@ impl Manifest {
             files.push(Copying { name, bytes: file.metadata()?.len(), from: Source::Open(file) });
         }
         let samples = self.dir.join("samples");
+        for path in super::samples::intake(&samples)? {
+            let name = path.file_name().and_then(|n| n.to_str()).map(|n| format!("samples/intake/{n}"));
+            match (name, File::open(&path)) {
+                (Some(name), Ok(file)) => {
+                    let bytes = file.metadata()?.len();
+                    files.push(Copying { name, bytes, from: Source::Open(file) });
+                }
+                (_, Err(e)) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
         let mut paths: Vec<PathBuf> = super::samples::files(&samples)?.into_values().collect();
         paths.push(samples.join("removed.jsonl"));
         for path in paths {

@@ -73,3 +73,15 @@ pub(in crate::store) fn files(dir: &Path) -> io::Result<BTreeMap<String, PathBuf
     }
     Ok(found)
 }
+
+/// The files of the intake, in the folder `dir` of the samples.
+///
+/// # Errors
+/// The folder cannot be read; one that is not there is empty.
+pub(in crate::store) fn intake(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(dir.join("intake")) {
+        Ok(entries) => entries.map(|entry| entry.map(|e| e.path())).collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}

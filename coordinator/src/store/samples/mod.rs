@@ -32,7 +32,7 @@ use fleet_common::telemetry::{Sample, Seal};
 use fleet_common::wire::{self, v1};
 use tokio::sync::{mpsc, oneshot};
 
-pub(super) use check::{check, files};
+pub(super) use check::{check, files, intake};
 pub use keep::{Keep, KeepTime};
 pub use reader::Reader;
 pub use removed::Removal;
