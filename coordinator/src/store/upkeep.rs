@@ -171,34 +171,51 @@ pub struct Rebuilt {
     pub trials: u64,
     /// Size of the snapshot.
     pub bytes: u64,
-    /// Events that do not follow from those before.
+    /// What of the journal is damaged or does not follow from what is before. Then the snapshots, which may have what
+    /// followed from the lost events, are kept.
     pub misfits: Vec<String>,
 }
 
-/// Makes the index and a snapshot again from the journal alone, in a folder that no coordinator holds.
+/// Makes the index and a snapshot again from the journal, in a folder that no coordinator holds.
 ///
 /// # Errors
-/// It is in use, or the disk refuses.
+/// It is in use, a later version wrote it, or the disk refuses.
 pub fn rebuild(dir: &Path) -> Result<Rebuilt, StoreError> {
     let io = |source| StoreError::Io { path: dir.to_owned(), source };
-    if layout::look(dir).map_err(io)? == Layout::Empty {
-        return Err(StoreError::NoState { path: dir.to_owned() });
+    match layout::look(dir).map_err(io)? {
+        Layout::Empty => return Err(StoreError::NoState { path: dir.to_owned() }),
+        Layout::Newer(found) => return Err(StoreError::Newer { path: dir.to_owned(), found }),
+        Layout::Known(_) => {}
     }
     let held = lock(dir)?;
-    for derived in [SNAPSHOTS, INDEX] {
-        match std::fs::remove_dir_all(dir.join(derived)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
-            _ => {}
+    let journal = layout::journal(dir)?;
+    let mut state = State::default();
+    let folded = replay::fold(&journal, From::After(0), &mut state, 0, Millis(0), |_, _| Ok(()))?;
+    let damage = folded.damage.iter().filter(|d| !d.tail);
+    let damage = damage.map(|d| format!("{}, byte {}: {}", d.file.display(), d.offset, d.consequence()));
+    let misfits: Vec<String> = damage.chain(folded.misfits).collect();
+    if let Some(bound) = folded.bound.filter(|_| misfits.is_empty()) {
+        let snapshots = dir.join(SNAPSHOTS);
+        let head = snapshot::Head { bound, segments: journal.segments.clone(), at_unix_ms: unix_ms() };
+        snapshot::write(&snapshots, &head, &state)?;
+        // Others may be those that are not right.
+        let others = snapshot::list(&snapshots).map_err(io)?;
+        for path in others.into_iter().filter(|path| snapshot::head(path).ok() != Some(head.clone())) {
+            std::fs::remove_file(path).map_err(io)?;
         }
     }
-    drop(held);
-    let (mut store, state, opened) = Store::open(dir)?;
+    match std::fs::remove_dir_all(dir.join(INDEX)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+        _ => {}
+    }
+    drop((held, state));
+    let (mut store, state, _) = Store::open(dir)?;
     store.close(&state);
-    let bytes = snapshot::list(&store.snapshots()).map_err(io)?.first().and_then(|path| path.metadata().ok());
+    let latest = snapshot::list(&store.snapshots()).map_err(io)?.first().and_then(|path| path.metadata().ok());
     Ok(Rebuilt {
-        events: opened.events,
+        events: folded.events,
         trials: state.trial_count() as u64,
-        bytes: bytes.map_or(0, |m| m.len()),
-        misfits: opened.misfits,
+        bytes: latest.map_or(0, |m| m.len()),
+        misfits,
     })
 }

@@ -125,6 +125,9 @@ impl Rebuild {
         for misfit in &misfits {
             eprintln!("the journal has a hole: {misfit}");
         }
+        if !misfits.is_empty() {
+            eprintln!("The snapshots that were there are kept: they may have what followed from the lost events.");
+        }
         Ok(())
     }
 }
