@@ -256,6 +256,12 @@ async fn a_disk_that_fills_up_refuses_and_works_again_by_itself_once_there_is_sp
     let status = fleet(&["status", "--coordinator", &coordinator.url]);
     assert!(said(&status).contains("the coordinator's storage: journal:"), "{}", said(&status));
     std::fs::remove_file(&ballast).expect("removes");
+    // It is found out without anybody's asking for anything.
+    let mut healed = client.status(v1::StatusRequest::default()).await.expect("answers").into_inner();
+    while !healed.storage_problems.is_empty() {
+        tokio::task::yield_now().await;
+        healed = client.status(v1::StatusRequest::default()).await.expect("answers").into_inner();
+    }
     client.submit(request(seed)).await.expect("there is space again");
     let trials = client.campaign(v1::CampaignRequest { campaign: "full".into() }).await.expect("there").into_inner();
     assert_eq!(trials.toml, request(seed).toml, "the latest that was confirmed");

@@ -32,6 +32,10 @@ impl Default for Limits {
 
 /// How long after a refusal the disk is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// The same where little is written.
+const PROBE: Duration = Duration::from_secs(1);
+/// What an ordinary commit may take.
+const PROBE_BYTES: usize = 64 << 10;
 
 /// What is under way, and what was done last.
 #[derive(Debug)]
@@ -44,12 +48,21 @@ pub(super) struct Upkeep {
     journal: u64,
     not_before: Option<Instant>,
     pub(super) index_not_before: Option<Instant>,
+    probe_not_before: Option<Instant>,
 }
 
 impl Upkeep {
     /// After a start with that snapshot.
     pub(super) fn new(limits: Limits, snapshot: u64, journal: u64) -> Self {
-        Self { limits, making: None, sequence: snapshot, journal, not_before: None, index_not_before: None }
+        Self {
+            limits,
+            making: None,
+            sequence: snapshot,
+            journal,
+            not_before: None,
+            index_not_before: None,
+            probe_not_before: None,
+        }
     }
 }
 
@@ -58,6 +71,7 @@ impl Store {
     pub fn upkeep(&mut self, trials: usize) -> Option<Made> {
         let made = self.collect(false);
         self.recover_index();
+        self.probe();
         let due = self.journal.latest().saturating_sub(self.upkeep.sequence);
         let limits = self.upkeep.limits;
         let is_due = due >= limits.snapshot_events.max(trials as u64 / 4)
@@ -109,6 +123,21 @@ impl Store {
     fn refused(&mut self, why: &impl ToString) {
         self.health.fails(Part::Snapshot, why);
         self.upkeep.not_before = Some(Instant::now() + RETRY);
+    }
+
+    /// Nobody may be asking for anything: whether the journal's disk has space again is found out nevertheless.
+    fn probe(&mut self) {
+        if !self.health.is_failing(Part::Journal) || self.upkeep.probe_not_before.is_some_and(|at| Instant::now() < at)
+        {
+            return;
+        }
+        self.upkeep.probe_not_before = Some(Instant::now() + PROBE);
+        let path = self.path.join("probe");
+        let written = std::fs::write(&path, [0; PROBE_BYTES]).and_then(|()| std::fs::File::open(&path)?.sync_all());
+        let _ = std::fs::remove_file(&path);
+        if written.is_ok() {
+            self.health.works(Part::Journal);
+        }
     }
 
     /// The index takes in what it lacks, if it failed and works again.
