@@ -194,7 +194,9 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
     let calls = |method| page.value("fleet_requests_total", &[("method", method), ("code", "Ok")]);
     assert_eq!((calls("Heartbeat"), calls("Submit")), (Some(1.0), Some(1.0)));
     assert_eq!(page.value("fleet_request_seconds_count", &[("method", "Heartbeat")]), Some(1.0));
-    let file = std::fs::metadata(coordinator.dir.path().join("fleet-state/coordinator/journal")).expect("a journal");
+    let file =
+        std::fs::metadata(coordinator.dir.path().join("fleet-state/coordinator/journal/00000000000000000001.log"))
+            .expect("a journal");
     assert_eq!(page.value("fleet_journal_size_bytes", &[]), Some(file.len() as f64));
     // Submission and lease.
     assert_eq!(page.value("fleet_journal_events_total", &[]), Some(2.0));

@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 mod agents;
+mod backup;
 mod campaign;
 mod client;
 mod compare;
@@ -27,6 +28,7 @@ mod resolve;
 mod samples;
 mod serve;
 mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -113,6 +115,13 @@ enum Command {
     /// Calls off what of a campaign has not ended; what has ended is kept.
     #[command(after_help = "Example: fleet cancel nightly")]
     Cancel(campaign::Cancel),
+    /// Copies all that a running coordinator keeps into a folder here, checks the copy, and goes on where it was
+    /// interrupted.
+    #[command(after_help = "Example: fleet backup backups/2026-08-01 --coordinator http://COORDINATOR:7070")]
+    Backup(backup::Backup),
+    /// A coordinator's state folder, while no coordinator holds it: check, rebuild, move.
+    #[command(subcommand, after_help = "Example: fleet store verify /var/lib/fleet")]
+    Store(store::Store),
     /// Data sets: get the public ones, check them, look at them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
@@ -203,6 +212,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Import(import) => import.run().await,
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,
+        Command::Backup(backup) => backup.run().await,
+        Command::Store(store) => store.run().await,
         Command::Data(data) => data.run().await,
         Command::Weights(weights) => weights.run().await,
     }

@@ -22,6 +22,8 @@ use crate::store::{Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// A snapshot of a million trials takes a fraction of this.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(30);
 
 /// `fleet serve`.
 #[derive(Debug, Args)]
@@ -107,9 +109,11 @@ impl Serve {
             () = interrupted() => Ok(()),
             failure = running.failed() => Err(failure),
         };
-        tracing::info!("stopping");
-        running.stop().await;
-        outcome
+        tracing::info!("stopping; a second signal ends at once");
+        tokio::select! {
+            () = running.stop() => outcome,
+            () = interrupted() => Err(Failure::Interrupted("ended at once; nothing that was confirmed is lost".into())),
+        }
     }
 
     /// The address that an option names; one that others can reach has to be wanted.
@@ -171,15 +175,16 @@ impl Running {
             .map_err(|e| Failure::failed(e.to_string()))?
             .map_err(|e| Failure::failed(e.to_string()))?;
         for damage in &opened.damage {
-            tracing::error!(
-                offset = damage.offset,
-                bytes = damage.bytes,
-                "the journal is damaged here; {}",
-                if damage.tail { "the rest was cut off" } else { "this part was skipped" }
-            );
+            let (file, offset, bytes) = (damage.file.display(), damage.offset, damage.bytes);
+            tracing::error!(%file, offset, bytes, "the journal is damaged here; {}", damage.consequence());
         }
         opened.misfits.iter().for_each(|m| tracing::error!("the journal has a hole: {m}"));
-        tracing::info!(events = opened.events, rebuilt_index = opened.rebuilt, "the journal was read");
+        opened.refused.iter().for_each(|why| tracing::error!("{why}; more of the journal was read instead"));
+        if opened.migrated {
+            tracing::info!("the state folder has this version's layout from now on; earlier versions cannot open it");
+        }
+        let (snapshot, events, rebuilt_index) = (opened.snapshot, opened.events, opened.rebuilt);
+        tracing::info!(snapshot, events, rebuilt_index, "the state was read");
         let (index, samples) = (store.index.clone(), store.samples.clone());
         let stored = samples.clone();
         let counts = Arc::new(Counts::default());
@@ -219,17 +224,25 @@ impl Running {
         )
     }
 
-    /// Ends the server, then the driver; everything that was answered is on disk.
+    /// Ends the server, then the driver, within a bounded time; everything that was answered is on disk.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
         self.sweeping.abort();
         // Questions for work stay open for half a minute; nobody should wait for those.
-        let _ = tokio::time::timeout(FAREWELL, self.server).await;
+        let mut server = self.server;
+        let is_ended = tokio::time::timeout(FAREWELL, &mut server).await.is_ok();
         // Before the driver, which gives the folder back.
         self.samples.stop().await;
         self.driver.stop().await;
         let thread = self.thread;
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        if tokio::time::timeout(LAST_SNAPSHOT, ended).await.is_err() {
+            tracing::warn!("the last snapshot takes too long and is left; the next start reads more of the journal");
+        }
+        // Without the driver, what is still open is answered with "shutting down"; those answers go out.
+        if !is_ended {
+            let _ = tokio::time::timeout(FAREWELL, server).await;
+        }
     }
 }
 

@@ -73,6 +73,9 @@ fn print(status: &v1::StatusReply) {
         let file = set.file_name.replace(char::is_control, "?");
         say!("{}: {} imported records, from {file}", set.name, set.records);
     }
+    for problem in &status.storage_problems {
+        say!("the coordinator's storage: {problem}");
+    }
     say!("");
     if status.agents.is_empty() {
         say!("No agent is connected. Start one with `fleet-agent run`.");
@@ -111,6 +114,7 @@ struct StatusDocument<'a> {
     campaigns: Vec<CampaignDocument<'a>>,
     imported: Vec<ImportedDocument<'a>>,
     agents: Vec<AgentDocument<'a>>,
+    storage_problems: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -234,7 +238,8 @@ impl<'a> From<&'a v1::StatusReply> for StatusDocument<'a> {
                 imported_unix_ms: s.imported_unix_ms,
             })
             .collect();
-        Self { schema: "fleet.status/1", campaigns, imported, agents }
+        let storage_problems = &status.storage_problems;
+        Self { schema: "fleet.status/1", campaigns, imported, agents, storage_problems }
     }
 }
 

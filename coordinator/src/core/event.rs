@@ -384,7 +384,7 @@ fn from_planned(kind: v1::PlannedKind) -> Kind {
     Kind { key, family, budget_bytes, peak_bytes, work }
 }
 
-const fn to_cause(cause: Release) -> Cause {
+pub(super) const fn to_cause(cause: Release) -> Cause {
     match cause {
         Release::Silent => Cause::Silent,
         Release::Restarted => Cause::Restarted,
@@ -394,7 +394,7 @@ const fn to_cause(cause: Release) -> Cause {
     }
 }
 
-fn from_cause(cause: Cause) -> Result<Release, WireError> {
+pub(super) fn from_cause(cause: Cause) -> Result<Release, WireError> {
     Release::ALL
         .into_iter()
         .find(|r| to_cause(*r) == cause)

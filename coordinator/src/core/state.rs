@@ -1,5 +1,7 @@
 //! What the coordinator knows that must survive: a fold over the events.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -12,6 +14,8 @@ use super::drains::{Drain, Drains};
 use super::event::{CellEntry, Event, Submission};
 use super::imports::Imports;
 use crate::scheduler::{Account, Estimates, GroupKey, KindId, Place, Queue, Rank};
+
+pub use snapshot::Restored;
 
 /// A campaign.
 #[derive(Debug, Clone, PartialEq)]
@@ -339,6 +343,11 @@ impl State {
     /// All imported sets.
     pub fn imports(&self) -> &Imports {
         &self.imports
+    }
+
+    /// How many trials are known.
+    pub fn trial_count(&self) -> usize {
+        self.trials.len()
     }
 
     /// A trial.

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::Tally;
 use crate::core::{Reply, Reported};
+use crate::store::Made;
 
 /// Names and values of labels; all values are the program's own, so that their number is bounded.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -34,6 +35,8 @@ pub struct Counts {
     commits: Histogram,
     refused_commits: Counter,
     journal_bytes: Gauge,
+    snapshot_bytes: Gauge,
+    snapshot_event: Gauge,
     samples: Counter,
     sample_bytes: Counter,
     refused_batches: Counter,
@@ -126,6 +129,18 @@ impl Default for Counts {
                 "Size of the journal's durable part, in bytes",
                 Gauge::default(),
             ),
+            snapshot_bytes: kept(
+                r,
+                "fleet_snapshot_size_bytes",
+                "Size of the latest snapshot, in bytes",
+                Gauge::default(),
+            ),
+            snapshot_event: kept(
+                r,
+                "fleet_snapshot_event",
+                "Number of the latest event in the latest snapshot; a start replays the events behind it",
+                Gauge::default(),
+            ),
             samples: counter(r, "fleet_samples_stored", "Samples stored, again after a broken stream among them"),
             sample_bytes: counter(r, "fleet_samples_stored_bytes", "Bytes of those samples as they arrive"),
             refused_batches: counter(r, "fleet_sample_batches_refused", "Batches of samples that the disk refused"),
@@ -181,6 +196,12 @@ impl Counts {
     /// The journal has this size.
     pub fn journal(&self, bytes: u64) {
         self.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// A snapshot was made.
+    pub fn snapshot(&self, made: &Made) {
+        self.snapshot_bytes.set(i64::try_from(made.bytes).unwrap_or(i64::MAX));
+        self.snapshot_event.set(i64::try_from(made.sequence).unwrap_or(i64::MAX));
     }
 
     /// These events are durable; that took so long.

@@ -7,14 +7,25 @@ use fleet_common::plan::Kind;
 use fleet_common::record::{Outcome, OutcomeClass, Record};
 use fleet_common::units::Bytes;
 use fleet_common::worker::Phase;
+use serde::{Deserialize, Serialize};
 
 /// A kind of trial (see [`Kind`]), by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct KindId(u32);
 
 impl KindId {
     /// The kind of trials of which nothing is known: earlier versions did not plan it.
     pub const UNKNOWN: Self = Self(0);
+
+    /// For keeping it.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
+    /// The kind of a number that was kept.
+    pub fn numbered(number: u32) -> Self {
+        Self(number)
+    }
 
     fn index(self) -> usize {
         self.0 as usize
@@ -35,7 +46,7 @@ pub struct Figures {
 }
 
 /// Values whose logarithms are averaged: durations and rates vary by factors, not by sums.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Times {
     n: u32,
     mean: f64,
@@ -64,7 +75,7 @@ impl Times {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Entry {
     kind: Kind,
     family: usize,
@@ -75,7 +86,7 @@ struct Entry {
     times: BTreeMap<usize, Times>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 struct Family {
     /// Measured over estimated peaks, ascending.
     ratios: Vec<f64>,
@@ -210,7 +221,7 @@ impl Duration {
 }
 
 /// What has been learned; a fold over the finished trials.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Estimates {
     kinds: Vec<Entry>,
     by_key: BTreeMap<String, KindId>,

@@ -21,6 +21,17 @@ impl Rank {
         Self { campaign, repeat: trial.repeat, shuffled }
     }
 
+    /// What it consists of, for keeping: campaign, repeat, shuffled.
+    pub fn parts(&self) -> (u64, u32, u64) {
+        let Self { campaign, repeat, shuffled } = *self;
+        (campaign, repeat, shuffled)
+    }
+
+    /// The rank of these parts.
+    pub fn from_parts(campaign: u64, repeat: u32, shuffled: u64) -> Self {
+        Self { campaign, repeat, shuffled }
+    }
+
     /// The number of the submission that it came with.
     pub fn submission(&self) -> u64 {
         self.campaign

@@ -12,6 +12,7 @@ use tracing::{Instrument as _, Span};
 use super::{Service, ServiceError};
 use crate::core::{Input, Reply, Reported};
 use crate::scheduler::Figures;
+use crate::store::Part;
 
 /// What is logged of an attempt.
 pub(super) fn span(trial: &TrialId, attempt: Attempt, holder: &Holder) -> Span {
@@ -78,6 +79,10 @@ impl Service {
         let (count, bytes) = (batch.at_nanos.len(), batch.encoded_len());
         let stored = self.samples.store(&trial, attempt, batch).await;
         self.counts.batch(count, bytes, stored.is_ok());
+        match &stored {
+            Ok(_) => self.driver.health().works(Part::Samples),
+            Err(error) => self.driver.health().fails(Part::Samples, error),
+        }
         let number = stored.inspect_err(|error| tracing::warn!(%error, "the agent will send again"))?;
         Ok(v1::SampleAck { number: number.unwrap_or(0), ..ack })
     }

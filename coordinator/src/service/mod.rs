@@ -4,6 +4,7 @@
 
 mod agents;
 mod arrivals;
+mod backup;
 mod import;
 mod operator;
 mod retention;

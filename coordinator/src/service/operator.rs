@@ -97,7 +97,8 @@ impl Operator for Service {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let campaign = request.into_inner().campaign.as_deref().map(name).transpose()?;
-        Ok(Response::new(status_reply(self.snapshot(campaign).await?)))
+        let storage_problems = self.driver.health().problems();
+        Ok(Response::new(v1::StatusReply { storage_problems, ..status_reply(self.snapshot(campaign).await?) }))
     }
 
     type WatchStream = Answers<v1::StatusReply>;
@@ -257,6 +258,12 @@ impl Operator for Service {
         tracing::info!(%agent, slot = slot.as_ref().map_or("all", |s| s.as_str()), "slots are undrained");
         self.drained(|token| Input::Undrain { token, agent, slot }).await
     }
+
+    type BackupStream = Answers<v1::BackupPart>;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        Ok(Response::new(self.backed_up(request.into_inner()).await?))
+    }
 }
 
 /// A record of an imported set. The coordinator has none of its samples.
@@ -350,5 +357,5 @@ fn status_reply(snapshot: Snapshot) -> v1::StatusReply {
             imported_unix_ms: set.imported_unix_ms,
         })
         .collect();
-    v1::StatusReply { campaigns, agents, imported }
+    v1::StatusReply { campaigns, agents, imported, ..Default::default() }
 }

@@ -5,9 +5,33 @@
 use fleet_common::lease::Millis;
 use fleet_common::wire::v1;
 use fleet_coordinator::core::{Event, State};
-use fleet_coordinator::store::journal::{MAGIC, encode, scan};
+use fleet_coordinator::store::journal::record::encode;
+use fleet_coordinator::store::journal::{Found as Next, MAGIC, Scanner};
 use prost::Message as _;
 use rand::{Rng, RngExt as _};
+
+/// What a file's bytes hold, as the coordinator's own code reads them.
+#[derive(Debug, Default)]
+struct Scan {
+    records: Vec<(u64, Vec<u8>)>,
+    /// Stretches that hold no records, but for one at the end.
+    holes: usize,
+    /// Where such a one begins.
+    tail: Option<usize>,
+}
+
+fn scan(bytes: &[u8]) -> Scan {
+    let mut scan = Scan::default();
+    let mut scanner = Scanner::new(&bytes[MAGIC.len()..], MAGIC.len() as u64, 0);
+    while let Some(next) = scanner.advance().expect("memory can be read") {
+        match next {
+            Next::Record { sequence, payload, .. } => scan.records.push((sequence, payload.to_vec())),
+            Next::Damage { offset, tail: true, .. } => scan.tail = Some(offset as usize),
+            Next::Damage { .. } => scan.holes += 1,
+        }
+    }
+    scan
+}
 
 /// A journal in memory.
 #[derive(Debug)]
@@ -109,15 +133,13 @@ impl Disk {
     pub(crate) fn start(&mut self) -> Found {
         let replay = scan(&self.bytes);
         let before = self.bytes.len();
-        let mut holes = replay.damage.len();
-        if let Some(tail) = replay.damage.last().filter(|damage| damage.tail) {
-            self.bytes.truncate(tail.offset as usize);
-            holes -= 1;
+        if let Some(tail) = replay.tail {
+            self.bytes.truncate(tail);
         }
         self.synced = self.bytes.len();
         self.next = replay.records.last().map_or(1, |(number, _)| number + 1);
         let (state, events, misfits) = fold(&replay.records, Millis(0));
-        Found { state, events, misfits, cut: before - self.bytes.len(), holes }
+        Found { state, events, misfits, cut: before - self.bytes.len(), holes: replay.holes }
     }
 
     /// The state as what is synced has it.

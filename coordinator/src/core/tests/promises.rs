@@ -42,7 +42,7 @@ proptest! {
 
     /// Whatever happens, in whatever order: no trial is recorded twice, no slot holds two trials and no trial two
     /// slots, exactly the waiting trials are in line, every question is answered in time, no name is a campaign's and a
-    /// set's, a set never changes, and replaying the events gives the same state.
+    /// set's, a set never changes, and replaying the events, or a snapshot of them, gives the same state.
     #[test]
     fn any_story_keeps_the_promises(acts in prop::collection::vec(act(), 1..120)) {
         let mut w = World::new();
@@ -176,6 +176,9 @@ fn check_history(w: &World) -> Result<(), TestCaseError> {
         prop_assert_eq!((a.life.attempt, a.life.losses, a.class), (b.life.attempt, b.life.losses, b.class));
     }
     prop_assert_eq!(w.core.state().queue(), replayed.queue());
+    let mut restored = Restored::default();
+    replayed.parts(|part| restored.add(part, Millis(0))).expect("its own parts");
+    prop_assert_eq!(&restored.finish(), &replayed, "a snapshot keeps every part");
     let of = |state: &State| -> Vec<(CampaignName, String)> {
         state.imports().sets().iter().map(|(name, set)| (name.clone(), set.content.clone())).collect()
     };
