@@ -81,7 +81,8 @@ impl Restored {
         match part {
             Part::Counts(v1::SnapshotCounts { submissions }) => self.submissions = submissions,
             Part::Cells(part) => {
-                for (cell, kind) in part.cells.into_iter().zip(part.kinds) {
+                let unknown = std::iter::repeat(0);
+                for (cell, kind) in part.cells.into_iter().zip(part.kinds.into_iter().chain(unknown)) {
                     let cell = to_cell(cell)?;
                     if let Some(kind) = kind.checked_sub(1) {
                         self.kinds.insert(cell.id.clone(), KindId::numbered(kind));
