@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! STATE/agent-id     who this agent is
+//! STATE/identity.pem its certificate and key, where connections are encrypted
 //! STATE/lock         held while the daemon runs
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
@@ -16,6 +17,7 @@ mod backoff;
 mod characterise;
 mod connection;
 mod endpoint;
+mod identity;
 mod outbox;
 mod process;
 mod resume;
@@ -39,7 +41,8 @@ use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-pub use connection::connect;
+pub use connection::{Client, connect};
+pub use identity::{identity, join, joined};
 use outbox::Outbox;
 use spool::{LeftBehind, Spool};
 use trial::Running;
@@ -115,7 +118,7 @@ struct Shared {
     cache: Mutex<meter::Cache>,
     metrics: Arc<Metrics>,
     threads: u32,
-    client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
+    client: Client,
     /// What each slot is doing.
     running: Mutex<HashMap<SlotId, Running>>,
     /// Turns true when the daemon is to end.
@@ -193,7 +196,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
         locks.push(DeviceLock::take(&options.lock_dir, &slot.id, &owner)?);
     }
-    let client = connect(&options.coordinator)?;
+    let client = connect(&options.coordinator, state)?;
     let threads = options.threads.unwrap_or_else(|| (host.cpus / slots.len().max(1) as u32).max(1));
     let shared = Arc::new(Shared {
         files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),

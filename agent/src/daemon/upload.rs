@@ -11,7 +11,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status};
 
 use super::backoff::Backoff;
-use super::rpc::agents_client::AgentsClient;
+use super::connection::Client;
 use super::spool::Spool;
 use crate::metrics::Metrics;
 
@@ -20,7 +20,7 @@ const IN_FLIGHT: usize = 8;
 
 /// Sends a spool until everything is acknowledged and nothing more will come. The coordinator's log says from whom.
 pub(super) async fn upload(
-    client: AgentsClient<tonic::transport::Channel>,
+    client: Client,
     spool: Arc<Spool>,
     sender: (AgentId, SlotId),
     metrics: Arc<Metrics>,
@@ -46,7 +46,7 @@ pub(super) async fn upload(
 
 /// One stream's life.
 async fn stream(
-    mut client: AgentsClient<tonic::transport::Channel>,
+    mut client: Client,
     spool: &Spool,
     (agent, slot): &(AgentId, SlotId),
     backoff: &mut Backoff,

@@ -67,8 +67,34 @@ pub fn is_encrypted(address: &str) -> bool {
 /// # Errors
 /// An encrypted connection is asked for, and there is no certificate.
 pub fn channel(endpoint: &Endpoint, identity: &Path) -> Result<Channel, ClientError> {
+    Ok(match connector(endpoint, identity)? {
+        Some(connector) => endpoint.connect_with_connector_lazy(connector),
+        None => endpoint.connect_lazy(),
+    })
+}
+
+/// The same, connected at once; the inner result says whether that worked.
+///
+/// # Errors
+/// As [`channel`].
+pub async fn connected(endpoint: &Endpoint, identity: &Path) -> Result<Result<Channel, BoxError>, ClientError> {
+    let connected = match connector(endpoint, identity)? {
+        Some(connector) => endpoint.connect_with_connector(connector).await,
+        None => endpoint.connect().await,
+    };
+    Ok(connected.map_err(BoxError::from))
+}
+
+type Io = TokioIo<TlsStream<TcpStream>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Io, BoxError>> + Send>>;
+
+/// What connects to an encrypted endpoint; `None` for one that is not.
+fn connector(
+    endpoint: &Endpoint,
+    identity: &Path,
+) -> Result<Option<impl Service<Uri, Response = Io, Error = BoxError, Future = Connecting> + Send + use<>>, ClientError> {
     if endpoint.uri().scheme_str() != Some("https") {
-        return Ok(endpoint.connect_lazy());
+        return Ok(None);
     }
     if !identity.exists() {
         return Err(ClientError::NoCertificate { address: endpoint.uri().to_string(), path: identity.to_owned() });
@@ -77,13 +103,14 @@ pub fn channel(endpoint: &Endpoint, identity: &Path) -> Result<Channel, ClientEr
     Credentials::load(identity)?.client_config()?;
     let path = identity.to_owned();
     let config = move || Ok::<_, CredentialsError>(Arc::new(Credentials::load(&path)?.client_config()?));
-    Ok(endpoint.connect_with_connector_lazy(service_fn(move |uri: Uri| {
+    Ok(Some(service_fn(move |uri: Uri| -> Connecting {
         let config = config();
-        async move { connect(uri, config?).await.map(TokioIo::new) }
+        Box::pin(async move { connect(uri, config?).await.map(TokioIo::new) })
     })))
 }
 
-pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
+/// Any error.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Connects and shakes hands.
 pub(crate) async fn connect(uri: Uri, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, BoxError> {
@@ -105,6 +132,22 @@ pub fn explain(error: &(dyn StdError + 'static)) -> Option<String> {
         });
         if let Some(tls) = tls {
             return Some(words(tls));
+        }
+        // HTTP/2 keeps of an error only what it said.
+        let said = error.to_string();
+        let alerts = [
+            AlertDescription::CertificateRevoked,
+            AlertDescription::CertificateExpired,
+            AlertDescription::UnknownCA,
+            AlertDescription::DecryptError,
+            AlertDescription::BadCertificate,
+            AlertDescription::AccessDenied,
+            AlertDescription::CertificateUnknown,
+            AlertDescription::UnsupportedCertificate,
+        ];
+        let alert = alerts.into_iter().map(rustls::Error::AlertReceived).find(|alert| said.contains(&alert.to_string()));
+        if let Some(alert) = alert {
+            return Some(words(&alert));
         }
         next = error.source();
     }

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::identity::{Identity, NotAnIdentity};
+use crate::identity::{self, Identity, NotAnIdentity};
 use crate::{files, provider};
 
 /// How a line begins that names the coordinator.
@@ -137,6 +137,22 @@ impl Credentials {
     /// It names nobody.
     pub fn identity(&self) -> Result<Identity, CredentialsError> {
         Ok(Identity::of(&self.certificate)?)
+    }
+
+    /// SHA-256 of the key.
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn key_fingerprint(&self) -> Result<[u8; 32], NotAnIdentity> {
+        identity::key_of(&self.certificate)
+    }
+
+    /// Hosts and addresses that the certificate is for.
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn addresses(&self) -> Result<Vec<String>, NotAnIdentity> {
+        identity::addresses_of(&self.certificate)
     }
 
     /// Where the coordinator is.

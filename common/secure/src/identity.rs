@@ -128,6 +128,30 @@ impl Identity {
     }
 }
 
+/// SHA-256 of the key that a certificate is for.
+pub(crate) fn key_of(certificate: &CertificateDer<'_>) -> Result<[u8; 32], NotAnIdentity> {
+    let read = X509Certificate::from_der(certificate);
+    let (_, x509) = read.map_err(|e| NotAnIdentity(format!("it is damaged ({e})")))?;
+    Ok(crate::sha256(x509.public_key().raw))
+}
+
+/// Hosts and addresses that a certificate is for.
+pub(crate) fn addresses_of(certificate: &CertificateDer<'_>) -> Result<Vec<String>, NotAnIdentity> {
+    let damaged = |e: &dyn fmt::Display| NotAnIdentity(format!("it is damaged ({e})"));
+    let (_, x509) = X509Certificate::from_der(certificate).map_err(|e| damaged(&e))?;
+    let names = x509.subject_alternative_name().map_err(|e| damaged(&e))?;
+    let names = names.map(|n| n.value.general_names.as_slice()).unwrap_or_default();
+    let address = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(host) => Some((*host).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|b| std::net::IpAddr::from(b).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes).ok().map(|b| std::net::IpAddr::from(b).to_string()),
+        },
+        _ => None,
+    };
+    Ok(names.iter().filter_map(address).collect())
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.role, self.name)

@@ -120,6 +120,16 @@ fn pending_key(identity: &Path) -> Result<(KeyPair, PathBuf), JoinError> {
     Ok((key, path))
 }
 
+/// A new key, and the request for a certificate for it.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn new_request() -> Result<(KeyPair, Vec<u8>), JoinError> {
+    let key = KeyPair::generate().map_err(here)?;
+    let request = request(&key)?;
+    Ok((key, request))
+}
+
 fn request(key: &KeyPair) -> Result<Vec<u8>, JoinError> {
     Ok(CertificateParams::default().serialize_request(key).map_err(here)?.der().to_vec())
 }
@@ -204,8 +214,8 @@ fn keep(reply: v1::JoinReply, key: &KeyPair, address: Option<&str>, identity: &P
 pub async fn renew(channel: Channel, identity: &Path) -> Result<Identity, JoinError> {
     let present = Credentials::load(identity)?;
     let address = present.coordinator().map(str::to_owned);
-    let key = KeyPair::generate().map_err(here)?;
-    let asked = v1::RenewRequest { request: request(&key)? };
+    let (key, request) = new_request()?;
+    let asked = v1::RenewRequest { request };
     let said = address.as_deref().unwrap_or("the coordinator");
     let reply = answer(said, CertificatesClient::new(channel).renew(asked)).await?.into_inner();
     if reply.authority != present.authority().as_ref() {

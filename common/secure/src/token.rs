@@ -4,6 +4,7 @@
 //! whom it talks to before it says anything), and a secret of 160 bits. The coordinator keeps only the secret's hash.
 
 use std::fmt;
+use std::io::{self, Read as _};
 use std::str::FromStr;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
@@ -126,6 +127,43 @@ impl FromStr for Token {
             return Err(wrong("one whose address is none"));
         }
         Ok(Self { coordinator, authority: *authority, secret: Secret(*secret) })
+    }
+}
+
+/// A token as somebody gave it: the text of one, or `-` for what stands on standard input. Shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Given(String);
+
+impl Given {
+    /// The token.
+    ///
+    /// # Errors
+    /// It is none, or standard input cannot be read.
+    pub fn token(&self) -> Result<Token, TokenError> {
+        if self.0 != "-" {
+            return self.0.parse();
+        }
+        let mut text = String::new();
+        let read = io::stdin().take(MOST_TYPED).read_to_string(&mut text);
+        read.map_err(|e| TokenError(format!("a standard input that cannot be read ({e})")))?;
+        text.parse()
+    }
+}
+
+/// Bytes of standard input that can be a token.
+const MOST_TYPED: u64 = 8192;
+
+impl FromStr for Given {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Given(…)")
     }
 }
 

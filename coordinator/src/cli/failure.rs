@@ -55,8 +55,13 @@ impl From<Status> for Failure {
         let message = status.message().to_owned();
         match status.code() {
             Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => Self::Usage(message),
-            Code::OutOfRange | Code::ResourceExhausted => {
-                Self::Usage(format!("the message is larger than the coordinator accepts: {message}"))
+            _ if fleet_secure::client::explain(&status).is_some() => {
+                let why = fleet_secure::client::explain(&status).unwrap_or_default();
+                Self::Unreachable(format!("the coordinator ended the connection: {why}"))
+            }
+            Code::OutOfRange => Self::Usage(format!("the message is larger than the coordinator accepts: {message}")),
+            Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted | Code::AlreadyExists => {
+                Self::Failed(format!("the coordinator refuses: {message}"))
             }
             Code::Unavailable => {
                 Self::Unreachable(format!("the coordinator cannot be reached or cannot work now: {message}"))

@@ -181,6 +181,8 @@ pub enum Input {
     Wasted {
         /// Whom to answer.
         token: Token,
+        /// Who, where that is known.
+        agent: Option<AgentId>,
         /// Of an attempt each, with its document.
         wastes: Vec<(TrialId, Attempt, Vec<u8>)>,
     },
@@ -188,6 +190,8 @@ pub enum Input {
     Knows {
         /// Whom to answer.
         token: Token,
+        /// Who, where that is known.
+        agent: Option<AgentId>,
         /// The trial.
         trial: TrialId,
         /// The attempt.
@@ -218,6 +222,9 @@ pub struct Verdict {
     /// Go on, or stop for this reason.
     pub keep: Result<(), String>,
 }
+
+/// What an agent hears that claims another's attempt.
+pub const ANOTHERS: &str = "this attempt was granted to another agent";
 
 /// A lease that is offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -288,6 +295,8 @@ pub enum Reply {
     Noted,
     /// Whether this attempt was ever granted.
     Knows(bool),
+    /// To whatever an agent asks about an attempt that was granted to another.
+    NotItsOwn,
 }
 
 /// What follows from an input: facts to make durable, then answers to send.
@@ -390,6 +399,19 @@ impl Core {
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.parked.retain(|p| p.token != token),
             Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
+            Input::Report { token, holder, trial, attempt, .. } | Input::Release { token, holder, trial, attempt, .. }
+                if self.is_anothers(&holder.agent, &trial, attempt) =>
+            {
+                self.reply(token, Reply::NotItsOwn);
+            }
+            Input::Wasted { token, agent: Some(agent), wastes }
+                if wastes.iter().any(|(trial, attempt, _)| self.is_anothers(&agent, trial, *attempt)) =>
+            {
+                self.reply(token, Reply::NotItsOwn);
+            }
+            Input::Knows { token, agent: Some(agent), trial, attempt } if self.is_anothers(&agent, &trial, attempt) => {
+                self.reply(token, Reply::NotItsOwn);
+            }
             Input::Report { token, holder, trial, attempt, class, reason, record, seal } => {
                 let reported = self.report(&holder, trial, attempt, class, reason, record, seal);
                 self.reply(token, Reply::Reported(reported));
@@ -398,7 +420,7 @@ impl Core {
                 self.release(&holder, &trial, attempt, reason);
                 self.reply(token, Reply::Released);
             }
-            Input::Wasted { token, wastes } => {
+            Input::Wasted { token, wastes, .. } => {
                 for (trial, attempt, waste) in wastes {
                     let told = self.state.trial(&trial).is_none_or(|t| t.wasted.contains_key(&attempt));
                     if !told && self.was_granted(&trial, attempt) {
@@ -407,7 +429,7 @@ impl Core {
                 }
                 self.reply(token, Reply::Noted);
             }
-            Input::Knows { token, trial, attempt } => {
+            Input::Knows { token, trial, attempt, .. } => {
                 let granted = self.was_granted(&trial, attempt);
                 self.reply(token, Reply::Knows(granted));
             }
@@ -426,6 +448,11 @@ impl Core {
         if applied.is_ok() {
             self.step.events.push(event);
         }
+    }
+
+    /// Whether an attempt was granted to another agent than this one.
+    fn is_anothers(&self, agent: &AgentId, trial: &TrialId, attempt: Attempt) -> bool {
+        self.state.granted_to(trial, attempt).is_some_and(|granted| granted != agent)
     }
 
     fn was_granted(&self, trial: &TrialId, attempt: Attempt) -> bool {

@@ -48,6 +48,8 @@ pub struct TrialEntry {
     pub wasted: BTreeMap<Attempt, Vec<u8>>,
     /// Slots on which it failed: others are tried first.
     pub failed_on: BTreeSet<Holder>,
+    /// Which agent was granted which attempt.
+    granted: BTreeMap<Attempt, AgentId>,
     /// Campaigns that ask for it and were not called off.
     wanted_by: BTreeSet<CampaignName>,
 }
@@ -123,7 +125,9 @@ impl State {
                 Ok(())
             }
             Event::LeaseGranted { trial, attempt, holder } => {
-                self.step(trial, |t| t.grant(holder.clone(), *attempt, now))
+                self.step(trial, |t| t.grant(holder.clone(), *attempt, now))?;
+                self.entry(trial)?.granted.insert(*attempt, holder.agent.clone());
+                Ok(())
             }
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.resume(holder.clone(), now)),
             Event::LeaseReleased { trial, cause, reason, .. } => {
@@ -224,6 +228,7 @@ impl State {
                 superseded: 0,
                 wasted: BTreeMap::new(),
                 failed_on: BTreeSet::new(),
+                granted: BTreeMap::new(),
                 wanted_by: [name.clone()].into(),
             };
             self.trials.insert(trial.clone(), entry);
@@ -254,6 +259,11 @@ impl State {
     /// A trial.
     pub fn trial(&self, id: &TrialId) -> Option<&TrialEntry> {
         self.trials.get(id)
+    }
+
+    /// The agent that was granted an attempt.
+    pub fn granted_to(&self, id: &TrialId, attempt: Attempt) -> Option<&AgentId> {
+        self.trials.get(id)?.granted.get(&attempt)
     }
 
     /// A cell.
