@@ -19,12 +19,7 @@ use crate::metrics::Metrics;
 const IN_FLIGHT: usize = 8;
 
 /// Sends a spool until everything is acknowledged and nothing more will come. The coordinator's log says from whom.
-pub(super) async fn upload(
-    client: Client,
-    spool: Arc<Spool>,
-    sender: (AgentId, SlotId),
-    metrics: Arc<Metrics>,
-) {
+pub(super) async fn upload(client: Client, spool: Arc<Spool>, sender: (AgentId, SlotId), metrics: Arc<Metrics>) {
     let mut backoff = Backoff::default();
     let compressed = client.clone().send_compressed(CompressionEncoding::Zstd);
     let mut understood = true;

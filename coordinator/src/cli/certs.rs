@@ -114,7 +114,8 @@ pub(super) struct Init {
 }
 
 fn check_host(host: &str) -> Result<(), Failure> {
-    let plain = !host.is_empty() && host.len() <= 253 && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.:".contains(c));
+    let plain =
+        !host.is_empty() && host.len() <= 253 && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.:".contains(c));
     let is_address = host.parse::<std::net::IpAddr>().is_ok();
     if plain && (is_address || !host.contains(':')) {
         return Ok(());
@@ -145,8 +146,13 @@ impl Init {
         let dir = Office::dir(&self.state);
         let identity = self.identity.unwrap_or_else(connection::identity);
         eprintln!("Made in {}:", dir.display());
-        eprintln!("  authority.pem, authority.key  signs this fleet's certificates; whoever has the key can make any: back it up, show nobody");
-        eprintln!("  coordinator.pem               the coordinator's certificate, for {}; renews itself", names.join(", "));
+        eprintln!(
+            "  authority.pem, authority.key  signs this fleet's certificates; whoever has the key can make any: back it up, show nobody"
+        );
+        eprintln!(
+            "  coordinator.pem               the coordinator's certificate, for {}; renews itself",
+            names.join(", ")
+        );
         if identity.exists() {
             eprintln!(
                 "You have a certificate already ({}), which is kept. For one of this fleet: fleet join-token --role operator \
@@ -340,7 +346,11 @@ impl Revoke {
         let (serials, token, ended) = match self.place.find()? {
             Found::Folder(state) => {
                 let revoked = office(&state)?.revoke(&what, unix_now())?;
-                (revoked.serials, revoked.token, "a running coordinator ends its connections within a second".to_owned())
+                (
+                    revoked.serials,
+                    revoked.token,
+                    "a running coordinator ends its connections within a second".to_owned(),
+                )
             }
             Found::Remote(coordinator) => {
                 let request = v1::RevokeRequest { what: what.clone() };
@@ -380,11 +390,16 @@ impl Renew {
                 names.dedup();
                 let renewed = office.renew_own(&names, unix_now())?;
                 let lasts = duration(renewed.not_after.saturating_sub(unix_now()));
-                say!("the coordinator's certificate is for {}, for {lasts}; a running coordinator uses it from now on", names.join(", "));
+                say!(
+                    "the coordinator's certificate is for {}, for {lasts}; a running coordinator uses it from now on",
+                    names.join(", ")
+                );
             }
             Found::Remote(coordinator) => {
                 if !self.name.is_empty() {
-                    return Err(Failure::usage("--name is for the coordinator's own certificate: run this on its machine, with --state"));
+                    return Err(Failure::usage(
+                        "--name is for the coordinator's own certificate: run this on its machine, with --state",
+                    ));
                 }
                 let channel = connection::channel(&coordinator).await?;
                 let who = join::renew(channel, &connection::identity()).await?;
@@ -410,9 +425,9 @@ impl Certs {
 impl From<OfficeError> for Failure {
     fn from(error: OfficeError) -> Self {
         match error {
-            OfficeError::Unknown(_) | OfficeError::Refused { .. } | OfficeError::Authority(AuthorityError::Exists(_)) => {
-                Self::usage(error.to_string())
-            }
+            OfficeError::Unknown(_)
+            | OfficeError::Refused { .. }
+            | OfficeError::Authority(AuthorityError::Exists(_)) => Self::usage(error.to_string()),
             _ => Self::failed(error.to_string()),
         }
     }

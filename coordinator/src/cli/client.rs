@@ -66,7 +66,10 @@ async fn renew_if_due(channel: &Channel, identity: &std::path::Path) {
         && now < who.not_after
         && let Err(error) = join::renew(channel.clone(), identity).await
     {
-        eprintln!("note: your certificate could not be renewed, and ends in {} h: {error}", (who.not_after - now) / 3600);
+        eprintln!(
+            "note: your certificate could not be renewed, and ends in {} h: {error}",
+            (who.not_after - now) / 3600
+        );
     }
 }
 

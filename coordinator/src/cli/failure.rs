@@ -66,9 +66,16 @@ impl From<Status> for Failure {
             Code::Unavailable => {
                 Self::Unreachable(format!("the coordinator cannot be reached or cannot work now: {message}"))
             }
+            Code::Internal if message.contains("h2 protocol error") => Self::Unreachable(format!(
+                "whatever answers there does not speak as a coordinator does ({message}); if it encrypts its connections, \
+                 its address is https://HOST:PORT"
+            )),
             // What tonic makes of a connection that broke in the middle of an answer.
             Code::Unknown | Code::Cancelled if std::error::Error::source(&status).is_some() => {
-                Self::Unreachable(format!("the connection to the coordinator broke: {message}"))
+                Self::Unreachable(format!(
+                    "the connection to the coordinator broke: {message} (one with certificates is reached at https://, not \
+                     http://)"
+                ))
             }
             _ => Self::Failed(format!("the coordinator failed: {message}")),
         }

@@ -53,9 +53,10 @@ impl JoinToken {
             super::certs::Found::Folder(state) => {
                 let mut office = super::certs::office(&state)?;
                 let (secret, made) = office.token(self.role, self.uses, self.valid, unix_now())?;
-                let address = self.address.clone().or_else(|| office.address()).ok_or_else(|| {
-                    Failure::usage("name the coordinator's address with --address https://HOST:PORT")
-                })?;
+                let address =
+                    self.address.clone().or_else(|| office.address()).ok_or_else(|| {
+                        Failure::usage("name the coordinator's address with --address https://HOST:PORT")
+                    })?;
                 (Token { coordinator: address, authority: office.fingerprint(), secret }, made.id, made.not_after)
             }
             super::certs::Found::Remote(coordinator) => {
@@ -147,11 +148,8 @@ impl Join {
 pub(super) fn own_name() -> PeerName {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let plain: String = format!("{user}-{host}")
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(60)
-        .collect();
+    let plain: String =
+        format!("{user}-{host}").chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(60).collect();
     let name = plain.trim_matches('-').parse();
     name.or_else(|_| "somebody".parse()).expect("a plain word is a name")
 }

@@ -103,7 +103,10 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let number = text[..text.len() - 1].parse::<u64>().ok().filter(|n| *n > 0).ok_or_else(wrong)?;
-    number.checked_mul(each).filter(|s| *s <= 10 * 365 * 24 * 3600).ok_or_else(|| format!("\"{text}\" is longer than ten years"))
+    number
+        .checked_mul(each)
+        .filter(|s| *s <= 10 * 365 * 24 * 3600)
+        .ok_or_else(|| format!("\"{text}\" is longer than ten years"))
 }
 
 /// A time for people: the largest two units.

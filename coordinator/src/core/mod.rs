@@ -399,7 +399,8 @@ impl Core {
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.parked.retain(|p| p.token != token),
             Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
-            Input::Report { token, holder, trial, attempt, .. } | Input::Release { token, holder, trial, attempt, .. }
+            Input::Report { token, holder, trial, attempt, .. }
+            | Input::Release { token, holder, trial, attempt, .. }
                 if self.is_anothers(&holder.agent, &trial, attempt) =>
             {
                 self.reply(token, Reply::NotItsOwn);

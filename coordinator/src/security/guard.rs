@@ -68,7 +68,10 @@ fn admit(security: &Security, request: &Request<Body>) -> Result<Admitted, Statu
         };
     };
     if let Err(refused) = security.gate().check(who) {
-        return refuse(refused, Status::unauthenticated(format!("the certificate no longer counts ({})", refused.reason())));
+        return refuse(
+            refused,
+            Status::unauthenticated(format!("the certificate no longer counts ({})", refused.reason())),
+        );
     }
     let Some(rule) = rule else { return Err(Status::unimplemented("there is no such method")) };
     if rule.roles.is_some_and(|roles| !roles.contains(&who.role)) {
@@ -124,7 +127,11 @@ where
                     Ok(answer) => answer?,
                     Err(_) => {
                         let status = Status::deadline_exceeded("the request did not arrive in time, or took too long");
-                        security.refuse(Refused::RequestTimeout, &peer, &format!("{}: {}", known(&path), status.message()));
+                        security.refuse(
+                            Refused::RequestTimeout,
+                            &peer,
+                            &format!("{}: {}", known(&path), status.message()),
+                        );
                         return Ok(status.into_http());
                     }
                 },

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use fleet_common::id::PeerName;
 use fleet_secure::authority::{Authority, AuthorityError, Issued, KeyRequest, Validity};
 use fleet_secure::credentials::{Credentials, CredentialsError};
+use fleet_secure::files;
 use fleet_secure::identity::{Identity, Role};
 use fleet_secure::server::Refused;
 use fleet_secure::token::{Secret, TokenError};
-use fleet_secure::files;
 use subtle::ConstantTimeEq as _;
 
 use super::ledger::{Entry, Issue, Ledger, LedgerError, Token, hex};
@@ -112,8 +112,11 @@ impl Office {
         let mut office = Self { authority, ledger: Ledger::open(&dir)?, validity, dir };
         office.renew_own(names, now)?;
         let path = office.dir.join(ADDRESS);
-        files::write_private(&path, format!("{address}\n").as_bytes())
-            .map_err(|source| AuthorityError::File { verb: "write", path, source })?;
+        files::write_private(&path, format!("{address}\n").as_bytes()).map_err(|source| AuthorityError::File {
+            verb: "write",
+            path,
+            source,
+        })?;
         Ok(office)
     }
 
@@ -218,11 +221,16 @@ impl Office {
             }
             // The answer to the same question got lost: the same key, under the same token.
             let again = known.issued.values().find(|i| {
-                i.token.as_deref() == Some(token.id.as_str()) && i.key == print && i.name == *name
+                i.token.as_deref() == Some(token.id.as_str())
+                    && i.key == print
+                    && i.name == *name
                     && !known.revoked.contains(&i.serial)
             });
             if again.is_none() && known.uses_left(token) == 0 {
-                return Err(refused(Refused::TokenUsedUp, "this token was used as often as it may be; ask for a new one"));
+                return Err(refused(
+                    Refused::TokenUsedUp,
+                    "this token was used as often as it may be; ask for a new one",
+                ));
             }
             if let Some(taken) = known.current(token.role, name, now).find(|i| i.key != print) {
                 let why = format!(

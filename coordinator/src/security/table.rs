@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn each_role_reaches_what_it_is_for() {
-        let may = |role: Role, path: &str| rule(path).is_some_and(|r| r.roles.is_none_or(|roles| roles.contains(&role)));
+        let may =
+            |role: Role, path: &str| rule(path).is_some_and(|r| r.roles.is_none_or(|roles| roles.contains(&role)));
         for path in methods() {
             let of = |service: &str| path.starts_with(&format!("/fleet.v1.{service}/"));
             assert_eq!(may(Role::Agent, &path), of("Agents") || of("Join") || path.ends_with("/Renew"), "{path}");

@@ -173,7 +173,8 @@ impl Agents for Service {
                 Ok((waste.trial, waste.attempt, document))
             })
             .collect::<Result<_, ServiceError>>()?;
-        let reply = self.driver.ask(|token| Input::Wasted { token, agent, wastes }).await.map_err(ServiceError::from)?;
+        let reply =
+            self.driver.ask(|token| Input::Wasted { token, agent, wastes }).await.map_err(ServiceError::from)?;
         match reply {
             Reply::Noted => Ok(Response::new(v1::WastedReply {})),
             other => Err(self.unexpected(&from, &other).into()),

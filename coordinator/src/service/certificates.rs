@@ -155,7 +155,8 @@ impl Certificates for Desk {
         let v1::IssueTokenRequest { role, uses, valid_seconds } = request.into_inner();
         let role: Role = role.parse().map_err(Status::invalid_argument)?;
         if !(1..=MAX_USES).contains(&uses) || !(1..=MAX_VALID).contains(&valid_seconds) {
-            let text = format!("expected 1 to {MAX_USES} uses and at most a year, found {uses} uses, {valid_seconds} s");
+            let text =
+                format!("expected 1 to {MAX_USES} uses and at most a year, found {uses} uses, {valid_seconds} s");
             return Err(Status::invalid_argument(text));
         }
         let made = self.0.at_the_desk(move |office| {

@@ -25,7 +25,11 @@ pub(crate) fn join(asked: Join) -> anyhow::Result<()> {
     let address = asked.coordinator.as_deref().unwrap_or(&token.coordinator);
     eprintln!(
         "It renews itself while the agent runs. Next: fleet-agent run{}   (to {address})",
-        if asked.state == Path::new("fleet-state/agent") { String::new() } else { format!(" --state {}", asked.state.display()) }
+        if asked.state == Path::new("fleet-state/agent") {
+            String::new()
+        } else {
+            format!(" --state {}", asked.state.display())
+        }
     );
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Connections to a coordinator: one function makes them, whether they are encrypted or not.
 
+mod answered;
+
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -7,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use answered::Answered;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, CertificateError, ClientConfig};
@@ -85,14 +88,15 @@ pub async fn connected(endpoint: &Endpoint, identity: &Path) -> Result<Result<Ch
     Ok(connected.map_err(BoxError::from))
 }
 
-type Io = TokioIo<TlsStream<TcpStream>>;
+type Io = TokioIo<Answered<TlsStream<TcpStream>>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Io, BoxError>> + Send>>;
 
 /// What connects to an encrypted endpoint; `None` for one that is not.
 fn connector(
     endpoint: &Endpoint,
     identity: &Path,
-) -> Result<Option<impl Service<Uri, Response = Io, Error = BoxError, Future = Connecting> + Send + use<>>, ClientError> {
+) -> Result<Option<impl Service<Uri, Response = Io, Error = BoxError, Future = Connecting> + Send + use<>>, ClientError>
+{
     if endpoint.uri().scheme_str() != Some("https") {
         return Ok(None);
     }
@@ -112,14 +116,14 @@ fn connector(
 /// Any error.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Connects and shakes hands.
-pub(crate) async fn connect(uri: Uri, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, BoxError> {
+/// Connects, shakes hands, and waits until the coordinator has agreed.
+pub(crate) async fn connect(uri: Uri, config: Arc<ClientConfig>) -> Result<Answered<TlsStream<TcpStream>>, BoxError> {
     let host = uri.host().ok_or("the address names no host")?;
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(bare.to_owned())?;
     let tcp = TcpStream::connect((bare, uri.port_u16().unwrap_or(443))).await?;
     tcp.set_nodelay(true)?;
-    Ok(TlsConnector::from(config).connect(name, tcp).await?)
+    Ok(Answered::wait(TlsConnector::from(config).connect(name, tcp).await?).await?)
 }
 
 /// What a failed connection means and what to do about it, where it has to do with certificates.
@@ -145,7 +149,8 @@ pub fn explain(error: &(dyn StdError + 'static)) -> Option<String> {
             AlertDescription::CertificateUnknown,
             AlertDescription::UnsupportedCertificate,
         ];
-        let alert = alerts.into_iter().map(rustls::Error::AlertReceived).find(|alert| said.contains(&alert.to_string()));
+        let alert =
+            alerts.into_iter().map(rustls::Error::AlertReceived).find(|alert| said.contains(&alert.to_string()));
         if let Some(alert) = alert {
             return Some(words(&alert));
         }
