@@ -302,7 +302,7 @@ impl Office {
             if serials.is_empty() && !token {
                 let mut names: Vec<&str> = known.issued.values().map(|i| i.name.as_str()).collect();
                 names.dedup();
-                let hint = fleet_common::spec::nearest(what, names.into_iter());
+                let hint = fleet_common::spec::nearest(what, names);
                 let hint = hint.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"));
                 let what: String = what.chars().take(80).collect();
                 return Err(OfficeError::Unknown(format!(
@@ -435,7 +435,7 @@ mod tests {
         let (unused, withdrawn) = office.token(Role::Operator, 1, 100, NOW).expect("made");
         assert!(office.revoke(&withdrawn.id, NOW).expect("withdrawn").token);
         let serials = office.revoke("a", NOW).expect("revoked").serials;
-        assert_eq!(serials, [issued.identity.serial.clone()]);
+        assert_eq!(serials, std::slice::from_ref(&issued.identity.serial));
         drop(office);
         let mut office = Office::open(dir.path(), 3600).expect("opened");
         assert!(office.denied().contains(&issued.identity.serial));

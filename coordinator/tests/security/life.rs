@@ -13,7 +13,7 @@ use fleet_secure::{join, unix_now};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::world::{PATIENCE, World, ok, status};
+use crate::world::{PATIENCE, World, introduction, ok, status};
 
 fn serial(identity: &Path) -> String {
     Credentials::load(identity).expect("there").identity().expect("somebody").serial
@@ -44,15 +44,7 @@ async fn renewal_in_the_middle_of_a_stream_loses_nothing() {
     let before = serial(&identity);
     let link = Link::new(world.endpoint(), &identity).expect("a link");
     let mut client = AgentsClient::new(link.clone());
-    let slot = v1::Slot { slot: "cpu".into(), hardware: "X".into(), memory_bytes: 1, ..Default::default() };
-    let introduction = v1::RegisterRequest {
-        agent: "a".into(),
-        version: "0".into(),
-        host: "h".into(),
-        slots: vec![slot],
-        held: vec![],
-    };
-    client.register(introduction).await.expect("registered");
+    client.register(introduction("a", vec![])).await.expect("registered");
     let pull = v1::PullRequest { agent: "a".into(), slot: "cpu".into(), wait_ms: 5000 };
     let lease = client.pull(pull.clone()).await.expect("answered").into_inner().lease.expect("work");
     let (batches, receiver) = mpsc::channel(4);

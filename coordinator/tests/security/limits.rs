@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fleet_common::wire::{MAX_MESSAGE_BYTES, v1};
 use fleet_secure::identity::Role;
+use fleet_secure::server::{Limits, Refused};
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -121,4 +122,45 @@ async fn all_together_have_so_many_connections() {
     let mut fourth = TcpStream::connect(world.address()).await.expect("the kernel takes it");
     ends(&mut fourth).await;
     world.saw("too_many_connections", &["before its handshake"]);
+}
+
+/// A rack behind one address comes back all at once, and then does what 500 machines do: nobody is refused anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rack_of_agents_is_not_touched_by_limits() {
+    let world = World::start();
+    let clients: Vec<_> = (0..200)
+        .map(|n| {
+            let name = format!("rack-{n}");
+            let identity = world.issued(Role::Agent, &name);
+            (world.agent(&identity), name)
+        })
+        .collect();
+    let at_work = clients.into_iter().map(|(mut client, agent)| async move {
+        for _ in 0..5 {
+            let beat = v1::HeartbeatRequest { agent: agent.clone(), progress: vec![] };
+            client.heartbeat(beat).await.expect("heard");
+            let pull = v1::PullRequest { agent: agent.clone(), slot: "cpu".into(), wait_ms: 1 };
+            client.pull(pull).await.expect("answered");
+        }
+    });
+    let mut at_work: tokio::task::JoinSet<()> = at_work.collect();
+    while let Some(done) = at_work.join_next().await {
+        done.expect("untouched");
+    }
+    for refused in Refused::ALL {
+        assert_eq!(world.refused(refused.reason()), 0.0, "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_only_fails_at_handshakes_is_kept_out_for_a_while() {
+    let world = World::start();
+    let more_than = Limits::default().unauthenticated.burst as usize + 200;
+    for _ in 0..more_than {
+        let mut stream = TcpStream::connect(world.address()).await.expect("connects");
+        // It may be closed already.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
+        ends(&mut stream).await;
+    }
+    world.saw("too_many_handshakes", &["before its handshake"]);
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::world::{World, status};
+use crate::world::{World, introduction, status};
 
 const CAMPAIGN: &str = "name = \"c\"\nseeds = [0, 1]\n[matrix]\nmethod = \"lora\"\nbackbone = \"vit_micro\"\n\
                         dataset = \"textures\"\n[train]\nsteps = 10\n";
@@ -23,11 +23,6 @@ fn submission() -> v1::SubmitRequest {
         datasets: vec![dataset],
         ..Default::default()
     }
-}
-
-fn introduction(agent: &str, held: Vec<v1::HeldLease>) -> v1::RegisterRequest {
-    let slot = v1::Slot { slot: "cpu".into(), hardware: "X".into(), memory_bytes: 1, ..Default::default() };
-    v1::RegisterRequest { agent: agent.into(), version: "0".into(), host: "h".into(), slots: vec![slot], held }
 }
 
 fn question(agent: &str) -> v1::PullRequest {

@@ -238,6 +238,20 @@ pub(crate) fn status() -> v1::StatusRequest {
     v1::StatusRequest { campaign: None }
 }
 
+/// An agent with one slot introduces itself.
+#[allow(clippy::needless_update, reason = "the contract grows")]
+pub(crate) fn introduction(agent: &str, held: Vec<v1::HeldLease>) -> v1::RegisterRequest {
+    let slot = v1::Slot { slot: "cpu".into(), hardware: "X".into(), memory_bytes: 1, ..Default::default() };
+    v1::RegisterRequest {
+        agent: agent.into(),
+        version: "0".into(),
+        host: "h".into(),
+        slots: vec![slot],
+        held,
+        ..Default::default()
+    }
+}
+
 /// What somebody at an open end hears who waits: whether the other side has ended it.
 pub(crate) async fn ends(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     use tokio::io::AsyncReadExt as _;

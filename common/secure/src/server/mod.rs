@@ -157,8 +157,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
-            handshakes_per_address: 64,
-            // A rack of 500 machines may join at once from behind one address.
+            // A rack of 500 machines may come back, or join, at once from behind one address.
+            handshakes_per_address: 1024,
             unauthenticated: Rate { per_second: 20.0, burst: 600.0 },
             connections: 8192,
             connections_per_peer: 64,
