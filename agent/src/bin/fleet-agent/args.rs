@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Asks a coordinator for trials and runs them until it is stopped (Ctrl-C or SIGTERM ends it tidily).
     #[command(
-        after_help = "Example: fleet-agent run --coordinator http://192.168.1.10:7070 --data ~/data --weights ~/weights"
+        after_help = "Example: fleet-agent join TOKEN, once; then: fleet-agent run --data ~/data --weights ~/weights"
     )]
     Run(Run),
     /// Exchanges a token for this machine's certificate, with a key that never leaves it.

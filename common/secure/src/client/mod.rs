@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use answered::Answered;
 use hyper_util::rt::TokioIo;
@@ -25,6 +25,9 @@ use crate::credentials::{Credentials, CredentialsError};
 
 /// How long connecting may take, the handshake included.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// A failure that lasts is logged this often.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +210,8 @@ pub struct Link {
     endpoint: Endpoint,
     identity: PathBuf,
     current: Arc<Mutex<Channel>>,
+    /// What was last logged of a certificate that does not count, and when.
+    told: Arc<Mutex<Option<(String, Instant)>>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -225,7 +230,7 @@ impl Link {
     /// As [`channel`].
     pub fn new(endpoint: Endpoint, identity: &Path) -> Result<Self, ClientError> {
         let current = Arc::new(Mutex::new(channel(&endpoint, identity)?));
-        Ok(Self { endpoint, identity: identity.to_owned(), current })
+        Ok(Self { endpoint, identity: identity.to_owned(), current, told: Arc::default() })
     }
 
     /// Uses what lies in the file of the certificate now, for requests from here on.
@@ -236,6 +241,16 @@ impl Link {
         let channel = channel(&self.endpoint, &self.identity)?;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = channel;
         Ok(())
+    }
+
+    /// A program that tries again and again says why that is in vain: at once, and then once in a while.
+    fn tell(&self, error: &tonic::transport::Error) {
+        let Some(why) = explain(error) else { return };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.as_ref().is_none_or(|(what, when)| *what != why || when.elapsed() > TELL_AGAIN) {
+            tracing::error!(coordinator = %self.endpoint.uri(), "{why}");
+            *told = Some((why, Instant::now()));
+        }
     }
 
     /// Where it leads.
@@ -260,9 +275,13 @@ impl Service<Request<Body>> for Link {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut channel = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let link = self.clone();
         Box::pin(async move {
-            std::future::poll_fn(|context| channel.poll_ready(context)).await?;
-            channel.call(request).await
+            let answered = async {
+                std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+                channel.call(request).await
+            };
+            answered.await.inspect_err(|error| link.tell(error))
         })
     }
 }

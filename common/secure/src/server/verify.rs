@@ -54,13 +54,19 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.usual.verify_client_cert(end_entity, intermediates, now)?;
-        let wrong = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
-        let identity = Identity::of(end_entity).ok().filter(|who| who.role.can_join()).ok_or(wrong)?;
-        if self.denied.contains(&identity.serial) {
-            return Err(Error::InvalidCertificate(CertificateError::Revoked));
+        let checked = self.usual.verify_client_cert(end_entity, intermediates, now).and_then(|verified| {
+            let wrong = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+            let identity = Identity::of(end_entity).ok().filter(|who| who.role.can_join()).ok_or(wrong)?;
+            match self.denied.contains(&identity.serial) {
+                true => Err(Error::InvalidCertificate(CertificateError::Revoked)),
+                false => Ok(verified),
+            }
+        });
+        if let (Err(_), Ok(who)) = (&checked, Identity::of(end_entity)) {
+            // Whose it says it is helps to find the machine; the refusal itself is logged with its address.
+            tracing::info!(says = %who, serial = who.serial, "a certificate is not accepted");
         }
-        Ok(verified)
+        checked
     }
 
     fn verify_tls12_signature(
