@@ -295,7 +295,7 @@ pub enum Reply {
     Noted,
     /// Whether this attempt was ever granted.
     Knows(bool),
-    /// To whatever an agent asks about an attempt that was granted to another.
+    /// To an agent that has something on an attempt that was granted to another.
     NotItsOwn,
 }
 
@@ -399,12 +399,6 @@ impl Core {
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.parked.retain(|p| p.token != token),
             Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
-            Input::Report { token, holder, trial, attempt, .. }
-            | Input::Release { token, holder, trial, attempt, .. }
-                if self.is_anothers(&holder.agent, &trial, attempt) =>
-            {
-                self.reply(token, Reply::NotItsOwn);
-            }
             Input::Wasted { token, agent: Some(agent), wastes }
                 if wastes.iter().any(|(trial, attempt, _)| self.is_anothers(&agent, trial, *attempt)) =>
             {

@@ -149,16 +149,13 @@ impl Agents for Service {
         let lease = r.lease.ok_or(WireError::Missing("a lease")).map_err(ServiceError::from)?;
         let (trial, attempt, holder) = wire::lease(&agent, lease).map_err(ServiceError::from)?;
         let reason = r.reason;
+        self.own(&trial, attempt, &from).await?;
         span(&trial, attempt, &holder).in_scope(|| tracing::info!(reason, "a lease is given back"));
-        let reply = self
-            .driver
+        self.driver
             .ask(|token| Input::Release { token, holder, trial, attempt, reason })
             .await
             .map_err(ServiceError::from)?;
-        match reply {
-            Reply::Released => Ok(Response::new(v1::ReleaseReply {})),
-            other => Err(self.unexpected(&from, &other).into()),
-        }
+        Ok(Response::new(v1::ReleaseReply {}))
     }
 
     async fn wasted(&self, request: Request<v1::WastedRequest>) -> Result<Response<v1::WastedReply>, Status> {

@@ -29,22 +29,25 @@ impl Service {
         }
     }
 
+    /// Whether the sender may speak of this attempt: not, if it says who it is and the attempt was granted to another.
+    pub(super) async fn own(&self, trial: &TrialId, attempt: Attempt, from: &Extensions) -> Result<(), ServiceError> {
+        if Caller::of(from).identity().is_some() {
+            self.knows(trial.clone(), attempt, from).await?;
+        }
+        Ok(())
+    }
+
     /// Seals the samples of a record and hands it to the core.
     pub(super) async fn take(&self, report: Report, from: &Extensions) -> Result<Reported, ServiceError> {
         let Report { holder, trial, attempt, record, json } = report;
         // Before anything is sealed: another's samples are none of its business.
-        if Caller::of(from).identity().is_some() {
-            self.knows(trial.clone(), attempt, from).await?;
-        }
+        self.own(&trial, attempt, from).await?;
         let seal = self.samples.seal(&trial, attempt, record.samples_taken).await?;
         let class = record.outcome.kind();
         tracing::info!(outcome = class.name(), samples_missing = seal.missing, "a record arrived");
         let reason = record.outcome.reason().unwrap_or_default();
         let input = |token| Input::Report { token, holder, trial, attempt, class, reason, record: json, seal };
-        let reported = match self.driver.ask(input).await? {
-            Reply::Reported(reported) => reported,
-            other => return Err(self.unexpected(from, &other)),
-        };
+        let Reply::Reported(reported) = self.driver.ask(input).await? else { return Err(ServiceError::WrongAnswer) };
         self.counts.reported(&record, reported, &seal);
         Ok(reported)
     }

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::addresses::Addresses;
 use super::connection::{Connection, Entry};
 use super::verify::{Denied, Own, Verifier, reason};
-use super::{Counter, Limits, Peer, Refused};
+use super::{Bucket, Counter, Limits, Peer, Rate, Refused};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::identity::{Identity, Role};
 use crate::{provider, unix_now};
@@ -62,14 +62,19 @@ pub(super) struct Shared {
     denied: Denied,
     counts: Mutex<Counts>,
     counter: Counter,
+    /// How often strangers are logged, and how many were not since, by reason: they must not fill the disk.
+    logged: Mutex<HashMap<Refused, (Bucket, u64)>>,
 }
+
+/// Lines about strangers, per reason.
+const LINES: Rate = Rate { per_second: 5.0, burst: 100.0 };
 
 impl Shared {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs and counts.
+    /// Logs and counts. Of strangers not every one is logged; the next line says how many were passed over.
     pub(super) fn refuse(&self, refused: Refused, peer: &Peer, why: &str) {
         (self.counter)(refused);
         let reason = refused.reason();
@@ -77,7 +82,17 @@ impl Shared {
             Some(who) => {
                 tracing::warn!(reason, address = %peer.address, who = %who, serial = who.serial, "a connection was refused: {why}");
             }
-            None => tracing::warn!(reason, address = %peer.address, "a connection was refused: {why}"),
+            None => {
+                let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = Instant::now();
+                let (bucket, passed_over) = logged.entry(refused).or_insert_with(|| (Bucket::full(LINES, now), 0));
+                if bucket.take(LINES, now) {
+                    let passed_over = std::mem::take(passed_over);
+                    tracing::warn!(reason, address = %peer.address, passed_over, "a connection was refused: {why}");
+                } else {
+                    *passed_over += 1;
+                }
+            }
         }
     }
 
@@ -181,7 +196,7 @@ impl Gate {
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session would not look at the certificate again.
         config.send_tls13_tickets = 0;
-        let shared = Arc::new(Shared { limits, denied, counts: Mutex::default(), counter });
+        let shared = Arc::new(Shared { limits, denied, counts: Mutex::default(), counter, logged: Mutex::default() });
         Ok(Self { shared, own, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 
