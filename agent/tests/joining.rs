@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use fleet_agent::daemon;
 use fleet_common::id::PeerName;
 use fleet_secure::authority::{Authority, Validity};
 use fleet_secure::identity::Role;
@@ -64,7 +65,20 @@ fn an_agent_that_has_joined_goes_there_by_itself() {
     let issued = authority.issue_with_key(Role::Agent, &name, &[], Validity::from(unix_now(), 3600));
     let (credentials, _) = issued.expect("issued");
     let file = dir.path().join("state/identity.pem");
-    credentials.for_coordinator("not-an-address").save(&file).expect("saved");
+    let credentials = credentials.for_coordinator("not-an-address");
+    credentials.save(&file).expect("saved");
     let run = ["run", "--devices", "cpu", "--worker", "/bin/sh", "--lock-dir", "locks", "--state", "state"];
     fails(&agent(dir.path(), &run), &["https://HOST:PORT", "not-an-address"]);
+
+    // A token of the same fleet is not used up while the certificate counts; one of another fleet is for another one.
+    let state = dir.path().join("state");
+    let secret = Secret::random().expect("random numbers");
+    let token = |authority| Token { coordinator: "https://127.0.0.1:9".to_owned(), authority, secret: secret.clone() };
+    let ours = token(authority.fingerprint());
+    fails(&agent(dir.path(), &[&run[..], &["--join", &ours.reveal()]].concat()), &["not-an-address"]);
+    assert!(!daemon::needs(&ours, &state) && daemon::needs(&token([7; 32]), &state));
+    let over = Validity { not_before: 1, not_after: unix_now() - 1 };
+    let (ended, _) = authority.issue_with_key(Role::Agent, &name, &[], over).expect("issued");
+    ended.save(&file).expect("saved");
+    assert!(daemon::needs(&ours, &state) && daemon::needs(&ours, dir.path()));
 }

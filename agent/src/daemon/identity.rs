@@ -8,6 +8,7 @@ use fleet_secure::credentials::Credentials;
 use fleet_secure::identity::{Identity, Role};
 use fleet_secure::join;
 use fleet_secure::token::Token;
+use fleet_secure::{sha256, unix_now};
 
 use super::agent_id;
 
@@ -31,6 +32,13 @@ pub async fn join(token: &Token, address: Option<&str>, state: &Path, host: &str
         who.role
     );
     Ok(who)
+}
+
+/// Whether the agent with this state folder has no certificate that this token could have given it and that still counts.
+pub fn needs(token: &Token, state: &Path) -> bool {
+    let present = Credentials::load(&identity(state)).ok();
+    let of_this_fleet = present.filter(|c| sha256(c.authority()) == token.authority);
+    of_this_fleet.and_then(|c| c.identity().ok()).is_none_or(|who| who.not_after <= unix_now())
 }
 
 /// The coordinator that the agent with this state folder has joined.

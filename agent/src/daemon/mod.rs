@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 pub use connection::{Client, connect};
-pub use identity::{identity, join, joined};
+pub use identity::{identity, join, joined, needs};
 use outbox::Outbox;
 use spool::{LeftBehind, Spool};
 use trial::Running;

@@ -44,6 +44,14 @@ pub enum JoinError {
         /// Why not.
         why: String,
     },
+    /// Whoever answers is not the one that was meant, or does not accept the certificate.
+    #[error("cannot join at {address}: {why}")]
+    Untrusted {
+        /// Where it was tried.
+        address: String,
+        /// Why not.
+        why: String,
+    },
     /// The coordinator refuses.
     #[error("the coordinator refuses: {0}")]
     Refused(String),
@@ -141,7 +149,7 @@ async fn answer<T>(address: &str, call: impl Future<Output = Result<T, Status>>)
         Ok(Ok(answer)) => Ok(answer),
         Err(_) => Err(unreachable(format!("no answer within {} s", ANSWER.as_secs()))),
         Ok(Err(status)) => Err(match (explain(&status), std::error::Error::source(&status)) {
-            (Some(why), _) => unreachable(why),
+            (Some(why), _) => JoinError::Untrusted { address: address.to_owned(), why },
             (None, Some(source)) => unreachable(innermost(source)),
             (None, None) => JoinError::Refused(status.message().to_owned()),
         }),

@@ -157,7 +157,7 @@ pub(super) fn own_name() -> PeerName {
 impl From<JoinError> for Failure {
     fn from(error: JoinError) -> Self {
         match error {
-            JoinError::Unreachable { .. } => Self::Unreachable(error.to_string()),
+            JoinError::Unreachable { .. } | JoinError::Untrusted { .. } => Self::Unreachable(error.to_string()),
             JoinError::Client(_) => Self::usage(error.to_string()),
             _ => Self::failed(error.to_string()),
         }

@@ -132,7 +132,8 @@ pub(crate) struct Run {
     /// encryption [default: where this agent has joined, or else http://127.0.0.1:7070]
     #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL")]
     pub(crate) coordinator: Option<String>,
-    /// Join with this token first, unless that was done; - reads it from standard input
+    /// Join with this token first, unless there is a certificate of the same fleet that still counts; - reads it from
+    /// standard input
     #[arg(long, env = "FLEET_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub(crate) join: Option<Given>,
     /// Folder for this agent's own files

@@ -1,14 +1,20 @@
 //! Joining a fleet, by itself or before the daemon runs.
 
 use std::path::Path;
+use std::time::Duration;
 
 use fleet_agent::daemon;
 use fleet_agent::device::Host;
 use fleet_secure::identity::Identity;
+use fleet_secure::join::JoinError;
 use fleet_secure::token::Token;
 
 use super::args::{Join, Run};
 
+/// After a coordinator did not answer.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// No longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Where a coordinator is, if nobody says otherwise.
 const NEARBY: &str = "http://127.0.0.1:7070";
 
@@ -34,14 +40,25 @@ pub(crate) fn join(asked: Join) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Joins if that is asked for and was not done; returns where the coordinator is.
+/// Joins if that is asked for and was not done, however long the coordinator is away; returns where it is.
 pub(crate) fn before(run: &Run) -> anyhow::Result<String> {
-    if let Some(given) = &run.join
-        && !daemon::identity(&run.state).exists()
-    {
+    if let Some(given) = &run.join {
         let token = given.token()?;
-        let who = joined(&token, run.coordinator.as_deref(), &run.state)?;
-        tracing::info!(who = %who, serial = who.serial, "joined");
+        let mut pause = FIRST_PAUSE;
+        while daemon::needs(&token, &run.state) {
+            match joined(&token, run.coordinator.as_deref(), &run.state) {
+                Ok(who) => {
+                    tracing::info!(who = %who, serial = who.serial, "joined");
+                    break;
+                }
+                Err(error) if matches!(error.downcast_ref(), Some(JoinError::Unreachable { .. })) => {
+                    tracing::warn!("{error}; trying until it answers");
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
     Ok(run.coordinator.clone().or_else(|| daemon::joined(&run.state)).unwrap_or_else(|| NEARBY.to_owned()))
 }
