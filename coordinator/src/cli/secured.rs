@@ -34,27 +34,29 @@ pub(super) struct Secured {
     bounds: Bounds,
 }
 
+/// Where limits stand in the help.
+const LIMITS: &str = "Limits of encrypted connections";
+
 /// What connections may take, where they are encrypted.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Limits of encrypted connections")]
 struct Bounds {
     /// Connections in all
-    #[arg(long, value_name = "N", default_value_t = Limits::default().connections, hide_short_help = true)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections, help_heading = LIMITS, hide_short_help = true)]
     max_connections: usize,
     /// Connections of one agent or person
-    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_peer, hide_short_help = true)]
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_peer, help_heading = LIMITS, hide_short_help = true)]
     max_connections_per_peer: u32,
     /// Requests of one agent or person per second, and ten times that at once
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..), hide_short_help = true)]
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..), help_heading = LIMITS, hide_short_help = true)]
     max_requests: u32,
     /// Time for a handshake
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = seconds, hide_short_help = true)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = seconds, help_heading = LIMITS, hide_short_help = true)]
     handshake_time: u64,
     /// Time for a request that is one message
-    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = seconds, hide_short_help = true)]
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = seconds, help_heading = LIMITS, hide_short_help = true)]
     request_time: u64,
     /// Silence after which a stream of messages is ended
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = seconds, hide_short_help = true)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = seconds, help_heading = LIMITS, hide_short_help = true)]
     stream_silence: u64,
 }
 
