@@ -1,12 +1,14 @@
 //! Talking to the coordinator: introducing ourselves, renewing leases.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use fleet_common::wire::{self, MAX_MESSAGE_BYTES, WireError, v1};
+use fleet_secure::client::{Link, endpoint};
+use fleet_secure::join::keep_renewing;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
 
+use super::identity::identity;
 use super::rpc::agents_client::AgentsClient;
 use super::{Shared, describe, trial::Running};
 use crate::half::{Held, Unwanted};
@@ -14,23 +16,23 @@ use crate::half::{Held, Unwanted};
 /// How long an answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
-/// A client that connects when it is first used and again whenever the connection is lost.
+/// The client of the coordinator's service for agents.
+pub type Client = AgentsClient<Link>;
+
+/// A client that connects when it is first used and again whenever the connection is lost; to an https address with the
+/// certificate in the state folder.
 ///
 /// # Errors
-/// The address is not one.
-pub fn connect(coordinator: &str) -> anyhow::Result<AgentsClient<Channel>> {
-    let endpoint = Endpoint::from_shared(coordinator.to_owned())
-        .ok()
-        .filter(|e| e.uri().scheme().is_some() && e.uri().authority().is_some())
-        .with_context(|| format!("expected the coordinator's address as http://HOST:PORT, found \"{coordinator}\""))?;
-    let channel = endpoint
-        .connect_timeout(Duration::from_secs(5))
+/// The address is not one, or there is no certificate.
+pub fn connect(coordinator: &str, state: &Path) -> anyhow::Result<Client> {
+    let endpoint = endpoint(coordinator)?
         // A cable that was pulled out is noticed by silence alone.
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20))
-        .keep_alive_while_idle(true)
-        .connect_lazy();
-    Ok(AgentsClient::new(channel)
+        .keep_alive_while_idle(true);
+    let link = Link::new(endpoint, &identity(state))?;
+    tokio::spawn(keep_renewing(link.clone()));
+    Ok(AgentsClient::new(link)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use fleet_common::id::SlotId;
 use fleet_common::record::Record;
 use fleet_common::wire::v1;
+use fleet_secure::client::explain;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Status;
 use tracing::Instrument as _;
@@ -140,10 +141,10 @@ impl Driver {
             }
             Done::Introduced(Err(status)) => {
                 if !std::mem::replace(&mut self.told, true) {
+                    let why = explain(&status).unwrap_or_else(|| status.message().to_owned());
                     tracing::warn!(
                         coordinator = self.shared.options.coordinator,
-                        "the coordinator does not answer ({}); trying until it does",
-                        status.message()
+                        "the coordinator does not answer ({why}); trying until it does",
                     );
                 }
                 Input::Introduced(None)

@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/agent-id     who this agent is
 //! STATE/starts       how many daemons it has had
+//! STATE/identity.pem its certificate and key, where connections are encrypted
 //! STATE/lock         held while the daemon runs
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
@@ -18,6 +19,7 @@ mod connection;
 mod describe;
 mod driver;
 mod endpoint;
+mod identity;
 mod idle;
 mod outbox;
 mod process;
@@ -43,8 +45,9 @@ use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-pub use connection::connect;
+pub use connection::{Client, connect};
 use driver::Driver;
+pub use identity::{identity, join, joined, needs};
 use idle::Preparing;
 use outbox::Outbox;
 use spool::{LeftBehind, Spool};
@@ -128,7 +131,7 @@ struct Shared {
     faults: describe::Faults,
     metrics: Arc<Metrics>,
     threads: u32,
-    client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
+    client: Client,
     /// What each slot is doing.
     running: Mutex<HashMap<SlotId, Running>>,
     /// Slots that look at their meters before they ask for work.
@@ -219,7 +222,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
         locks.push(DeviceLock::take(&options.lock_dir, &slot.id, &owner)?);
     }
-    let client = connect(&options.coordinator)?;
+    let client = connect(&options.coordinator, state)?;
     let threads = options.threads.unwrap_or_else(|| (host.cpus / slots.len().max(1) as u32).max(1));
     let shared = Arc::new(Shared {
         files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),

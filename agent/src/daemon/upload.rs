@@ -10,7 +10,7 @@ use tonic::codec::CompressionEncoding;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status};
 
-use super::rpc::agents_client::AgentsClient;
+use super::connection::Client;
 use super::spool::Spool;
 use crate::half::backoff::Backoff;
 use crate::metrics::Metrics;
@@ -19,12 +19,7 @@ use crate::metrics::Metrics;
 const IN_FLIGHT: usize = 8;
 
 /// Sends a spool until everything is acknowledged and nothing more will come. The coordinator's log says from whom.
-pub(super) async fn upload(
-    client: AgentsClient<tonic::transport::Channel>,
-    spool: Arc<Spool>,
-    sender: (AgentId, SlotId),
-    metrics: Arc<Metrics>,
-) {
+pub(super) async fn upload(client: Client, spool: Arc<Spool>, sender: (AgentId, SlotId), metrics: Arc<Metrics>) {
     let mut backoff = Backoff::default();
     let compressed = client.clone().send_compressed(CompressionEncoding::Zstd);
     let mut understood = true;
@@ -47,7 +42,7 @@ pub(super) async fn upload(
 
 /// One stream's life.
 async fn stream(
-    mut client: AgentsClient<tonic::transport::Channel>,
+    mut client: Client,
     spool: &Spool,
     (agent, slot): &(AgentId, SlotId),
     backoff: &mut Backoff,

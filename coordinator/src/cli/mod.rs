@@ -11,6 +11,7 @@ macro_rules! say {
 mod agents;
 mod backup;
 mod campaign;
+mod certs;
 mod client;
 mod compare;
 mod data;
@@ -20,12 +21,14 @@ mod failure;
 mod fetch;
 mod files;
 mod import;
+mod join;
 mod local;
 mod progress;
 mod records;
 mod report;
 mod resolve;
 mod samples;
+mod secured;
 mod serve;
 mod status;
 mod store;
@@ -70,8 +73,20 @@ enum Command {
     Local(local::Local),
     /// Runs a coordinator.
     #[command(after_help = "Example: fleet serve --state /var/lib/fleet\n\
-        Other machines reach it with --listen 0.0.0.0:7070 --insecure (plain text: only on a network that you trust).")]
+        For other machines: fleet certs init, then fleet serve --listen 0.0.0.0:7070 (encrypted, each machine with a \
+        certificate).")]
     Serve(serve::Serve),
+    /// Certificates of a fleet: makes the authority, gives out, lists, renews and revokes.
+    #[command(subcommand, after_help = "Example: fleet certs init --name coordinator.lan --state /var/lib/fleet")]
+    Certs(certs::Certs),
+    /// Prints a token that lets a machine (or a person, with --role) join, once and within the hour.
+    #[command(after_help = "Example: fleet join-token --uses 8 --valid 1d\n\
+        On each machine: fleet-agent join TOKEN")]
+    JoinToken(join::JoinToken),
+    /// Exchanges a token for this person's certificate, which all commands then use.
+    #[command(after_help = "Example: fleet join nsfjoin_…\n\
+        With - instead of the token it is read from standard input, where no list of processes shows it.")]
+    Join(join::Join),
     /// Submits a campaign to a coordinator; a changed file asks only for what is new.
     #[command(after_help = "Example: fleet submit campaign.toml --data ~/data --weights ~/weights")]
     Submit(campaign::Submit),
@@ -133,8 +148,8 @@ enum Command {
 /// Where the coordinator is.
 #[derive(Debug, Args)]
 struct Coordinator {
-    /// Address of the coordinator
-    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    /// Address of the coordinator: https://HOST:PORT with the certificate of `fleet join`, http:// without encryption
+    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value_t = client::usual_coordinator())]
     coordinator: String,
 }
 
@@ -199,6 +214,9 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Local(local) => local.run().await,
         Command::Serve(serve) => serve.run().await,
+        Command::Certs(certs) => certs.run().await,
+        Command::JoinToken(token) => token.run().await,
+        Command::Join(join) => join.run().await,
         Command::Submit(submit) => submit.run().await,
         Command::Plan(plan) => plan.run().await,
         Command::Status(status) => status.run().await,

@@ -9,15 +9,18 @@ use clap::Args;
 use fleet_common::lease::LeaseTerms;
 use fleet_common::units::Bytes;
 use fleet_observe::http;
+use fleet_secure::server::Limits;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::Failure;
+use super::secured::Secured;
 use crate::core::Core;
 use crate::driver::{self, Handle};
 use crate::metrics::{Counts, Endpoint, Timed};
-use crate::service::Service;
+use crate::security::{Guard, Security};
+use crate::service::{Desk, Service};
 use crate::store::{Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
@@ -34,13 +37,15 @@ pub(super) struct Serve {
     /// Folder for the journal, the index and the samples
     #[arg(long, value_name = "DIR", default_value = "fleet-state/coordinator")]
     state: PathBuf,
-    /// Listen beyond this machine although nothing is encrypted and nobody is authenticated
+    /// Listen beyond this machine although nothing is encrypted and nobody is authenticated (metrics never are)
     #[arg(long)]
     insecure: bool,
     /// Address where Prometheus reads /metrics, and whoever watches over programs /healthz (port 9464 is what others
     /// use for it) [default: neither is served]
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    #[command(flatten)]
+    secured: Secured,
     #[command(flatten)]
     leases: Leases,
     #[command(flatten)]
@@ -86,18 +91,21 @@ impl Leases {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let address = self.address("--listen", &self.listen).await?;
+        let secured = self.secured.terms(&self.state)?;
+        let address = self.address("--listen", &self.listen, secured.is_some()).await?;
         // Before anything is opened: a port that is taken is told at once.
         let metrics = match &self.metrics {
             Some(text) => {
-                let address = self.address("--metrics", text).await?;
+                let address = self.address("--metrics", text, false).await?;
                 Some(http::listen(address).await.map_err(Failure::failed)?)
             }
             None => None,
         };
-        let running = Running::start(&self.state, address, self.leases.terms(), self.retention.keep()).await?;
+        let (terms, keep) = (self.leases.terms(), self.retention.keep());
+        let scheme = if secured.is_some() { "https" } else { "http" };
+        let running = Running::start(&self.state, address, terms, keep, Kind { secured, closed: false }).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
-        say!("listening on http://{}", running.address);
+        say!("listening on {scheme}://{}", running.address);
         if let Some(listener) = metrics {
             let address = listener.local_addr().map_err(|e| Failure::failed(e.to_string()))?;
             let endpoint = Endpoint::new(running.driver.clone(), running.counts.clone(), self.state.clone());
@@ -117,16 +125,30 @@ impl Serve {
     }
 
     /// The address that an option names; one that others can reach has to be wanted.
-    async fn address(&self, option: &str, text: &str) -> Result<SocketAddr, Failure> {
+    async fn address(&self, option: &str, text: &str, encrypted: bool) -> Result<SocketAddr, Failure> {
         let address = http::resolve(option, text).await.map_err(Failure::usage)?;
-        if !address.ip().is_loopback() && !self.insecure {
+        if !address.ip().is_loopback() && !encrypted && !self.insecure {
+            let certificates = match option {
+                "--listen" => format!("Make certificates with `fleet certs init --state {}`, l", self.state.display()),
+                _ => "L".to_owned(),
+            };
             return Err(Failure::usage(format!(
-                "{address} can be reached from other machines, and the connection is neither encrypted nor authenticated. \
-                 Listen on 127.0.0.1 (and forward it, for instance with ssh), or say --insecure on a network that you trust"
+                "{option}: {address} can be reached from other machines, and the connection is neither encrypted nor \
+                 authenticated. {certificates}isten on 127.0.0.1 (and forward it, for instance with ssh), or say \
+                 --insecure on a network that you trust"
             )));
         }
         Ok(address)
     }
+}
+
+/// What sets coordinators apart.
+#[derive(Default)]
+pub(super) struct Kind {
+    /// Encrypted: how long certificates last, and what connections may take.
+    pub secured: Option<(u64, Limits)>,
+    /// No agents will come but those that this process starts itself.
+    pub closed: bool,
 }
 
 /// A coordinator at work in this process.
@@ -148,17 +170,7 @@ impl Running {
         address: SocketAddr,
         terms: LeaseTerms,
         keep: Keep,
-    ) -> Result<Self, Failure> {
-        Self::start_for(state, address, terms, keep, false).await
-    }
-
-    /// The same; to a `closed` fleet no agents will come but those that this process starts itself.
-    pub(super) async fn start_for(
-        state: &Path,
-        address: SocketAddr,
-        terms: LeaseTerms,
-        keep: Keep,
-        closed: bool,
+        kind: Kind,
     ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Failure::failed(format!(
@@ -188,8 +200,13 @@ impl Running {
         let (index, samples) = (store.index.clone(), store.samples.clone());
         let stored = samples.clone();
         let counts = Arc::new(Counts::default());
+        let security = kind
+            .secured
+            .map(|(validity, limits)| Security::open(state, validity, limits, counts.clone()))
+            .transpose()
+            .map_err(|e| Failure::failed(e.to_string()))?;
         let core = Core::new(known, terms);
-        let core = if closed { core.closed() } else { core };
+        let core = if kind.closed { core.closed() } else { core };
         let (driver, thread) = driver::start(store, core, counts.clone());
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
@@ -197,19 +214,38 @@ impl Running {
         service.sweep(keep).await;
         let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        // Answers are small and somebody waits for each: without this, the kernel holds many of them back for 40 ms.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let limits = security.as_ref().map(|s| *s.limits());
+        let desk = security.clone().map(Desk::new);
         let server = Server::builder()
             .layer(Timed::new(counts.clone()))
+            .layer(Guard::new(security.clone()))
+            .max_concurrent_streams(limits.map(|l| l.streams))
+            .http2_max_header_list_size(limits.map(|l| l.header_bytes))
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .add_service(service.agents())
             .add_service(service.operator())
-            .serve_with_incoming_shutdown(incoming, async {
-                let _ = stopped.await;
-            });
+            .add_optional_service(desk.as_ref().map(Desk::join))
+            .add_optional_service(desk.as_ref().map(Desk::certificates));
+        let stopped = async {
+            let _ = stopped.await;
+        };
         let server = tokio::spawn(async move {
-            if let Err(error) = server.await {
+            let served = match security {
+                Some(security) => {
+                    let keeping = tokio::spawn(security.clone().keep());
+                    let served = server.serve_with_incoming_shutdown(security.incoming(listener), stopped).await;
+                    keeping.abort();
+                    served
+                }
+                // Answers are small and somebody waits for each: without this, the kernel holds many of them back for
+                // 40 ms.
+                None => {
+                    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                    server.serve_with_incoming_shutdown(incoming, stopped).await
+                }
+            };
+            if let Err(error) = served {
                 tracing::error!(%error, "the server failed");
             }
         });

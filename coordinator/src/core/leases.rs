@@ -44,6 +44,7 @@ impl Core {
         let holder = Holder { agent: agent.clone(), slot: claim.slot.clone() };
         let keep = match self.state.trial(&claim.trial) {
             None => Err("the coordinator does not know this trial".to_owned()),
+            Some(_) if self.is_anothers(agent, &claim.trial, claim.attempt) => Err(super::ANOTHERS.to_owned()),
             Some(t) if t.life.is_held(&holder, claim.attempt) => Ok(()),
             Some(t) if t.life.may_resume(claim.attempt) && self.state.held_by(&holder).is_none() => {
                 self.record(Event::LeaseResumed {

@@ -196,6 +196,8 @@ pub enum Input {
     Wasted {
         /// Whom to answer.
         token: Token,
+        /// Who, where that is known.
+        agent: Option<AgentId>,
         /// Of an attempt each, with its document.
         wastes: Vec<(TrialId, Attempt, Vec<u8>)>,
     },
@@ -203,6 +205,8 @@ pub enum Input {
     Knows {
         /// Whom to answer.
         token: Token,
+        /// Who, where that is known.
+        agent: Option<AgentId>,
         /// The trial.
         trial: TrialId,
         /// The attempt.
@@ -257,6 +261,9 @@ pub struct Verdict {
     /// Go on, or stop for this reason.
     pub keep: Result<(), String>,
 }
+
+/// What an agent hears that claims another's attempt.
+pub const ANOTHERS: &str = "this attempt was granted to another agent";
 
 /// A lease that is offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -331,6 +338,8 @@ pub enum Reply {
     Explained(Result<Vec<Explanation>, Refusal>),
     /// To drain and undrain.
     Drained(Result<Drained, Refusal>),
+    /// To an agent that has something on an attempt that was granted to another.
+    NotItsOwn,
 }
 
 /// What follows from an input: facts to make durable, then answers to send.
@@ -462,6 +471,14 @@ impl Core {
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.questions.forget(token),
             Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
+            Input::Wasted { token, agent: Some(agent), wastes }
+                if wastes.iter().any(|(trial, attempt, _)| self.is_anothers(&agent, trial, *attempt)) =>
+            {
+                self.reply(token, Reply::NotItsOwn);
+            }
+            Input::Knows { token, agent: Some(agent), trial, attempt } if self.is_anothers(&agent, &trial, attempt) => {
+                self.reply(token, Reply::NotItsOwn);
+            }
             Input::Report { token, holder, trial, attempt, class, reason, record, seal, figures } => {
                 let reported = self.report(&holder, trial, attempt, class, reason, record, seal, figures);
                 self.reply(token, Reply::Reported(reported));
@@ -470,7 +487,7 @@ impl Core {
                 self.release(&holder, &trial, attempt, reason);
                 self.reply(token, Reply::Released);
             }
-            Input::Wasted { token, wastes } => {
+            Input::Wasted { token, wastes, .. } => {
                 for (trial, attempt, waste) in wastes {
                     let told = self.state.trial(&trial).is_none_or(|t| t.wasted.contains_key(&attempt));
                     if !told && self.was_granted(&trial, attempt) {
@@ -479,7 +496,7 @@ impl Core {
                 }
                 self.reply(token, Reply::Noted);
             }
-            Input::Knows { token, trial, attempt } => {
+            Input::Knows { token, trial, attempt, .. } => {
                 let granted = self.was_granted(&trial, attempt);
                 self.reply(token, Reply::Knows(granted));
             }
@@ -505,6 +522,11 @@ impl Core {
             self.questions.wake_by(&event);
             self.step.events.push(event);
         }
+    }
+
+    /// Whether an attempt was granted to another agent than this one.
+    fn is_anothers(&self, agent: &AgentId, trial: &TrialId, attempt: Attempt) -> bool {
+        self.state.granted_to(trial, attempt).is_some_and(|granted| granted != agent)
     }
 
     fn was_granted(&self, trial: &TrialId, attempt: Attempt) -> bool {

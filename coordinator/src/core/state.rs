@@ -59,6 +59,8 @@ pub struct TrialEntry {
     pub failed_on: BTreeSet<Holder>,
     /// Attempts that ended without a record, the latest of them.
     pub past: Vec<Past>,
+    /// Which agent was granted which attempt.
+    granted: BTreeMap<Attempt, AgentId>,
     /// Campaigns that ask for it and were not called off.
     pub(super) wanted_by: BTreeSet<CampaignName>,
 }
@@ -134,9 +136,11 @@ impl State {
                 }
                 Ok(())
             }
-            Event::LeaseGranted { trial, attempt, holder } => {
-                self.step(trial, |t| t.life.grant(holder.clone(), *attempt, now))
-            }
+            Event::LeaseGranted { trial, attempt, holder } => self.step(trial, |t| {
+                t.life.grant(holder.clone(), *attempt, now)?;
+                t.granted.insert(*attempt, holder.agent.clone());
+                Ok(())
+            }),
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.life.resume(holder.clone(), now)),
             Event::LeaseReleased { trial, cause, reason, .. } => self.step(trial, |t| {
                 let holder = t.life.holder().cloned();
@@ -311,6 +315,7 @@ impl State {
             wasted: BTreeMap::new(),
             failed_on: BTreeSet::new(),
             past: Vec::new(),
+            granted: BTreeMap::new(),
             wanted_by: BTreeSet::new(),
         });
         entry.wanted_by.insert(name.clone());
@@ -353,6 +358,11 @@ impl State {
     /// A trial.
     pub fn trial(&self, id: &TrialId) -> Option<&TrialEntry> {
         self.trials.get(id)
+    }
+
+    /// The agent that was granted an attempt.
+    pub fn granted_to(&self, id: &TrialId, attempt: Attempt) -> Option<&AgentId> {
+        self.trials.get(id)?.granted.get(&attempt)
     }
 
     /// A cell.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use fleet_common::lease::Release;
 use fleet_common::record::{EnergyDomain, OutcomeClass, Record};
 use fleet_common::telemetry::Seal;
+use fleet_secure::server::Refused;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -41,6 +42,7 @@ pub struct Counts {
     sample_bytes: Counter,
     refused_batches: Counter,
     unknown_samples: Counter,
+    refused: Family<Labels<1>, Counter>,
     sealed: Counter,
     missing: Counter,
     joules: Family<Labels<2>, Counter<f64, AtomicU64>>,
@@ -149,6 +151,12 @@ impl Default for Counts {
                 "fleet_samples_unknown",
                 "Samples of attempts that this coordinator never granted; they are dropped",
             ),
+            refused: kept(
+                r,
+                "fleet_refused",
+                "Connections and requests that were refused for safety's sake, by reason",
+                Family::default(),
+            ),
             sealed: counter(r, "fleet_samples_sealed", "Samples that were there when their trial's record arrived"),
             missing: counter(
                 r,
@@ -179,6 +187,7 @@ impl Default for Counts {
 impl Counts {
     /// A rate needs the value before the first event, too.
     fn begin_at_zero(&self) {
+        Refused::ALL.into_iter().for_each(|r| drop(self.refused.get_or_create(&[("reason", r.reason())])));
         Release::ALL.into_iter().for_each(|r| drop(self.ended.get_or_create(&[("cause", cause(r))])));
         for class in OutcomeClass::ALL {
             drop(self.reports.get_or_create(&[("outcome", class.name()), ("verdict", verdict(Reported::Recorded))]));
@@ -220,6 +229,11 @@ impl Counts {
     /// The disk refused a commit.
     pub fn refused_commit(&self) {
         self.refused_commits.inc();
+    }
+
+    /// Somebody was refused.
+    pub fn refused(&self, refused: Refused) {
+        self.refused.get_or_create(&[("reason", refused.reason())]).inc();
     }
 
     /// This answer goes out.

@@ -5,6 +5,8 @@
 mod agents;
 mod arrivals;
 mod backup;
+mod certificates;
+mod confined;
 mod import;
 mod operator;
 mod retention;
@@ -28,6 +30,7 @@ pub mod rpc {
     tonic::include_proto!("fleet.v1");
 }
 
+pub use certificates::Desk;
 use rpc::agents_server::AgentsServer;
 use rpc::operator_server::OperatorServer;
 
@@ -79,6 +82,8 @@ enum ServiceError {
     Storage(String),
     #[error("{0}")]
     Removed(String),
+    #[error("{0}")]
+    NotItsOwn(String),
     #[error("the core answered another question than was asked; this is a bug")]
     WrongAnswer,
 }
@@ -93,6 +98,7 @@ impl From<ServiceError> for Status {
             ServiceError::Removed(_) | ServiceError::Refused(Refusal::NotNow(_) | Refusal::Imported { .. }) => {
                 Self::failed_precondition(text)
             }
+            ServiceError::NotItsOwn(_) => Self::permission_denied(text),
             ServiceError::WrongAnswer => Self::internal(text),
         }
     }

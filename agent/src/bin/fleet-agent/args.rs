@@ -10,6 +10,7 @@ use fleet_agent::profile;
 use fleet_common::tags::Tag;
 use fleet_common::units::Bytes;
 use fleet_observe::log;
+use fleet_secure::token::Given;
 
 /// Runs the trials of NetScore Fleet on this machine: one worker process per device, metered, under a memory budget.
 #[derive(Debug, Parser)]
@@ -23,9 +24,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Asks a coordinator for trials and runs them until it is stopped (Ctrl-C or SIGTERM ends it tidily).
     #[command(
-        after_help = "Example: fleet-agent run --coordinator http://192.168.1.10:7070 --data ~/data --weights ~/weights"
+        after_help = "Example: fleet-agent join TOKEN, once; then: fleet-agent run --data ~/data --weights ~/weights"
     )]
     Run(Run),
+    /// Exchanges a token for this machine's certificate, with a key that never leaves it.
+    #[command(
+        after_help = "Example: fleet-agent join nsfjoin_…\nThen: fleet-agent run --data ~/data --weights ~/weights\nWith - instead of the token it is read from standard input, where no list of processes shows it."
+    )]
+    Join(Join),
     /// Shows what this machine has (devices, libtorch, CUDA, meters, budget, data), what is missing, and how to get it.
     #[command(after_help = "Example: fleet-agent doctor --data ~/data\nExit code 1 when no trial could run here.")]
     Doctor(Doctor),
@@ -124,9 +130,14 @@ pub(crate) enum Characterise {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Address of the coordinator
-    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
-    pub(crate) coordinator: String,
+    /// Address of the coordinator: https://HOST:PORT with the certificate of `fleet-agent join`, http:// without
+    /// encryption [default: where this agent has joined, or else http://127.0.0.1:7070]
+    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL")]
+    pub(crate) coordinator: Option<String>,
+    /// Join with this token first, unless there is a certificate of the same fleet that still counts; - reads it from
+    /// standard input
+    #[arg(long, env = "FLEET_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) join: Option<Given>,
     /// Folder for this agent's own files
     #[arg(long, env = "FLEET_AGENT_STATE", value_name = "DIR", default_value = "fleet-state/agent")]
     pub(crate) state: PathBuf,
@@ -180,6 +191,19 @@ pub(crate) struct Run {
     pub(crate) log: log::Options,
     #[command(flatten)]
     pub(crate) machine: Machine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The token that `fleet join-token` printed; - reads it from standard input
+    #[arg(value_name = "TOKEN", env = "FLEET_JOIN_TOKEN", hide_env_values = true)]
+    pub(crate) token: Given,
+    /// Address of the coordinator, if it is another one from here
+    #[arg(long, value_name = "URL")]
+    pub(crate) coordinator: Option<String>,
+    /// Folder for this agent's own files
+    #[arg(long, env = "FLEET_AGENT_STATE", value_name = "DIR", default_value = "fleet-state/agent")]
+    pub(crate) state: PathBuf,
 }
 
 #[derive(Debug, Args)]

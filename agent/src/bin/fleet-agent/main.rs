@@ -1,6 +1,7 @@
 //! The agent's command line.
 
 mod args;
+mod joining;
 
 use std::io::Read as _;
 use std::path::Path;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     log::start(format, "info");
     let outcome = match cli.command {
         Command::Run(run) => start(run),
+        Command::Join(asked) => joining::join(asked),
         Command::Doctor(doctor) => return examine(&doctor),
         Command::Verify(verify) => return compare(&verify),
         Command::Merge(asked) => return merge(&asked),
@@ -51,8 +53,9 @@ fn main() -> ExitCode {
 }
 
 fn start(run: Run) -> anyhow::Result<()> {
+    let coordinator = joining::before(&run)?;
     let options = daemon::Options {
-        coordinator: run.coordinator,
+        coordinator,
         state: run.state,
         worker: run.machine.devices.worker(),
         lock_dir: run.machine.devices.lock_dir(),

@@ -170,7 +170,7 @@ fn to_past(past: v1::SnapshotPast) -> Result<Past, WireError> {
 
 fn from_trial(id: &TrialId, entry: &TrialEntry, place: Option<u32>) -> v1::SnapshotTrial {
     let TrialId { cell, hardware, repeat } = id;
-    let TrialEntry { life, rank, class, note, superseded, wasted, failed_on, past, wanted_by } = entry;
+    let TrialEntry { life, rank, class, note, superseded, wasted, failed_on, past, granted, wanted_by } = entry;
     let Trial { state, attempt, losses, resumable } = life;
     // When a lease was last renewed is the old process's time: a restart gives every lease fresh time.
     let (state, holder) = match state {
@@ -202,6 +202,7 @@ fn from_trial(id: &TrialId, entry: &TrialEntry, place: Option<u32>) -> v1::Snaps
             .collect(),
         failed_on: failed_on.iter().map(from_holder).collect(),
         past: past.iter().map(from_past).collect(),
+        granted: granted.iter().map(|(n, agent)| (n.get(), agent.to_string())).collect(),
         wanted_by: wanted_by.iter().map(ToString::to_string).collect(),
     }
 }
@@ -250,6 +251,11 @@ fn to_trial(
             .map(|w| Ok((w.attempt.try_into()?, w.waste_json)))
             .collect::<Result<_, WireError>>()?,
         failed_on: trial.failed_on.into_iter().map(to_holder).collect::<Result<_, WireError>>()?,
+        granted: trial
+            .granted
+            .into_iter()
+            .map(|(n, agent)| Ok((n.try_into()?, agent.parse()?)))
+            .collect::<Result<_, WireError>>()?,
         past: trial.past.into_iter().map(to_past).collect::<Result<_, WireError>>()?,
         wanted_by: trial.wanted_by.iter().map(|name| Ok(name.parse()?)).collect::<Result<_, WireError>>()?,
     };
