@@ -205,7 +205,9 @@ impl Core {
 
     /// Looks ahead, unless that was done a moment ago: those who watch ask twice a second.
     pub(super) fn look_ahead(&mut self) {
-        let is_fresh = |at: &Millis| self.now.mono.0.saturating_sub(at.0) < FRESH_MS;
+        let groups: usize = self.state.queue().lines().map(|(_, line)| line.len()).sum();
+        let work = (groups * self.fleet.servers().len()) as u64;
+        let is_fresh = |at: &Millis| self.now.mono.0.saturating_sub(at.0) < FRESH_MS + work / PER_MS;
         let knows_all = self.state.queue().lines().all(|(name, _)| self.ahead.1.contains_key(name));
         if self.ahead.0.as_ref().is_some_and(is_fresh) && knows_all {
             return;
@@ -300,6 +302,8 @@ impl Core {
 
 /// A look ahead is as good as new for so long.
 const FRESH_MS: u64 = 2_000;
+/// And a millisecond longer per so many slots times groups, so that looking ahead stays a small part of the work.
+const PER_MS: u64 = 100;
 
 /// What is over when both are.
 fn later(a: Result<Eta, String>, b: Result<Eta, String>) -> Result<Eta, String> {

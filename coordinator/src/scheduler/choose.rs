@@ -91,18 +91,23 @@ fn choose_of<'a>(view: View<'a>, means: Means<'_>, holder: &Holder, account: &'a
     let View { queue, fleet, estimates } = view;
     let server = fleet.servers().get(holder)?;
     let (line, of) = (queue.line(account)?, queue.account(account));
-    let fits = |key: &GroupKey| fleet.may_take(estimates, of, key, holder);
+    let fits = |key: &GroupKey| {
+        fleet.obstacle(estimates, of, key, server).is_none()
+            && (!key.failed_on.contains(holder) || !fleet.elsewhere(estimates, of, key, holder))
+    };
     if !line.keys().any(fits) {
         return None;
     }
     // What waits, as work per set of servers, and of it what may run here.
+    let classes = classes(fleet, estimates);
+    let here = estimates.class(&server.class);
     let mut load = Load::default();
     let mut candidates = Vec::new();
     for (key, items) in line {
-        let reach = Reach::of(fleet, estimates, of, key);
+        let reach = Reach::on(fleet, estimates, of, key, &classes);
         load.add(&reach, items.len());
         if fits(key) {
-            let here = estimates.duration(key.kind, &server.class).seconds;
+            let here = estimates.duration_on(key.kind, here).seconds;
             candidates.push(Candidate { key, items, mask: reach.mask, here });
         }
     }
@@ -176,14 +181,19 @@ pub(super) struct Reach {
 
 impl Reach {
     pub(super) fn of(fleet: &Fleet, estimates: &Estimates, account: &Account, key: &GroupKey) -> Self {
+        Self::on(fleet, estimates, account, key, &classes(fleet, estimates))
+    }
+
+    /// The same; `classes` are the numbers of the kinds' classes, looked up once for many groups.
+    fn on(fleet: &Fleet, estimates: &Estimates, account: &Account, key: &GroupKey, classes: &[Option<usize>]) -> Self {
         let mut reach = Self::default();
         if fleet.kin().len() > super::fleet::MOST_KIN {
             return reach;
         }
         let mut rate = 0.0;
-        for (i, kin) in fleet.kin().iter().enumerate() {
+        for (i, (kin, class)) in fleet.kin().iter().zip(classes).enumerate() {
             if fleet.obstacle(estimates, account, key, &kin.server).is_none() {
-                let seconds = estimates.duration(key.kind, &kin.server.class).seconds;
+                let seconds = estimates.duration_on(key.kind, *class).seconds;
                 reach.mask |= 1 << i;
                 reach.servers += kin.open;
                 rate += f64::from(kin.open) / seconds;
@@ -192,6 +202,11 @@ impl Reach {
         reach.cost = if rate > 0.0 { f64::from(reach.servers) / rate } else { 0.0 };
         reach
     }
+}
+
+/// The numbers of the kinds' classes.
+fn classes(fleet: &Fleet, estimates: &Estimates) -> Vec<Option<usize>> {
+    fleet.kin().iter().map(|kin| estimates.class(&kin.server.class)).collect()
 }
 
 /// What waits, in server-seconds by the set of servers that can do it.

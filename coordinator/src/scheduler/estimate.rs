@@ -372,9 +372,18 @@ impl Estimates {
         self.kind(kind).budget_bytes.map_or(peak, |budget| peak.min(budget))
     }
 
+    /// The number of a class on which something has finished.
+    pub(super) fn class(&self, hardware: &HardwareClass) -> Option<usize> {
+        self.classes.get(hardware).copied()
+    }
+
     /// How long a trial of a kind will take on a class.
     pub fn duration(&self, kind: KindId, hardware: &HardwareClass) -> Duration {
-        let class = self.classes.get(hardware).copied();
+        self.duration_on(kind, self.class(hardware))
+    }
+
+    /// The same, of a class by its number.
+    pub(super) fn duration_on(&self, kind: KindId, class: Option<usize>) -> Duration {
         let entry = self.entry(kind);
         let work = entry.kind.work;
         let of = |times: Option<&Times>, scale: f64| {

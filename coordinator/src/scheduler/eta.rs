@@ -11,8 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use super::choose::Reach;
 use super::{Duration, View, count};
 
-/// Draws; enough for a ninetieth percentile that does not jump about.
+/// Draws; enough for a ninetieth percentile that does not jump about. Of large fleets fewer: more items even out more.
 const DRAWS: usize = 31;
+/// Servers times groups of an account from which on there are fewer.
+const LARGE: usize = 20_000;
 
 /// When an account will be done.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,8 +88,10 @@ pub fn eta(view: View<'_>, at_work: &[AtWork], free: &[u32]) -> BTreeMap<Campaig
     }
     let weights: Vec<f64> = accounts.iter().map(|name| view.queue.account(name).priority.weight()).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut ends: Vec<Vec<f64>> = vec![Vec::with_capacity(DRAWS); accounts.len()];
-    for _ in 0..DRAWS {
+    let servers = at_work.len() + free.iter().sum::<u32>() as usize;
+    let draws = if servers * waiting.len() / accounts.len().max(1) < LARGE { DRAWS } else { DRAWS / 3 };
+    let mut ends: Vec<Vec<f64>> = vec![Vec::with_capacity(draws); accounts.len()];
+    for _ in 0..draws {
         let draw = simulate(&waiting, at_work, free, &weights, place, &mut rng);
         ends.iter_mut().zip(draw).for_each(|(all, end)| all.push(end));
     }
@@ -98,7 +102,7 @@ pub fn eta(view: View<'_>, at_work: &[AtWork], free: &[u32]) -> BTreeMap<Campaig
             );
         }
         ends.sort_by(f64::total_cmp);
-        let (seconds, seconds_90) = (ends[DRAWS / 2], ends[DRAWS * 9 / 10]);
+        let (seconds, seconds_90) = (ends[draws / 2], ends[draws * 9 / 10]);
         let note = (stuck[i] > 0)
             .then(|| format!("without {} that no connected slot can run", count(stuck[i], "waiting trial")));
         match note {
@@ -108,6 +112,17 @@ pub fn eta(view: View<'_>, at_work: &[AtWork], free: &[u32]) -> BTreeMap<Campaig
     };
     accounts.iter().enumerate().zip(ends).map(|((i, name), ends)| ((*name).clone(), say(i, ends))).collect()
 }
+
+impl Waiting {
+    /// Seconds of an item, on the mean of the kinds that it fits.
+    fn mean(&self) -> f64 {
+        let (sum, n) = self.on.iter().flatten().fold((0.0, 0.0), |(sum, n), d| (sum + d.seconds, n + 1.0));
+        sum / f64::max(n, 1.0)
+    }
+}
+
+/// A server takes this part of its share of what is left at once.
+const SLICES: f64 = 4.0;
 
 /// A standard normal number.
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
@@ -128,6 +143,10 @@ fn simulate(
     // All items of a group are off together by one factor.
     let off: Vec<f64> = waiting.iter().map(|_| normal(rng)).collect();
     let mut left: Vec<usize> = waiting.iter().map(|w| w.items).collect();
+    let mut remaining: f64 = waiting.iter().map(|w| w.items as f64 * w.mean()).sum();
+    // Groups of an account stand side by side.
+    let first = |account: usize| waiting.partition_point(|w| w.account < account);
+    let of: Vec<std::ops::Range<usize>> = (0..weights.len()).map(|a| first(a)..first(a + 1)).collect();
     let mut clocks: Vec<f64> = vec![0.0; weights.len()];
     // Times in whole milliseconds: floats have no order to sort by.
     let mut servers: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
@@ -141,24 +160,25 @@ fn simulate(
     for (kin, n) in free.iter().enumerate() {
         servers.extend((0..*n).map(|_| Reverse((0, kin))));
     }
+    let open = (servers.len() as u32).max(1);
     while let Some(Reverse((now, kin))) = servers.pop() {
-        let open = (0..waiting.len()).filter_map(|g| {
-            let duration = waiting[g].on[kin].filter(|_| left[g] > 0)?;
-            Some((g, duration))
-        });
-        // The account that is furthest behind, and of it what is the most work.
-        let next = open.min_by(|(a, da), (b, db)| {
-            let work = |g: usize, d: &Duration| left[g] as f64 * d.seconds / f64::from(waiting[g].servers);
-            clocks[waiting[*a].account]
-                .total_cmp(&clocks[waiting[*b].account])
-                .then(waiting[*a].account.cmp(&waiting[*b].account))
-                .then(work(*b, db).total_cmp(&work(*a, da)))
+        // The account that is furthest behind, and of it what is the most work per server.
+        let mut turn: Vec<usize> = (0..weights.len()).collect();
+        turn.sort_by(|a, b| clocks[*a].total_cmp(&clocks[*b]).then(a.cmp(b)));
+        let next = turn.into_iter().find_map(|account| {
+            let groups = of[account].clone().filter_map(|g| {
+                let duration = waiting[g].on[kin].filter(|_| left[g] > 0)?;
+                Some((g, duration, left[g] as f64 * duration.seconds / f64::from(waiting[g].servers)))
+            });
+            groups.max_by(|(a, _, x), (b, _, y)| x.total_cmp(y).then(b.cmp(a))).map(|(g, duration, _)| (g, duration))
         });
         let Some((g, duration)) = next else { continue };
         let group = &waiting[g];
-        // Many items at once while there are many, one by one when the end is near, where it matters.
-        let chunk = (left[g] / (4 * group.servers as usize)).max(1);
+        // Many items at once while much is left, one by one when the end is near, where it matters.
+        let slice = remaining / f64::from(open) / SLICES;
+        let chunk = ((slice / duration.seconds) as usize).clamp(1, left[g]);
         left[g] -= chunk;
+        remaining -= chunk as f64 * group.mean();
         let noise = duration.spread * normal(rng) / (chunk as f64).sqrt();
         let seconds = chunk as f64 * duration.seconds * (duration.doubt * off[g] + noise).exp();
         clocks[group.account] += seconds / weights[group.account];

@@ -46,7 +46,7 @@ struct End {
 /// Orders that are near to those.
 const NEAR: usize = 16;
 /// Steps that a choice may cost: some milliseconds. Large fleets get fewer plans, and level out better by themselves.
-const EFFORT: usize = 100_000;
+const EFFORT: usize = 60_000;
 /// Most items that are tried; the longest and the shortest of more.
 const MOST_TRIED: usize = 24;
 

@@ -1,5 +1,7 @@
 //! Where trials go, why they wait, and slots that are taken out of work.
 
+use fleet_common::wire::v1;
+
 use super::*;
 
 /// A campaign of two cells (full and LoRA) with more said in front of `[matrix]`.
@@ -301,4 +303,24 @@ fn when_a_campaign_is_over_is_told_once_something_is_known() {
             None => assert_eq!(done, 7, "over"),
         }
     }
+}
+
+#[test]
+fn a_journal_that_planned_no_kinds_replays_and_its_trials_run_anywhere() {
+    let mut w = World::new();
+    w.submit("[0]");
+    let mut entry = w.events[0].to_journal(5);
+    let Some(v1::journal_event::Event::CampaignSubmitted(s)) = &mut entry.event else { panic!("a submission") };
+    (s.kinds, s.kind_of_cell) = (vec![], vec![]);
+    let mut state = State::default();
+    state.apply(&Event::from_journal(entry).expect("reads"), Millis(0), 5).expect("fits");
+    let mut again =
+        World { core: Core::new(state, TERMS), now: 0, tokens: 9, events: vec![], replies: BTreeMap::new() };
+    again.join("small", slot("S", SMALL));
+    let offer = again.pull("small").expect("nothing is known against it");
+    let explained = again.explain(&offer.trial.to_string()).expect("known");
+    assert_eq!(
+        (explained[0].expected.peak_bytes, explained[0].expected.peak_basis.as_str()),
+        (None, "nothing is known")
+    );
 }
