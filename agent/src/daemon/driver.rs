@@ -27,7 +27,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 enum Done {
     Introduced(Result<v1::RegisterReply, Status>),
     Renewed(Result<v1::HeartbeatReply, Status>),
-    Pulled(SlotId, anyhow::Result<Option<Result<Lease, slot::Unreadable>>>),
+    Pulled(SlotId, anyhow::Result<Option<Result<Box<Lease>, slot::Unreadable>>>),
     Worked(Held, slot::Worked),
     Other(Input),
 }
@@ -169,7 +169,7 @@ impl Driver {
                     Ok(Some(Ok(lease))) => {
                         let (trial, attempt) = (lease.trial.clone(), lease.attempt);
                         let held = Held { trial: trial.clone(), attempt, slot: slot.clone() };
-                        self.granted.insert(held, lease);
+                        self.granted.insert(held, *lease);
                         Pulled::Granted(trial, attempt)
                     }
                     Ok(Some(Err(slot::Unreadable))) => Pulled::Unreadable,

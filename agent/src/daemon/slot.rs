@@ -87,7 +87,7 @@ pub(super) struct Worked {
 }
 
 /// Asks for work.
-pub(super) async fn pull(shared: &Shared, slot: &SlotId) -> anyhow::Result<Option<Result<Lease, Unreadable>>> {
+pub(super) async fn pull(shared: &Shared, slot: &SlotId) -> anyhow::Result<Option<Result<Box<Lease>, Unreadable>>> {
     let request =
         v1::PullRequest { agent: shared.id.to_string(), slot: slot.to_string(), wait_ms: WAIT.as_millis() as u64 };
     // Beyond the wait there is only the way; a coordinator that vanished without a word must not hold us for ever.
@@ -95,7 +95,7 @@ pub(super) async fn pull(shared: &Shared, slot: &SlotId) -> anyhow::Result<Optio
     let Some(lease) = reply.lease else { return Ok(None) };
     let held = v1::HeldLease { trial: lease.trial.clone(), attempt: lease.attempt, slot: slot.to_string() };
     match Lease::try_from(lease) {
-        Ok(lease) => Ok(Some(Ok(lease))),
+        Ok(lease) => Ok(Some(Ok(Box::new(lease)))),
         Err(error) => {
             // Kept, it would be offered to this slot for ever.
             tracing::error!(%slot, %error, "the lease cannot be read; giving it back");
