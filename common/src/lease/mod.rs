@@ -222,6 +222,11 @@ impl Trial {
         self.resumable && self.state == TrialState::Waiting && self.attempt == Some(attempt)
     }
 
+    /// Whether it waits, and `attempt` was the last that was granted.
+    pub fn waits_after(&self, attempt: Attempt) -> bool {
+        self.state == TrialState::Waiting && self.attempt == Some(attempt)
+    }
+
     /// Who holds the lease.
     pub fn holder(&self) -> Option<&Holder> {
         match &self.state {

@@ -109,7 +109,7 @@ impl Core {
         self.parked.push(Parked { token, holder, until: self.now.mono + wait_ms });
     }
 
-    fn class_of(&self, holder: &Holder) -> Option<&HardwareClass> {
+    pub(super) fn class_of(&self, holder: &Holder) -> Option<&HardwareClass> {
         let agent = self.agents.get(&holder.agent)?;
         agent.slots.iter().find(|s| s.slot == holder.slot).map(|s| &s.hardware)
     }
@@ -121,6 +121,7 @@ impl Core {
             attempt: entry.life.attempt?,
             cell: self.state.cell(&trial.cell)?.clone(),
             keep: self.state.keep(trial),
+            resume: self.resume_for(trial, entry.life.holder()?),
         })
     }
 
@@ -248,6 +249,7 @@ impl Core {
         for (trial, reason) in lost {
             self.lose(&trial, Release::Silent, &reason);
         }
+        self.forget_saves();
         // An agent that holds nothing and says nothing is no longer here.
         let (now, silence) = (self.now.mono, self.terms.time_ms * 2);
         let busy: HashSet<AgentId> = self.state.leases().map(|(h, _)| h.agent.clone()).collect();

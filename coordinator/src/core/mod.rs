@@ -7,6 +7,7 @@ mod campaigns;
 mod event;
 mod imports;
 mod leases;
+mod resumable;
 mod state;
 mod status;
 
@@ -22,6 +23,7 @@ use fleet_common::telemetry::Seal;
 pub use campaigns::Prepared;
 pub use event::{CellEntry, Event, Submission};
 pub use imports::{ImportedSet, Imports, Source};
+pub use resumable::{Resumable, Saved};
 pub use state::{ApplyError, Campaign, State, TrialEntry};
 pub use status::{AgentView, Attempts, CampaignView, Description, Running, Snapshot};
 
@@ -184,6 +186,19 @@ pub enum Input {
         /// Of an attempt each, with its document.
         wastes: Vec<(TrialId, Attempt, Vec<u8>)>,
     },
+    /// An agent has put a state to go on from into the artifact store.
+    Saved {
+        /// Whom to answer.
+        token: Token,
+        /// Who.
+        holder: Holder,
+        /// The trial.
+        trial: TrialId,
+        /// The state.
+        state: Resumable,
+    },
+    /// Which states are wanted?
+    Resumables(Token),
     /// An agent has something on an attempt.
     Knows {
         /// Whom to answer.
@@ -230,6 +245,8 @@ pub struct Offer {
     pub cell: std::sync::Arc<CellEntry>,
     /// What to keep of it.
     pub keep: Output,
+    /// The state to go on from; or why there is none to go on from there, where there is one.
+    pub resume: Option<Result<Resumable, String>>,
 }
 
 /// Why a person's request was refused.
@@ -286,6 +303,10 @@ pub enum Reply {
     Released,
     /// To wasted energy.
     Noted,
+    /// To a state in the artifact store.
+    Saved(Saved),
+    /// Names of the artifacts of all states that are wanted.
+    Resumables(Vec<String>),
     /// Whether this attempt was ever granted.
     Knows(bool),
 }
@@ -324,6 +345,8 @@ pub struct Core {
     agents: BTreeMap<AgentId, Agent>,
     parked: Vec<Parked>,
     progress: HashMap<TrialId, (Progress, Millis)>,
+    /// When a trial's state was last noted, for a moment.
+    saved: HashMap<TrialId, Millis>,
     /// The latest tick.
     ticked: Option<Millis>,
     now: Now,
@@ -339,6 +362,7 @@ impl Core {
             agents: BTreeMap::new(),
             parked: Vec::new(),
             progress: HashMap::new(),
+            saved: HashMap::new(),
             ticked: None,
             now: Now { mono: Millis(0), unix_ms: 0 },
             step: Step::default(),
@@ -406,6 +430,14 @@ impl Core {
                     }
                 }
                 self.reply(token, Reply::Noted);
+            }
+            Input::Saved { token, holder, trial, state } => {
+                let saved = self.saved(&holder, trial, state);
+                self.reply(token, Reply::Saved(saved));
+            }
+            Input::Resumables(token) => {
+                let names = self.state.resumables().map(|(_, state)| state.artifact.clone()).collect();
+                self.reply(token, Reply::Resumables(names));
             }
             Input::Knows { token, trial, attempt } => {
                 let granted = self.was_granted(&trial, attempt);

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, TrialId};
-use fleet_common::lease::{Holder, InvalidTransition, Millis, Trial, TrialState};
+use fleet_common::lease::{Holder, InvalidTransition, Millis, Release, Trial, TrialState};
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::Output;
 
 use super::event::{CellEntry, Event};
 use super::imports::Imports;
+use super::resumable::Resumable;
 use crate::scheduler::{Queue, Rank};
 
 /// A campaign.
@@ -63,6 +64,8 @@ pub struct State {
     queue: Queue,
     submissions: u64,
     imports: Imports,
+    /// The state that each trial would go on from.
+    resumables: BTreeMap<TrialId, Resumable>,
 }
 
 /// An event that does not follow from what went before: a slip of the core, or a journal with a hole in it.
@@ -126,12 +129,16 @@ impl State {
                 self.step(trial, |t| t.grant(holder.clone(), *attempt, now))
             }
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.resume(holder.clone(), now)),
-            Event::LeaseReleased { trial, cause, reason, .. } => {
+            Event::LeaseReleased { trial, attempt, cause, reason } => {
                 let holder = self.entry(trial)?.life.holder().cloned();
                 self.step(trial, |t| t.release(*cause))?;
                 let entry = self.entry(trial)?;
                 entry.note = Some(reason.clone());
                 entry.failed_on.extend(holder.filter(|_| cause.is_failure()));
+                // It crashed and got no further: perhaps it is the state that it crashes at.
+                if *cause == Release::Crashed && self.resumables.get(trial).is_some_and(|s| s.attempt < *attempt) {
+                    self.resumables.remove(trial);
+                }
                 Ok(())
             }
             Event::TrialRecorded { trial, class, .. } => {
@@ -152,6 +159,11 @@ impl State {
             }
             Event::EnergyWasted { trial, attempt, waste } => {
                 self.entry(trial)?.wasted.insert(*attempt, waste.clone());
+                Ok(())
+            }
+            Event::StateSaved { trial, state } => {
+                self.entry(trial)?;
+                self.resumables.insert(trial.clone(), state.clone());
                 Ok(())
             }
             Event::TrialRetried { trial, campaign } => {
@@ -199,7 +211,9 @@ impl State {
             TrialState::Leased { holder, .. } => {
                 self.held.insert(holder.clone(), id.clone());
             }
-            TrialState::Finished | TrialState::Cancelled => {}
+            TrialState::Finished | TrialState::Cancelled => {
+                self.resumables.remove(id);
+            }
         }
         Ok(())
     }
@@ -282,6 +296,17 @@ impl State {
     /// What an agent's slots hold.
     pub fn held_by_agent<'a>(&'a self, agent: &'a AgentId) -> impl Iterator<Item = (&'a Holder, &'a TrialId)> {
         self.held.iter().filter(move |(holder, _)| holder.agent == *agent)
+    }
+
+    /// The state that a trial would go on from. A slot of another hardware class than its own starts over, so the
+    /// trial is better placed on one of that class.
+    pub fn resumable(&self, trial: &TrialId) -> Option<&Resumable> {
+        self.resumables.get(trial)
+    }
+
+    /// All states that trials would go on from.
+    pub fn resumables(&self) -> impl Iterator<Item = (&TrialId, &Resumable)> {
+        self.resumables.iter()
     }
 
     /// All leases.

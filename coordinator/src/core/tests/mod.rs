@@ -2,6 +2,7 @@
 
 mod imports;
 mod promises;
+mod resumables;
 mod stories;
 
 use std::collections::BTreeMap;
