@@ -23,6 +23,11 @@ pub(super) const ANSWER: Duration = Duration::from_secs(15);
 /// # Errors
 /// The address is not one.
 pub fn connect(coordinator: &str) -> anyhow::Result<AgentsClient<Channel>> {
+    Ok(client(channel(coordinator)?))
+}
+
+/// The connection that all clients of the coordinator share.
+pub(super) fn channel(coordinator: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(coordinator.to_owned())
         .ok()
         .filter(|e| e.uri().scheme().is_some() && e.uri().authority().is_some())
@@ -34,9 +39,12 @@ pub fn connect(coordinator: &str) -> anyhow::Result<AgentsClient<Channel>> {
         .keep_alive_timeout(Duration::from_secs(20))
         .keep_alive_while_idle(true)
         .connect_lazy();
-    Ok(AgentsClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    Ok(channel)
+}
+
+/// What agents ask over it.
+pub(super) fn client(channel: Channel) -> AgentsClient<Channel> {
+    AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// An answer in time, or a failure: a coordinator that vanished without a word must not hold us for ever.
@@ -72,6 +80,7 @@ pub(super) async fn register(shared: &Shared) -> Duration {
                 tracing::info!(agent = %shared.id, coordinator = shared.options.coordinator, "registered");
                 shared.metrics.counts.heard();
                 let reply = reply.into_inner();
+                shared.artifacts.heed(&reply);
                 heed(shared, reply.verdicts);
                 return Duration::from_millis(reply.heartbeat_every_ms.max(1));
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fleet_common::energy::{Readings, energy_of};
 use fleet_common::id::Attempt;
-use fleet_common::record::{Energy, PhaseRecord, Reading, Segment, Window, merge_phases};
+use fleet_common::record::{Energy, PhaseRecord, Reading, Segment, SegmentMachine, Window, merge_phases};
 use fleet_common::telemetry::{MonoNanos, Series};
 use fleet_common::worker::Phase;
 
@@ -155,11 +155,17 @@ pub(crate) fn short_windows(phases: &[PhaseRecord]) -> Vec<String> {
     flags
 }
 
-/// What a careful reader must know about a trial that was interrupted.
+/// What a careful reader must know about a trial that was interrupted; where it was on several machines, on which.
 pub(crate) fn interruptions(segments: &[Segment]) -> Option<String> {
+    let moved = segments.windows(2).any(|s| s[0].machine != s[1].machine);
+    let place = |s: &Segment| match &s.machine {
+        Some(SegmentMachine { agent, host, .. }) if moved => format!(" on {host} ({agent})"),
+        None if moved => " on the machine before".to_owned(),
+        _ => String::new(),
+    };
     let parts: Vec<String> = segments
         .iter()
-        .map(|s| format!("attempt {} did steps {} to {}", s.attempt, s.from_step + 1, s.to_step))
+        .map(|s| format!("attempt {} did steps {} to {}{}", s.attempt, s.from_step + 1, s.to_step, place(s)))
         .collect();
     (segments.len() > 1).then(|| format!("interrupted: {}", parts.join(", ")))
 }

@@ -65,6 +65,9 @@ pub struct Record {
     /// safetensors file; `adapter_config.json` is beside it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub adapter: Option<Artifact>,
+    /// The adapter's `adapter_config.json`, where it was put into the artifact store too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter_config: Option<Artifact>,
     /// What a careful reader must know: "short window", "several owners of the device", …
     #[serde(default)]
     pub flags: Vec<String>,

@@ -83,7 +83,7 @@ impl Local {
 
         let loopback = ([127, 0, 0, 1], 0).into();
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
-        let coordinator = Running::start(&self.state.join("coordinator"), loopback, terms, keep).await?;
+        let coordinator = Running::start(&self.state.join("coordinator"), loopback, terms, keep, None).await?;
         let address = format!("http://{}", coordinator.address);
         let mut client = client::connect(&address).await?;
         let work = async {
@@ -197,6 +197,8 @@ impl Agent {
         }
         command.args(["--save-every", &local.save_every.to_string(), "--cool-down", &local.cool_down.to_string()]);
         command.args(["--characterise", &local.characterise]);
+        // There is no other machine to go on with a trial.
+        command.args(["--artifacts", "none"]);
         if let Some(meter) = &local.wall_meter {
             command.args(["--wall-meter", meter]);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use fleet_artifacts::StoreError;
 use fleet_common::lease::LeaseTerms;
 use fleet_common::units::Bytes;
 use fleet_observe::http;
@@ -16,7 +17,7 @@ use tonic::transport::server::TcpIncoming;
 use super::Failure;
 use crate::driver::{self, Handle};
 use crate::metrics::{Counts, Endpoint, Timed};
-use crate::service::Service;
+use crate::service::{Artifacts, Service};
 use crate::store::{Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
@@ -38,6 +39,11 @@ pub(super) struct Serve {
     /// use for it) [default: neither is served]
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    /// Store for states of interrupted trials and for kept weights: s3://BUCKET/PREFIX (with ?endpoint=URL for stores
+    /// other than AWS's), which agents then talk to themselves, or a folder, which they reach through this coordinator.
+    /// A prefix belongs to one coordinator: states that it does not know are removed [default: STATE/artifacts/store]
+    #[arg(long, env = "FLEET_ARTIFACTS", value_name = "URL")]
+    artifacts: Option<String>,
     #[command(flatten)]
     leases: Leases,
     #[command(flatten)]
@@ -92,7 +98,8 @@ impl Serve {
             }
             None => None,
         };
-        let running = Running::start(&self.state, address, self.leases.terms(), self.retention.keep()).await?;
+        let (terms, keep) = (self.leases.terms(), self.retention.keep());
+        let running = Running::start(&self.state, address, terms, keep, self.artifacts.as_deref()).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on http://{}", running.address);
         if let Some(listener) = metrics {
@@ -132,7 +139,7 @@ pub(super) struct Running {
     samples: Arc<Samples>,
     counts: Arc<Counts>,
     thread: std::thread::JoinHandle<()>,
-    sweeping: tokio::task::JoinHandle<()>,
+    sweeping: [tokio::task::JoinHandle<()>; 2],
     server: tokio::task::JoinHandle<()>,
     stop: tokio::sync::oneshot::Sender<()>,
 }
@@ -143,6 +150,7 @@ impl Running {
         address: SocketAddr,
         terms: LeaseTerms,
         keep: Keep,
+        artifact_store: Option<&str>,
     ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Failure::failed(format!(
@@ -174,9 +182,16 @@ impl Running {
         let (driver, thread) = driver::start(store, known, terms, counts.clone());
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
+        let artifacts = Artifacts::open(driver.clone(), state, artifact_store).map_err(|e| match e {
+            StoreError::Address { .. } => Failure::usage(e.to_string()),
+            _ => Failure::failed(e.to_string()),
+        })?;
+        tracing::info!(store = artifacts.place(), "artifacts are kept");
         let service = Service::new(driver.clone(), index, samples, counts.clone());
+        let service = service.with_artifact_store(artifacts.direct());
         service.sweep(keep).await;
         let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));
+        let sweeping_artifacts = tokio::spawn(artifacts.clone().keep_sweeping());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         // Answers are small and somebody waits for each: without this, the kernel holds many of them back for 40 ms.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -186,6 +201,7 @@ impl Running {
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .add_service(service.agents())
             .add_service(service.operator())
+            .add_service(artifacts.server())
             .serve_with_incoming_shutdown(incoming, async {
                 let _ = stopped.await;
             });
@@ -194,7 +210,16 @@ impl Running {
                 tracing::error!(%error, "the server failed");
             }
         });
-        Ok(Self { address, driver, samples: stored, counts, thread, sweeping, server, stop })
+        Ok(Self {
+            address,
+            driver,
+            samples: stored,
+            counts,
+            thread,
+            sweeping: [sweeping, sweeping_artifacts],
+            server,
+            stop,
+        })
     }
 
     /// Returns when the coordinator can no longer work, with what is known of the reason.
@@ -208,7 +233,7 @@ impl Running {
     /// Ends the server, then the driver; everything that was answered is on disk.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
-        self.sweeping.abort();
+        self.sweeping.iter().for_each(tokio::task::JoinHandle::abort);
         // Questions for work stay open for half a minute; nobody should wait for those.
         let _ = tokio::time::timeout(FAREWELL, self.server).await;
         // Before the driver, which gives the folder back.

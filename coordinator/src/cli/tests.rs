@@ -56,7 +56,7 @@ impl World {
     /// With retention.
     pub(super) async fn keeping(dir: tempfile::TempDir, keep: Keep) -> Self {
         let address = "127.0.0.1:0".parse().expect("an address");
-        let running = Running::start(&dir.path().join("state"), address, TERMS, keep).await.expect("starts");
+        let running = Running::start(&dir.path().join("state"), address, TERMS, keep, None).await.expect("starts");
         Self { dir, running }
     }
 

@@ -4,6 +4,7 @@
 
 mod agents;
 mod arrivals;
+mod artifacts;
 mod import;
 mod operator;
 mod retention;
@@ -26,6 +27,7 @@ pub mod rpc {
     tonic::include_proto!("fleet.v1");
 }
 
+pub use artifacts::Artifacts;
 use rpc::agents_server::AgentsServer;
 use rpc::operator_server::OperatorServer;
 
