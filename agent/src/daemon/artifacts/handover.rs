@@ -163,7 +163,7 @@ async fn hand_over(
                 Ok((bytes, told)) => {
                     backoff.reset();
                     match told {
-                        Ok(()) => tracing::debug!(step = ready.step, bytes, "a state was handed over"),
+                        Ok(()) => tracing::info!(step = ready.step, bytes, "a state was handed over"),
                         Err(why) => tracing::info!(step = ready.step, why, "the coordinator does not want the state"),
                     }
                     done.send_replace(Some(ready.step));
