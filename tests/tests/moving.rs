@@ -29,7 +29,10 @@ fn record(fleet: &Fleet, coordinator: &Coordinator, name: &str) -> Value {
 fn machine(fleet: &Fleet, url: &str, name: &str, power: &Power, more: &[&str]) -> Agent {
     let locks = format!("{name}-locks");
     let powercap = power.dir().to_str().expect("a path");
-    let mut options = vec!["--save-every", "2", "--threads", "1", "--lock-dir", &locks, "--powercap", powercap];
+    let mut options = vec!["--threads", "1", "--lock-dir", &locks, "--powercap", powercap];
+    if !more.contains(&"--save-every") {
+        options.extend(["--save-every", "2"]);
+    }
     options.extend(more);
     Agent::start(fleet, url, name, &options)
 }

@@ -228,6 +228,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_carried_knows_its_class_and_place_and_adds_up_what_was_sent() {
+        let class = |text: &str| text.parse::<HardwareClass>().expect("a class");
+        let first = carried(10);
+        assert!(first.is_of(&class("CPU")) && !first.is_of(&class("GPU")));
+        assert!(first.of_other_hardware().contains("attempt 1 left at step 10 is of other hardware (CPU)"));
+        let segment =
+            Segment { attempt: Attempt::FIRST.next(), from_step: 10, to_step: 12, ..first.segments[0].clone() };
+        let second = Carried::new(Some(&first), Vec::new(), segment, Vec::new(), &class("CPU"));
+        assert!(second.place() > first.place() && carried(99).place() < second.place(), "the later attempt is ahead");
+        let read = Carried::read(&serde_json::to_vec(&second).expect("JSON"));
+        assert_eq!(read.as_ref(), Ok(&second));
+        // An earlier version said nothing of classes: its states were of this machine.
+        let mut old = serde_json::to_value(&first).expect("JSON");
+        old.as_object_mut().expect("an object").retain(|key, _| key != "hardware" && key != "sent");
+        assert!(Carried::read(old.to_string().as_bytes()).expect("readable").is_of(&class("GPU")));
+        old["schema"] = "fleet.carried/0".into();
+        assert!(Carried::read(old.to_string().as_bytes()).is_err());
+    }
+
+    #[test]
     fn what_is_left_behind_is_bounded_and_what_is_wanted_stays() {
         let dir = tempfile::tempdir().expect("a folder");
         for n in 1..=4 {

@@ -165,6 +165,7 @@ mod tests {
     use fleet_common::record::{Outcome, Segment};
     use serde_json::json;
 
+    use super::super::artifacts::note_acknowledged;
     use super::super::resume::Carried;
     use super::*;
 
@@ -232,6 +233,10 @@ mod tests {
             .expect("writes");
         assert_eq!(of(&crashed), (2000.0, Some(1000.0), 20.0));
         assert_eq!(of(&record(Outcome::Completed)).0, 4000.0, "nobody goes on from a state of a finished trial");
+        // Unless it was handed over: another machine went on from it, and its record has what is in it.
+        let carried = states.latest().expect("there is one").1;
+        note_acknowledged(&states, &serde_json::to_vec(&carried).expect("JSON")).expect("notes");
+        assert_eq!(of(&record(Outcome::Completed)), (2000.0, Some(1000.0), 20.0));
     }
 
     #[test]

@@ -231,6 +231,33 @@ mod tests {
     }
 
     #[test]
+    fn an_interrupted_trial_names_its_machines_where_there_were_several() {
+        let segment = |attempt: u32, from_step, host: Option<&str>| Segment {
+            attempt: attempt.try_into().expect("an attempt"),
+            started_unix_ms: 0,
+            ended_unix_ms: 1,
+            from_step,
+            to_step: from_step + 10,
+            machine: host.map(|host| SegmentMachine {
+                agent: format!("{host}-1").parse().expect("an id"),
+                slot: "cpu".parse().expect("a slot"),
+                host: host.into(),
+            }),
+        };
+        let told = |hosts: [Option<&str>; 2]| {
+            interruptions(&[segment(1, 0, hosts[0]), segment(2, 10, hosts[1])]).expect("interrupted")
+        };
+        let plain = "interrupted: attempt 1 did steps 1 to 10, attempt 2 did steps 11 to 20";
+        assert_eq!(told([Some("a"), Some("a")]), plain);
+        assert_eq!(told([None, None]), plain, "of an earlier version");
+        assert_eq!(
+            told([Some("a"), Some("b")]),
+            "interrupted: attempt 1 did steps 1 to 10 on a (a-1), attempt 2 did steps 11 to 20 on b (b-1)"
+        );
+        assert_eq!(interruptions(&[segment(1, 0, Some("a"))]), None);
+    }
+
+    #[test]
     fn without_a_counter_power_is_integrated_and_without_a_meter_nothing_is_made_up() {
         let mut readings = Readings::default();
         for tick in 0..=20u64 {

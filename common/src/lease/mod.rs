@@ -34,6 +34,9 @@ impl std::ops::Add<u64> for Millis {
     }
 }
 
+/// Why a holder is to stop where nobody else has the trial either: what it has done so far may still be wanted.
+pub const CALLED_OFF: &str = "it was called off";
+
 /// How long leases last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTerms {

@@ -2,7 +2,7 @@
 //! hardware class.
 
 use fleet_common::id::{Attempt, HardwareClass, TrialId};
-use fleet_common::lease::{Holder, TrialState};
+use fleet_common::lease::{CALLED_OFF, Holder, TrialState};
 use fleet_common::wire::{WireError, v1};
 
 use super::{Core, Event};
@@ -53,7 +53,7 @@ impl Core {
         if !is_latest {
             return Saved::NotWanted(match life.state {
                 TrialState::Finished => "it is finished".to_owned(),
-                TrialState::Cancelled => "it was called off".to_owned(),
+                TrialState::Cancelled => CALLED_OFF.to_owned(),
                 _ => format!("attempt {attempt} is over"),
             });
         }

@@ -230,7 +230,7 @@ pub(in crate::daemon) fn acknowledged(state: &Path, trial: &TrialId) -> Option<C
 }
 
 /// Notes what belongs to the state that another machine would go on from.
-pub(super) fn note_acknowledged(states: &States, carried: &[u8]) -> std::io::Result<()> {
+pub(in crate::daemon) fn note_acknowledged(states: &States, carried: &[u8]) -> std::io::Result<()> {
     let folder = states.dir().join(HANDED_OVER);
     std::fs::create_dir_all(&folder)?;
     let partial = folder.join("partial");

@@ -21,6 +21,8 @@ use fleet_common::id::{Attempt, TrialId};
 use fleet_common::wire::v1;
 use tonic::transport::Channel;
 
+#[cfg(test)]
+pub(super) use handover::note_acknowledged;
 pub(super) use handover::{Handover, Sent, acknowledged};
 pub(super) use keep::keep;
 pub(super) use leftovers::hand_over_leftovers;
