@@ -7,7 +7,7 @@ mod s3;
 use fleet_tests::{Agent, Campaign, Coordinator, Fleet, Power, long, wait_until};
 use serde_json::Value;
 
-const STEPS: u32 = 400;
+const STEPS: u32 = 600;
 
 /// A campaign of one trial whose weights are kept.
 fn file(fleet: &Fleet, name: &str) -> String {

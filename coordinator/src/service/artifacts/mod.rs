@@ -2,10 +2,12 @@
 
 mod incoming;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_artifacts::{Name, Store, StoreError};
@@ -40,7 +42,7 @@ pub struct Artifacts {
     incoming: Arc<Incoming>,
     /// Where agents put artifacts themselves.
     direct: Option<String>,
-    /// Names of the states that were wanted when somebody last looked.
+    /// Names of the states that were wanted when somebody last looked, and since.
     wanted: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -258,6 +260,8 @@ impl Rpc for Artifacts {
             Saved::Noted { replaced } => {
                 tracing::debug!(%name, step, "a state is in the artifact store");
                 replaced.iter().for_each(|artifact| self.forget(artifact));
+                // Its trial may have ended before anybody looks.
+                self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string());
                 (true, String::new())
             }
             // It stays until it is swept: who tells of it may be wrong about whose it is.

@@ -29,13 +29,19 @@ impl Artifacts {
 
     /// Removes what was wanted at the last look and is not now; with `whole`, whatever is not.
     pub(super) async fn sweep(&self, whole: bool) -> Result<(), String> {
-        let answer = self.driver.ask(Input::Resumables).await.map_err(|e| e.to_string())?;
-        let Reply::Resumables(names) = answer else { return Err("the core answered another question".to_owned()) };
-        let wanted: HashSet<String> = names.into_iter().collect();
-        let before = {
-            let mut before = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *before, wanted.clone())
+        let known = || self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the question: what is noted while it is asked is not judged by its answer.
+        let before = std::mem::take(&mut *known());
+        let wanted: HashSet<String> = match self.driver.ask(Input::Resumables).await {
+            Ok(Reply::Resumables(names)) => names.into_iter().collect(),
+            other => {
+                known().extend(before);
+                return Err(other
+                    .err()
+                    .map_or_else(|| "the core answered another question".to_owned(), |e| e.to_string()));
+            }
         };
+        known().extend(wanted.iter().cloned());
         before.difference(&wanted).for_each(|name| self.forget(name));
         if whole {
             self.incoming.sweep(BROKEN);
