@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_common::energy::Readings;
-use fleet_common::id::Attempt;
-use fleet_common::record::{Artifact, Machine, Metering, Outcome, Record, SCHEMA, Segment, Training, merge_phases};
+use fleet_common::id::{Attempt, HardwareClass};
+use fleet_common::lease::CALLED_OFF;
+use fleet_common::record::{
+    Artifact, Machine, Metering, Outcome, Record, SCHEMA, Segment, SegmentMachine, Training, merge_phases,
+};
 use fleet_common::telemetry::{Channel, MonoNanos};
 use fleet_dataset::sha256_of_file;
 
+use super::artifacts::{Handover, Sent, Whose, acknowledged};
 use super::resume::{Carried, States};
 use super::spool::Spool;
 use super::trial::Lease;
@@ -24,6 +29,11 @@ use crate::metrics::Watched;
 pub(super) struct AttemptLog {
     attempt: Attempt,
     pub states: States,
+    /// Its states on their way to other machines.
+    pub handover: Handover,
+    /// Where it runs.
+    machine: SegmentMachine,
+    hardware: HardwareClass,
     /// The state that it goes on from, and what was measured up to there.
     pub carried: Option<(PathBuf, Carried)>,
     /// Optimiser steps done.
@@ -31,7 +41,7 @@ pub(super) struct AttemptLog {
     /// It got further than the state that it goes on from.
     pub advanced: bool,
     /// Why it started from the beginning although there was a state.
-    refused: Option<String>,
+    pub refused: Option<String>,
     started_unix_ms: u64,
     pub marks: Vec<Mark>,
     pub end: MonoNanos,
@@ -48,10 +58,14 @@ pub(super) struct AttemptLog {
 }
 
 impl AttemptLog {
-    pub(super) fn start(lease: &Lease, states: States, covered: Covered, watched: Watched) -> Self {
+    pub(super) fn start(shared: &Arc<Shared>, slot: &Slot, lease: &Lease, states: States) -> Self {
         let carried = states.latest();
+        let whose = Whose { trial: lease.trial.clone(), attempt: lease.attempt };
         Self {
             attempt: lease.attempt,
+            handover: Handover::begin(shared, whose, slot, &states),
+            machine: SegmentMachine { agent: shared.id.clone(), slot: slot.id.clone(), host: shared.host.name.clone() },
+            hardware: slot.hardware.clone(),
             states,
             step: carried.as_ref().map_or(0, |(_, c)| c.step),
             remarks: carried.iter().flat_map(|(_, c)| c.remarks.clone()).collect(),
@@ -62,8 +76,8 @@ impl AttemptLog {
             marks: Vec::new(),
             end: clock::monotonic(),
             readings: Readings::default(),
-            watched,
-            covered,
+            watched: shared.metrics.watched(&slot.id),
+            covered: shared.meters(slot, None).covered,
             clocks: Clocks::read(),
             cpu: process_cpu(),
             start_celsius: None,
@@ -78,6 +92,7 @@ impl AttemptLog {
             ended_unix_ms: clock::unix_ms(),
             from_step: self.carried.as_ref().map_or(0, |(_, c)| c.step),
             to_step: self.step,
+            machine: Some(self.machine.clone()),
         }
     }
 
@@ -90,11 +105,15 @@ impl AttemptLog {
         (self.step, self.advanced) = (step, true);
         let (phases, remarks) = self.account().phases(self.attempt, &self.marks, at);
         let remarks = self.remarks.iter().cloned().chain(remarks).collect();
-        let carried = Carried::new(self.carried.as_ref().map(|(_, c)| c), phases, self.segment(), remarks);
+        let earlier = self.carried.as_ref().map(|(_, c)| c);
+        let carried = Carried::new(earlier, phases, self.segment(), remarks, &self.hardware);
+        let carried = carried.having_sent(self.handover.sent());
         let states = self.states.clone();
-        let kept = tokio::task::spawn_blocking(move || states.complete(&file, &carried)).await;
-        if let Err(error) = kept.map_err(std::io::Error::other).and_then(|k| k) {
-            tracing::warn!(%error, step, "the state could not be kept");
+        let (state, beside) = (file.clone(), carried.clone());
+        let kept = tokio::task::spawn_blocking(move || states.complete(&state, &beside)).await;
+        match kept.map_err(std::io::Error::other).and_then(|k| k) {
+            Ok(()) => self.handover.offer(&file, &carried),
+            Err(error) => tracing::warn!(%error, step, "the state could not be kept"),
         }
     }
 
@@ -124,10 +143,18 @@ impl AttemptLog {
         self.clocks = now;
     }
 
-    /// What of its energy no state has kept.
-    pub(super) fn wasted(&self, slot: &Slot, lease: &Lease, why: &str) -> Option<Waste> {
-        let carried = self.states.latest();
-        let kept = carried.as_ref().map_or(&[][..], |(_, c)| &c.phases);
+    /// What of its energy no state has kept that anybody goes on from: where another machine has the trial by now, what
+    /// is in the artifact store, and what is here is removed; else the latest that is here.
+    pub(super) fn wasted(&self, shared: &Shared, slot: &Slot, lease: &Lease, why: &str) -> Option<Waste> {
+        let stays = shared.is_stopping() || why == CALLED_OFF || !shared.artifacts.is_there();
+        let carried = if stays {
+            self.states.latest().map(|(_, carried)| carried)
+        } else {
+            let carried = acknowledged(&shared.options.state, &lease.trial);
+            self.states.remove();
+            carried
+        };
+        let kept = carried.as_ref().map_or(&[][..], |c| &c.phases);
         let (energy, seconds) = self.account().wasted(self.attempt, kept)?;
         Some(Waste::new(slot, &lease.trial, self.attempt, energy, seconds, why))
     }
@@ -152,6 +179,8 @@ impl AttemptLog {
         let mut flags = short_windows(&phases);
         flags.extend(self.remarks.into_iter().chain(remarks).collect::<BTreeSet<_>>());
         flags.extend(interruptions(&segments));
+        let sent = self.carried.as_ref().map_or_else(Sent::default, |(_, c)| c.sent).plus(self.handover.sent());
+        flags.extend(sent.flag());
         flags.extend(self.refused.map(|reason| format!("started from the beginning: {reason}")));
         let kept = |wanted: bool, file: &str| {
             let there = wanted && outcome == Outcome::Completed;
@@ -159,6 +188,7 @@ impl AttemptLog {
         };
         let weights = kept(lease.keep.weights, "weights.safetensors");
         let adapter = kept(lease.keep.adapter, "adapter/adapter_model.safetensors");
+        let adapter_config = kept(adapter.is_some() && shared.artifacts.is_there(), "adapter/adapter_config.json");
         Record {
             schema: SCHEMA.to_owned(),
             trial: lease.trial.clone(),
@@ -181,6 +211,7 @@ impl AttemptLog {
             samples_taken: spool.taken(),
             artifact: weights,
             adapter,
+            adapter_config,
         }
     }
 
@@ -213,5 +244,5 @@ pub(super) fn artifacts(shared: &Shared, lease: &Lease) -> PathBuf {
 
 /// A file that a trial has left, if it has.
 fn artifact(path: &Path) -> Option<Artifact> {
-    Some(Artifact { path: path.display().to_string(), sha256: sha256_of_file(path).ok()? })
+    Some(Artifact { path: path.display().to_string(), sha256: sha256_of_file(path).ok()?, stored: None })
 }

@@ -25,6 +25,11 @@ pub type Client = AgentsClient<Link>;
 /// # Errors
 /// The address is not one, or there is no certificate.
 pub fn connect(coordinator: &str, state: &Path) -> anyhow::Result<Client> {
+    Ok(client(link(coordinator, state)?))
+}
+
+/// The connection that all clients of the coordinator share.
+pub(super) fn link(coordinator: &str, state: &Path) -> anyhow::Result<Link> {
     let endpoint = endpoint(coordinator)?
         // A cable that was pulled out is noticed by silence alone.
         .http2_keep_alive_interval(Duration::from_secs(10))
@@ -32,9 +37,12 @@ pub fn connect(coordinator: &str, state: &Path) -> anyhow::Result<Client> {
         .keep_alive_while_idle(true);
     let link = Link::new(endpoint, &identity(state))?;
     tokio::spawn(keep_renewing(link.clone()));
-    Ok(AgentsClient::new(link)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    Ok(link)
+}
+
+/// What agents ask over it.
+pub(super) fn client(link: Link) -> Client {
+    AgentsClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// An answer in time, or a failure: a coordinator that vanished without a word must not hold us for ever.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use fleet_common::id::SlotId;
-use fleet_common::record::Record;
+use fleet_common::id::{SlotId, TrialId};
+use fleet_common::record::{PhaseRecord, Record};
 use fleet_common::wire::v1;
 use fleet_secure::client::explain;
 use tokio::task::{AbortHandle, JoinSet};
@@ -16,6 +16,8 @@ use tracing::Instrument as _;
 
 use super::slot::{self, Desk, Seat};
 use super::trial::{Lease, Running};
+use super::artifacts::hand_over_leftovers;
+use super::spool::{LeftBehind, Spool};
 use super::{Shared, connection, send_leftovers, wasted};
 use crate::device::{DeviceLock, Slot};
 use crate::half::{Effect, Half, Held, Input, Pulled, Renewal, Setup};
@@ -26,10 +28,17 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What a task came back with.
 enum Done {
     Introduced(Result<v1::RegisterReply, Status>),
+    /// States that an earlier daemon left are handed over; the introduction was answered so.
+    HandedOver(v1::RegisterReply, Vec<LeftBehind>, HashMap<TrialId, Vec<PhaseRecord>>),
     Renewed(Result<v1::HeartbeatReply, Status>),
     Pulled(SlotId, anyhow::Result<Option<Result<Box<Lease>, slot::Unreadable>>>),
     Worked(Held, slot::Worked),
     Other(Input),
+}
+
+fn introduced(reply: v1::RegisterReply) -> Input {
+    let every = Duration::from_millis(reply.heartbeat_every_ms.max(1));
+    Input::Introduced(Some((every, connection::unwanted(reply.verdicts))))
 }
 
 /// One daemon's doing.
@@ -106,7 +115,10 @@ impl Driver {
             let wake = self.half.wake().map(|wake| tokio::time::Instant::from_std(self.began + wake));
             let done = tokio::select! {
                 Some(done) = self.tasks.join_next() => match done {
-                    Ok(done) => self.take_in(done),
+                    Ok(done) => match self.take_in(done) {
+                        Some(input) => input,
+                        None => continue,
+                    },
                     Err(error) if error.is_cancelled() => continue,
                     Err(error) => return Err(error).context("a part of the agent failed"),
                 },
@@ -125,19 +137,30 @@ impl Driver {
     }
 
     /// What a task brought, as the half takes it.
-    fn take_in(&mut self, done: Done) -> Input {
+    fn take_in(&mut self, done: Done) -> Option<Input> {
         let counts = &self.shared.metrics.counts;
-        match done {
+        Some(match done {
             Done::Introduced(Ok(reply)) => {
                 tracing::info!(agent = %self.shared.id, coordinator = self.shared.options.coordinator, "registered");
                 counts.heard();
                 self.shared.faults.introduced();
                 self.told = false;
+                self.shared.artifacts.heed(&reply);
                 if !std::mem::replace(&mut self.introduced, true) {
-                    self.begin_beside();
+                    // Before any work is asked for: it may be what the states are of.
+                    let shared = self.shared.clone();
+                    self.tasks.spawn(async move {
+                        let left = Spool::left_behind(&shared.options.state.join("spool"));
+                        let overtaken = hand_over_leftovers(&shared, &left).await;
+                        Done::HandedOver(reply, left, overtaken)
+                    });
+                    return None;
                 }
-                let every = Duration::from_millis(reply.heartbeat_every_ms.max(1));
-                Input::Introduced(Some((every, connection::unwanted(reply.verdicts))))
+                introduced(reply)
+            }
+            Done::HandedOver(reply, left, overtaken) => {
+                self.begin_beside(left, &overtaken);
+                introduced(reply)
             }
             Done::Introduced(Err(status)) => {
                 if !std::mem::replace(&mut self.told, true) {
@@ -193,7 +216,7 @@ impl Driver {
                 }
                 input
             }
-        }
+        })
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -282,9 +305,9 @@ impl Driver {
     }
 
     /// The coordinator is there: what an earlier daemon left to tell is told beside.
-    fn begin_beside(&mut self) {
+    fn begin_beside(&mut self, left: Vec<LeftBehind>, overtaken: &HashMap<TrialId, Vec<PhaseRecord>>) {
         let records: Vec<Arc<Record>> = self.desks.values().filter_map(Desk::to_deliver).map(|(r, _)| r).collect();
-        let spools = send_leftovers(&self.shared, &records, &mut self.beside);
+        let spools = send_leftovers(&self.shared, left, overtaken, &records, &mut self.beside);
         for (held, desk) in &mut self.desks {
             if let Some(spool) = spools.get(&(held.trial.clone(), held.attempt)) {
                 desk.goes_with(spool.clone());

@@ -8,11 +8,12 @@
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
 //! STATE/wasted/      energy that is in no record, until it is told
-//! STATE/resume/      states that interrupted trials go on from
+//! STATE/resume/      states that interrupted trials go on from, also on their way to other machines
 //! STATE/logs/        what workers logged, one file per attempt
 //! STATE/artifacts/   trained weights, where a campaign wants them kept
 //! ```
 
+mod artifacts;
 mod attempt;
 mod characterise;
 mod connection;
@@ -39,12 +40,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
-use fleet_common::record::Record;
+use fleet_common::record::{PhaseRecord, Record};
 use fleet_common::tags::Tags;
 use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
+pub use artifacts::Place;
+use artifacts::{Artifacts, hand_over_leftovers};
 pub use connection::{Client, connect};
 use driver::Driver;
 pub use identity::{identity, join, joined, needs};
@@ -67,8 +70,9 @@ pub mod rpc {
 
 /// What a daemon that is on its way out writes into its lock.
 const LEAVING: &str = "leaving";
-/// A daemon is gone within this time: the worker's last step and state, the last samples, the leases.
-const PREDECESSOR: Duration = Duration::from_secs(40);
+/// A daemon is gone within this time: the worker's last step and state, its way to the store, the last samples, the
+/// leases.
+const PREDECESSOR: Duration = Duration::from_secs(70);
 
 /// What a daemon needs to know.
 #[derive(Debug, Clone)]
@@ -115,6 +119,10 @@ pub struct Options {
     pub state_space: u64,
     /// The daemon ends once it had nothing to do for so long; never if none.
     pub leave_when_idle: Option<Duration>,
+    /// Where states and kept weights go, for other machines.
+    pub artifacts: Place,
+    /// Bytes per second on the way there while trials run; 0 for no limit.
+    pub artifacts_rate: u64,
 }
 
 /// What all parts of a daemon share.
@@ -132,6 +140,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     threads: u32,
     client: Client,
+    artifacts: Artifacts,
     /// What each slot is doing.
     running: Mutex<HashMap<SlotId, Running>>,
     /// Slots that look at their meters before they ask for work.
@@ -222,8 +231,9 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
         locks.push(DeviceLock::take(&options.lock_dir, &slot.id, &owner)?);
     }
-    let client = connect(&options.coordinator, state)?;
+    let link = connection::link(&options.coordinator, state)?;
     let threads = options.threads.unwrap_or_else(|| (host.cpus / slots.len().max(1) as u32).max(1));
+    let artifacts = Artifacts::new(options.artifacts.clone(), link.clone(), options.artifacts_rate);
     let shared = Arc::new(Shared {
         files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
@@ -237,7 +247,8 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         nvidia: nvidia.ok().map(Arc::new),
         options,
         threads,
-        client,
+        artifacts,
+        client: connection::client(link),
         running: Mutex::default(),
         preparing: Preparing::default(),
         stopping,
@@ -261,12 +272,14 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
 /// spools of records that are still to be delivered.
 fn send_leftovers(
     shared: &Arc<Shared>,
+    left: Vec<LeftBehind>,
+    overtaken: &HashMap<TrialId, Vec<PhaseRecord>>,
     undelivered: &[Arc<Record>],
     beside: &mut tokio::task::JoinSet<()>,
 ) -> HashMap<(TrialId, Attempt), Arc<Spool>> {
     let state = &shared.options.state;
     let mut of_records = HashMap::new();
-    for LeftBehind { slot, has_ended, spool, readings } in Spool::left_behind(&state.join("spool")) {
+    for LeftBehind { slot, has_ended, spool, readings } in left {
         let (trial, attempt) = spool.whose();
         let (whose, spool) = ((trial.clone(), attempt), Arc::new(spool));
         let span = log::trial_span(&whose.0.cell, whose.0.repeat, attempt.get(), &shared.id, &slot);
@@ -285,7 +298,8 @@ fn send_leftovers(
         }
         let Some(slot) = shared.slots.iter().find(|s| s.id == slot).filter(|_| !has_ended) else { continue };
         let covered = shared.meters(slot, None).covered;
-        if let Some(waste) = Waste::left_behind(state, slot, &covered, &whose.0, attempt, &readings) {
+        let overtaken = overtaken.get(&whose.0).map(Vec::as_slice);
+        if let Some(waste) = Waste::left_behind(state, slot, &covered, &whose.0, attempt, &readings, overtaken) {
             shared.untold.put(&shared.id, waste);
         }
     }

@@ -6,17 +6,19 @@
 //! ```
 //!
 //! The second is written once the first is durable; a pair is complete or does not count. A trial's folder holds one
-//! pair, and is removed with the delivery of its record. What trials that never came back leave is bounded.
+//! pair (and beside it what is on its way to the artifact store), and is removed with the delivery of its record. What trials that never came back leave is bounded.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use fleet_common::id::TrialId;
+use fleet_common::id::{Attempt, HardwareClass, TrialId};
 use fleet_common::record::{PhaseRecord, Segment, merge_phases};
 use fleet_common::worker::Phase;
 use serde::{Deserialize, Serialize};
+
+use super::artifacts::Sent;
 
 /// Name and version of the form.
 const SCHEMA: &str = "fleet.carried/1";
@@ -34,6 +36,12 @@ pub(super) struct Carried {
     /// What a careful reader must know about how they were measured.
     #[serde(default)]
     pub remarks: Vec<String>,
+    /// The hardware class of all attempts; joules of unlike hardware are not added up.
+    #[serde(default)]
+    hardware: Option<HardwareClass>,
+    /// What of the states went to the artifact store meanwhile.
+    #[serde(default)]
+    pub sent: Sent,
 }
 
 impl Carried {
@@ -43,6 +51,7 @@ impl Carried {
         phases: Vec<PhaseRecord>,
         segment: Segment,
         remarks: Vec<String>,
+        hardware: &HardwareClass,
     ) -> Self {
         let mut all = earlier.map_or_else(Vec::new, |e| e.phases.clone());
         // An evaluation that was begun starts over.
@@ -50,7 +59,43 @@ impl Carried {
         let mut segments = earlier.map_or_else(Vec::new, |e| e.segments.clone());
         let step = segment.to_step;
         segments.push(segment);
-        Self { schema: SCHEMA.to_owned(), step, phases: all, segments, remarks }
+        let sent = earlier.map_or_else(Sent::default, |e| e.sent);
+        Self { schema: SCHEMA.to_owned(), step, phases: all, segments, remarks, hardware: Some(hardware.clone()), sent }
+    }
+
+    /// The same, with what else has gone to the artifact store.
+    pub(super) fn having_sent(mut self, sent: Sent) -> Self {
+        self.sent = self.sent.plus(sent);
+        self
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// It is none, or one of another version; in words.
+    pub(super) fn read(json: &[u8]) -> Result<Self, String> {
+        let carried: Self = serde_json::from_slice(json).map_err(|e| format!("not a {SCHEMA} document: {e}"))?;
+        match carried.schema == SCHEMA && !carried.segments.is_empty() {
+            true => Ok(carried),
+            false => Err(format!("expected schema {SCHEMA} with segments, found \"{}\"", carried.schema)),
+        }
+    }
+
+    /// The attempt that left the state, and the step: what is later is greater.
+    pub(super) fn place(&self) -> (Attempt, u32) {
+        (self.segments.last().map_or(Attempt::FIRST, |s| s.attempt), self.step)
+    }
+
+    /// Whether it was measured on this class; of an earlier version nobody knows, and it was this machine.
+    pub(super) fn is_of(&self, class: &HardwareClass) -> bool {
+        self.hardware.as_ref().is_none_or(|h| h == class)
+    }
+
+    /// Why it cannot be gone on from.
+    pub(super) fn of_other_hardware(&self) -> String {
+        let (attempt, step) = self.place();
+        let class = self.hardware.as_ref().map_or("unknown", HardwareClass::as_str);
+        format!("the state that attempt {attempt} left at step {step} is of other hardware ({class})")
     }
 }
 
@@ -75,11 +120,11 @@ impl States {
     pub(super) fn latest(&self) -> Option<(PathBuf, Carried)> {
         let files = fs::read_dir(&self.dir).ok()?.flatten().map(|e| e.path());
         let pairs = files.filter(|f| f.extension().is_some_and(|e| e == "json")).filter_map(|json| {
-            let carried: Carried = serde_json::from_slice(&fs::read(&json).ok()?).ok()?;
+            let carried = Carried::read(&fs::read(&json).ok()?).ok()?;
             let state = json.with_extension("safetensors");
-            (carried.schema == SCHEMA && state.is_file()).then_some((state, carried))
+            state.is_file().then_some((state, carried))
         });
-        pairs.max_by_key(|(_, carried)| carried.step)
+        pairs.max_by_key(|(_, carried)| carried.place())
     }
 
     /// Completes the pair of the worker's file `state`, and removes what is older.
@@ -138,8 +183,6 @@ pub(super) fn prune(state: &Path, most: u64, keep: &[TrialId]) {
 
 #[cfg(test)]
 mod tests {
-    use fleet_common::id::Attempt;
-
     use super::*;
 
     fn trial(n: u32) -> TrialId {
@@ -147,9 +190,15 @@ mod tests {
     }
 
     fn carried(step: u32) -> Carried {
-        let segment =
-            Segment { attempt: Attempt::FIRST, started_unix_ms: 1, ended_unix_ms: 2, from_step: 0, to_step: step };
-        Carried::new(None, Vec::new(), segment, Vec::new())
+        let segment = Segment {
+            attempt: Attempt::FIRST,
+            started_unix_ms: 1,
+            ended_unix_ms: 2,
+            from_step: 0,
+            to_step: step,
+            machine: None,
+        };
+        Carried::new(None, Vec::new(), segment, Vec::new(), &"CPU".parse().expect("a class"))
     }
 
     fn save(states: &States, step: u32, bytes: usize) -> PathBuf {
@@ -176,6 +225,26 @@ mod tests {
         assert_eq!(fs::read_dir(states.dir()).expect("a folder").count(), 2);
         states.remove();
         assert!(states.latest().is_none());
+    }
+
+    #[test]
+    fn what_is_carried_knows_its_class_and_place_and_adds_up_what_was_sent() {
+        let class = |text: &str| text.parse::<HardwareClass>().expect("a class");
+        let first = carried(10);
+        assert!(first.is_of(&class("CPU")) && !first.is_of(&class("GPU")));
+        assert!(first.of_other_hardware().contains("attempt 1 left at step 10 is of other hardware (CPU)"));
+        let segment =
+            Segment { attempt: Attempt::FIRST.next(), from_step: 10, to_step: 12, ..first.segments[0].clone() };
+        let second = Carried::new(Some(&first), Vec::new(), segment, Vec::new(), &class("CPU"));
+        assert!(second.place() > first.place() && carried(99).place() < second.place(), "the later attempt is ahead");
+        let read = Carried::read(&serde_json::to_vec(&second).expect("JSON"));
+        assert_eq!(read.as_ref(), Ok(&second));
+        // An earlier version said nothing of classes: its states were of this machine.
+        let mut old = serde_json::to_value(&first).expect("JSON");
+        old.as_object_mut().expect("an object").retain(|key, _| key != "hardware" && key != "sent");
+        assert!(Carried::read(old.to_string().as_bytes()).expect("readable").is_of(&class("GPU")));
+        old["schema"] = "fleet.carried/0".into();
+        assert!(Carried::read(old.to_string().as_bytes()).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fleet_artifacts::{Name, NameError};
 use fleet_common::id::{Attempt, SlotId, TrialId};
 use fleet_common::plan::CellSettings;
 use fleet_common::record::{Outcome, Record, Training};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use super::Shared;
+use super::artifacts::{keep, take_over};
 use super::attempt::{AttemptLog, artifacts};
 use super::characterise::Cooling;
 use super::process::Worker;
@@ -32,6 +34,8 @@ const STALL: Duration = Duration::from_secs(30 * 60);
 /// A worker that is asked to end gets this long to end its step and write its state. The step takes seconds at most on
 /// anything that one would train on; a state of ViT-Small under full fine-tuning is 260 MB.
 const FAREWELL: Duration = Duration::from_secs(20);
+/// Its latest state then gets this long to be where another machine finds it.
+const HANDOVER: Duration = Duration::from_secs(30);
 /// Readings that belong to the end come this much later: sensors that average over a second are half of it late, the
 /// next reading takes an interval, and a driver its time to answer.
 const LAST_READING: Duration = Duration::from_millis(1500);
@@ -50,6 +54,28 @@ pub(super) struct Lease {
     pub settings: CellSettings,
     pub dataset: DatasetName,
     pub keep: Output,
+    /// The state to go on from.
+    pub resume: Option<StoredState>,
+    /// Why there is none, where an earlier attempt left one.
+    pub starts_over: Option<String>,
+}
+
+/// A state in the artifact store.
+#[derive(Debug, Clone)]
+pub(super) struct StoredState {
+    /// The attempt that left it.
+    pub attempt: Attempt,
+    pub step: u32,
+    pub name: Name,
+    pub bytes: u64,
+}
+
+impl TryFrom<v1::ResumableState> for StoredState {
+    type Error = WireError;
+    fn try_from(state: v1::ResumableState) -> Result<Self, WireError> {
+        let name = state.artifact.parse().map_err(|e: NameError| WireError::Invalid(e.to_string()))?;
+        Ok(Self { attempt: state.attempt.try_into()?, step: state.step, name, bytes: state.bytes })
+    }
 }
 
 impl TryFrom<v1::Lease> for Lease {
@@ -62,6 +88,8 @@ impl TryFrom<v1::Lease> for Lease {
             attempt: lease.attempt.try_into()?,
             dataset: DatasetName::try_from(lease.dataset).map_err(WireError::Invalid)?,
             keep: Output { weights: lease.keep_weights, adapter: lease.keep_adapter },
+            resume: lease.resume.map(TryInto::try_into).transpose()?,
+            starts_over: lease.starts_over,
         })
     }
 }
@@ -163,8 +191,15 @@ pub(super) async fn run(
     set(&progress, "checking data", 0, 0, None);
     tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
     let states = States::of(&shared.options.state, &lease.trial);
-    let covered = shared.meters(slot, None).covered;
-    let mut attempt = AttemptLog::start(lease, states, covered, shared.metrics.watched(&slot.id));
+    if lease.resume.is_some() {
+        set(&progress, "fetching state", 0, 0, None);
+    }
+    let starts_over = tokio::select! {
+        why = take_over(shared, slot, lease, &states) => why,
+        reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
+    };
+    let mut attempt = AttemptLog::start(shared, slot, lease, states);
+    attempt.refused = starts_over;
 
     let checking = {
         let (files, lease) = (shared.files.clone(), lease.clone());
@@ -190,7 +225,11 @@ pub(super) async fn run(
             match work(shared, slot, lock, lease, spool, &job, &progress, &mut stop, &mut attempt).await {
                 Ok(ended) => ended,
                 Err(reason) => {
-                    if let Some(waste) = attempt.wasted(slot, lease, &reason) {
+                    if shared.is_stopping() {
+                        set(&progress, "handing over", 0, 0, None);
+                        attempt.handover.finish(HANDOVER).await;
+                    }
+                    if let Some(waste) = attempt.wasted(shared, slot, lease, &reason) {
                         shared.untold.put(&shared.id, waste);
                     }
                     return Ended::Stopped(reason);
@@ -204,7 +243,9 @@ pub(super) async fn run(
     }
     set(&progress, "delivering", 0, 0, None);
     spool.flush();
-    Ended::Record(Box::new(attempt.record(shared, slot, lease, spool, outcome, training)))
+    let mut record = attempt.record(shared, slot, lease, spool, outcome, training);
+    keep(shared, &mut record).await;
+    Ended::Record(Box::new(record))
 }
 
 /// Returns when the trial is to end, with the reason.

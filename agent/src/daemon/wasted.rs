@@ -11,6 +11,7 @@ use fleet_common::record::{Energy, PhaseRecord, Reading, Record, Waste as Docume
 use fleet_common::wire::v1;
 
 use super::Shared;
+use super::artifacts::acknowledged;
 use super::connection::answer;
 use super::resume::States;
 use crate::device::Slot;
@@ -49,8 +50,12 @@ impl Waste {
     pub(super) fn of_record(state: &Path, record: &Record, reason: String) -> Option<Self> {
         let (mut energy, mut seconds) = sum(&record.phases)?;
         let goes_on = !record.outcome.kind().is_result();
-        let carried = States::of(state, &record.trial).latest().filter(|_| goes_on);
-        if let Some((kept, kept_seconds)) = carried.and_then(|(_, carried)| sum(&carried.phases)) {
+        // Another attempt's record counts: it went on from what this agent handed over or was handed, if from anything.
+        let carried = match goes_on {
+            true => States::of(state, &record.trial).latest().map(|(_, carried)| carried),
+            false => acknowledged(state, &record.trial),
+        };
+        if let Some((kept, kept_seconds)) = carried.and_then(|carried| sum(&carried.phases)) {
             energy.joules = (energy.joules - kept.joules).max(0.0);
             if let (Reading::Measured(all), Reading::Measured(some)) = (&mut energy.above_idle, &kept.above_idle) {
                 *all -= some;
@@ -67,7 +72,8 @@ impl Waste {
         })
     }
 
-    /// What an attempt of a daemon that is gone has left in its spool: all of it, but what went into a state.
+    /// What an attempt of a daemon that is gone has left in its spool: all of it, but what went into a state that somebody
+    /// goes on from: the latest here, or, where another machine has gone on already, what it had.
     pub(super) fn left_behind(
         state: &Path,
         slot: &Slot,
@@ -75,9 +81,10 @@ impl Waste {
         trial: &TrialId,
         attempt: Attempt,
         readings: &Readings,
+        overtaken: Option<&[PhaseRecord]>,
     ) -> Option<Self> {
-        let carried = States::of(state, trial).latest();
-        let kept = carried.as_ref().map_or(&[][..], |(_, c)| &c.phases);
+        let latest = States::of(state, trial).latest();
+        let kept = overtaken.unwrap_or_else(|| latest.as_ref().map_or(&[], |(_, c)| &c.phases));
         let (energy, seconds) = Account { readings, covered }.wasted(attempt, kept)?;
         Some(Self::new(slot, trial, attempt, energy, seconds, "the agent's daemon was killed or crashed"))
     }
@@ -158,6 +165,7 @@ mod tests {
     use fleet_common::record::{Outcome, Segment};
     use serde_json::json;
 
+    use super::super::artifacts::note_acknowledged;
     use super::super::resume::Carried;
     use super::*;
 
@@ -208,15 +216,27 @@ mod tests {
             (energy.joules, energy.above_idle) = (1000.0, Reading::Measured(500.0));
         }
         kept[1].seconds = 10.0;
-        let segment =
-            Segment { attempt: crashed.attempt, started_unix_ms: 0, ended_unix_ms: 1, from_step: 0, to_step: 3 };
+        let segment = Segment {
+            attempt: crashed.attempt,
+            started_unix_ms: 0,
+            ended_unix_ms: 1,
+            from_step: 0,
+            to_step: 3,
+            machine: None,
+        };
         let states = States::of(dir.path(), &crashed.trial);
         fs::create_dir_all(states.dir()).expect("a folder");
         let state = states.dir().join("state-3.safetensors");
         fs::write(&state, "").expect("writes");
-        states.complete(&state, &Carried::new(None, kept, segment, Vec::new())).expect("writes");
+        states
+            .complete(&state, &Carried::new(None, kept, segment, Vec::new(), &"X".parse().expect("a class")))
+            .expect("writes");
         assert_eq!(of(&crashed), (2000.0, Some(1000.0), 20.0));
         assert_eq!(of(&record(Outcome::Completed)).0, 4000.0, "nobody goes on from a state of a finished trial");
+        // Unless it was handed over: another machine went on from it, and its record has what is in it.
+        let carried = states.latest().expect("there is one").1;
+        note_acknowledged(&states, &serde_json::to_vec(&carried).expect("JSON")).expect("notes");
+        assert_eq!(of(&record(Outcome::Completed)), (2000.0, Some(1000.0), 20.0));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use fleet_common::energy::{Readings, energy_of};
 use fleet_common::id::Attempt;
-use fleet_common::record::{Energy, PhaseRecord, Reading, Segment, Window, merge_phases};
+use fleet_common::record::{Energy, PhaseRecord, Reading, Segment, SegmentMachine, Window, merge_phases};
 use fleet_common::telemetry::{MonoNanos, Series};
 use fleet_common::worker::Phase;
 
@@ -155,11 +155,17 @@ pub(crate) fn short_windows(phases: &[PhaseRecord]) -> Vec<String> {
     flags
 }
 
-/// What a careful reader must know about a trial that was interrupted.
+/// What a careful reader must know about a trial that was interrupted; where it was on several machines, on which.
 pub(crate) fn interruptions(segments: &[Segment]) -> Option<String> {
+    let moved = segments.windows(2).any(|s| s[0].machine != s[1].machine);
+    let place = |s: &Segment| match &s.machine {
+        Some(SegmentMachine { agent, host, .. }) if moved => format!(" on {host} ({agent})"),
+        None if moved => " on the machine before".to_owned(),
+        _ => String::new(),
+    };
     let parts: Vec<String> = segments
         .iter()
-        .map(|s| format!("attempt {} did steps {} to {}", s.attempt, s.from_step + 1, s.to_step))
+        .map(|s| format!("attempt {} did steps {} to {}{}", s.attempt, s.from_step + 1, s.to_step, place(s)))
         .collect();
     (segments.len() > 1).then(|| format!("interrupted: {}", parts.join(", ")))
 }
@@ -222,6 +228,33 @@ mod tests {
         assert!((wasted.above_idle.value().expect("idle is known") - 990.0).abs() < 1e-6);
         let (all, _) = account.wasted(Attempt::FIRST.next(), &phases).expect("measured");
         assert!((all.joules - 3000.0).abs() < 1e-6, "windows of another attempt do not count");
+    }
+
+    #[test]
+    fn an_interrupted_trial_names_its_machines_where_there_were_several() {
+        let segment = |attempt: u32, from_step, host: Option<&str>| Segment {
+            attempt: attempt.try_into().expect("an attempt"),
+            started_unix_ms: 0,
+            ended_unix_ms: 1,
+            from_step,
+            to_step: from_step + 10,
+            machine: host.map(|host| SegmentMachine {
+                agent: format!("{host}-1").parse().expect("an id"),
+                slot: "cpu".parse().expect("a slot"),
+                host: host.into(),
+            }),
+        };
+        let told = |hosts: [Option<&str>; 2]| {
+            interruptions(&[segment(1, 0, hosts[0]), segment(2, 10, hosts[1])]).expect("interrupted")
+        };
+        let plain = "interrupted: attempt 1 did steps 1 to 10, attempt 2 did steps 11 to 20";
+        assert_eq!(told([Some("a"), Some("a")]), plain);
+        assert_eq!(told([None, None]), plain, "of an earlier version");
+        assert_eq!(
+            told([Some("a"), Some("b")]),
+            "interrupted: attempt 1 did steps 1 to 10 on a (a-1), attempt 2 did steps 11 to 20 on b (b-1)"
+        );
+        assert_eq!(interruptions(&[segment(1, 0, Some("a"))]), None);
     }
 
     #[test]

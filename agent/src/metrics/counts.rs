@@ -16,6 +16,14 @@ pub struct Counts {
     pub reconnects: Counter,
     /// Heartbeats that got no answer.
     pub missed: Counter,
+    /// Artifacts (states, kept weights) that are in the store.
+    pub artifacts_sent: Counter,
+    /// Their bytes.
+    pub artifact_bytes_sent: Counter,
+    /// Bytes of states of other machines that were fetched.
+    pub artifact_bytes_received: Counter,
+    /// Artifacts that could not be sent, each time.
+    pub artifact_failures: Counter,
     trials: Family<[(&'static str, &'static str); 1], Counter>,
     heard: Mutex<Option<Instant>>,
 }
@@ -26,6 +34,10 @@ impl Default for Counts {
             registry: Registry::default(),
             reconnects: Counter::default(),
             missed: Counter::default(),
+            artifacts_sent: Counter::default(),
+            artifact_bytes_sent: Counter::default(),
+            artifact_bytes_received: Counter::default(),
+            artifact_failures: Counter::default(),
             trials: Family::default(),
             heard: Mutex::default(),
         };
@@ -43,6 +55,22 @@ impl Default for Counts {
             "Trials that ended here with a record, by outcome",
             counts.trials.clone(),
         );
+        for (name, help, counter) in [
+            (
+                "fleet_artifacts_sent",
+                "States and kept weights that were put into the artifact store",
+                &counts.artifacts_sent,
+            ),
+            ("fleet_artifact_sent_bytes", "Bytes of them", &counts.artifact_bytes_sent),
+            (
+                "fleet_artifact_received_bytes",
+                "Bytes of states that were fetched from there",
+                &counts.artifact_bytes_received,
+            ),
+            ("fleet_artifact_failures", "Attempts to put something there that failed", &counts.artifact_failures),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
         Self { registry, ..counts }
     }
 }

@@ -34,6 +34,9 @@ impl std::ops::Add<u64> for Millis {
     }
 }
 
+/// Why a holder is to stop where nobody else has the trial either: what it has done so far may still be wanted.
+pub const CALLED_OFF: &str = "it was called off";
+
 /// How long leases last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTerms {
@@ -220,6 +223,11 @@ impl Trial {
     /// was granted the trial since.
     pub fn may_resume(&self, attempt: Attempt) -> bool {
         self.resumable && self.state == TrialState::Waiting && self.attempt == Some(attempt)
+    }
+
+    /// Whether it waits, and `attempt` was the last that was granted.
+    pub fn waits_after(&self, attempt: Attempt) -> bool {
+        self.state == TrialState::Waiting && self.attempt == Some(attempt)
     }
 
     /// Who holds the lease.

@@ -65,6 +65,9 @@ pub struct Record {
     /// safetensors file; `adapter_config.json` is beside it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub adapter: Option<Artifact>,
+    /// The adapter's `adapter_config.json`, where it was put into the artifact store too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter_config: Option<Artifact>,
     /// What a careful reader must know: "short window", "several owners of the device", …
     #[serde(default)]
     pub flags: Vec<String>,
@@ -187,6 +190,20 @@ pub struct Segment {
     pub from_step: u32,
     /// Optimiser steps done when it ended; what it did beyond, if it was killed, was done again by the next.
     pub to_step: u32,
+    /// On which machine; absent in records of versions that went on only where they had been.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub machine: Option<SegmentMachine>,
+}
+
+/// Where an attempt ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentMachine {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its slot.
+    pub slot: SlotId,
+    /// Host name.
+    pub host: String,
 }
 
 /// A stretch of a phase.
@@ -313,6 +330,9 @@ pub struct Artifact {
     pub path: String,
     /// SHA-256 of the file.
     pub sha256: String,
+    /// What it is called in the coordinator's artifact store, where it was put there too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stored: Option<String>,
 }
 
 impl PhaseRecord {

@@ -33,10 +33,15 @@ pub(super) fn usual_coordinator() -> String {
 
 /// A connected client.
 pub(super) async fn connect(coordinator: &str) -> Result<OperatorClient<Channel>, Failure> {
-    Ok(OperatorClient::new(channel(coordinator).await?)
+    channel(coordinator).await.map(operator)
+}
+
+/// What people ask over it.
+pub(super) fn operator(channel: Channel) -> OperatorClient<Channel> {
+    OperatorClient::new(channel)
         .accept_compressed(CompressionEncoding::Zstd)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// A connection, with this person's certificate where it is encrypted.

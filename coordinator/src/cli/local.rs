@@ -204,6 +204,8 @@ impl Agent {
         }
         command.args(["--save-every", &local.save_every.to_string(), "--cool-down", &local.cool_down.to_string()]);
         command.args(["--characterise", &local.characterise]);
+        // There is no other machine to go on with a trial.
+        command.args(["--artifacts", "none"]);
         if let Some(meter) = &local.wall_meter {
             command.args(["--wall-meter", meter]);
         }

@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 mod agents;
+mod artifacts;
 mod backup;
 mod campaign;
 mod certs;
@@ -121,6 +122,9 @@ enum Command {
     /// Lists the attempts that have samples, or writes all their samples to a file: power, energy, memory over time.
     #[command(after_help = "Example: fleet samples nightly --parquet nightly.parquet")]
     Samples(samples::Samples),
+    /// Trained weights and adapters that a campaign has kept: list them, fetch them from the artifact store.
+    #[command(subcommand, after_help = "Example: fleet artifacts get nightly --out kept")]
+    Artifacts(artifacts::Artifacts),
     /// Takes in records that were exported elsewhere, as a read-only set beside the campaigns.
     #[command(after_help = "Example: fleet import nightly.jsonl --as nightly-lab-b")]
     Import(import::Import),
@@ -227,6 +231,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Compare(compare) => compare.run().await,
         Command::Export(export) => export.run().await,
         Command::Samples(samples) => samples.run().await,
+        Command::Artifacts(artifacts) => artifacts.run().await,
         Command::Import(import) => import.run().await,
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,

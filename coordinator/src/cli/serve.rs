@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use fleet_artifacts::StoreError;
 use fleet_common::lease::LeaseTerms;
 use fleet_common::units::Bytes;
 use fleet_observe::http;
@@ -20,7 +21,7 @@ use crate::core::Core;
 use crate::driver::{self, Handle};
 use crate::metrics::{Counts, Endpoint, Timed};
 use crate::security::{Guard, Security};
-use crate::service::{Desk, Service};
+use crate::service::{Artifacts, Desk, Service};
 use crate::store::{Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
@@ -44,6 +45,11 @@ pub(super) struct Serve {
     /// use for it) [default: neither is served]
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    /// Store for states of interrupted trials and for kept weights: s3://BUCKET/PREFIX (with ?endpoint=URL for stores
+    /// other than AWS's), which agents then talk to themselves, or a folder, which they reach through this coordinator.
+    /// A prefix belongs to one coordinator: states that it does not know are removed [default: STATE/artifacts/store]
+    #[arg(long, env = "FLEET_ARTIFACTS", value_name = "URL")]
+    artifacts: Option<String>,
     #[command(flatten)]
     secured: Secured,
     #[command(flatten)]
@@ -103,7 +109,7 @@ impl Serve {
         };
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
         let scheme = if secured.is_some() { "https" } else { "http" };
-        let running = Running::start(&self.state, address, terms, keep, Kind { secured, closed: false }).await?;
+        let running = Running::start(&self.state, address, terms, keep, Kind { secured, closed: false, artifacts: self.artifacts.clone() }).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on {scheme}://{}", running.address);
         if let Some(listener) = metrics {
@@ -149,6 +155,8 @@ pub(super) struct Kind {
     pub secured: Option<(u64, Limits)>,
     /// No agents will come but those that this process starts itself.
     pub closed: bool,
+    /// The artifact store, if not the one in the state folder.
+    pub artifacts: Option<String>,
 }
 
 /// A coordinator at work in this process.
@@ -159,7 +167,7 @@ pub(super) struct Running {
     samples: Arc<Samples>,
     counts: Arc<Counts>,
     thread: std::thread::JoinHandle<()>,
-    sweeping: tokio::task::JoinHandle<()>,
+    sweeping: [tokio::task::JoinHandle<()>; 2],
     server: tokio::task::JoinHandle<()>,
     stop: tokio::sync::oneshot::Sender<()>,
 }
@@ -210,9 +218,16 @@ impl Running {
         let (driver, thread) = driver::start(store, core, counts.clone());
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
+        let artifacts = Artifacts::open(driver.clone(), state, kind.artifacts.as_deref()).map_err(|e| match e {
+            StoreError::Address { .. } => Failure::usage(e.to_string()),
+            _ => Failure::failed(e.to_string()),
+        })?;
+        tracing::info!(store = artifacts.place(), "artifacts are kept");
         let service = Service::new(driver.clone(), index, samples, counts.clone());
+        let service = service.with_artifact_store(artifacts.direct());
         service.sweep(keep).await;
         let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));
+        let sweeping_artifacts = tokio::spawn(artifacts.clone().keep_sweeping());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let limits = security.as_ref().map(|s| *s.limits());
         let desk = security.clone().map(Desk::new);
@@ -226,7 +241,8 @@ impl Running {
             .add_service(service.agents())
             .add_service(service.operator())
             .add_optional_service(desk.as_ref().map(Desk::join))
-            .add_optional_service(desk.as_ref().map(Desk::certificates));
+            .add_optional_service(desk.as_ref().map(Desk::certificates))
+            .add_service(artifacts.server());
         let stopped = async {
             let _ = stopped.await;
         };
@@ -249,7 +265,16 @@ impl Running {
                 tracing::error!(%error, "the server failed");
             }
         });
-        Ok(Self { address, driver, samples: stored, counts, thread, sweeping, server, stop })
+        Ok(Self {
+            address,
+            driver,
+            samples: stored,
+            counts,
+            thread,
+            sweeping: [sweeping, sweeping_artifacts],
+            server,
+            stop,
+        })
     }
 
     /// Returns when the coordinator can no longer work, with what is known of the reason.
@@ -263,7 +288,7 @@ impl Running {
     /// Ends the server, then the driver, within a bounded time; everything that was answered is on disk.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
-        self.sweeping.abort();
+        self.sweeping.iter().for_each(tokio::task::JoinHandle::abort);
         // Questions for work stay open for half a minute; nobody should wait for those.
         let mut server = self.server;
         let is_ended = tokio::time::timeout(FAREWELL, &mut server).await.is_ok();

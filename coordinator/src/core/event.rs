@@ -10,6 +10,7 @@ use fleet_common::wire::v1::lease_released::Cause;
 use fleet_common::wire::{self, WireError, v1};
 
 use crate::scheduler::Figures;
+use super::resumable::Resumable;
 
 /// Something that became true.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +83,13 @@ pub enum Event {
         attempt: Attempt,
         /// The document.
         waste: Vec<u8>,
+    },
+    /// A state to go on from is in the artifact store.
+    StateSaved {
+        /// Of which trial.
+        trial: TrialId,
+        /// The state.
+        state: Resumable,
     },
     /// A trial was given up: it lost its agents too often.
     TrialGivenUp {
@@ -252,6 +260,10 @@ impl Event {
                 attempt: attempt.get(),
                 waste_json: waste,
             }),
+            Self::StateSaved { trial, state } => E::ResumableStateSaved(v1::ResumableStateSaved {
+                trial: Some((&trial).into()),
+                state: Some((&state).into()),
+            }),
             Self::TrialGivenUp { trial, losses, reason } => {
                 E::TrialGivenUp(v1::TrialGivenUp { trial: Some((&trial).into()), losses, reason })
             }
@@ -349,6 +361,10 @@ impl Event {
             E::EnergyWasted(w) => {
                 Self::EnergyWasted { trial: wire::trial(w.trial)?, attempt: w.attempt.try_into()?, waste: w.waste_json }
             }
+            E::ResumableStateSaved(s) => Self::StateSaved {
+                trial: wire::trial(s.trial)?,
+                state: s.state.ok_or(WireError::Missing("a state"))?.try_into()?,
+            },
             E::TrialGivenUp(g) => {
                 Self::TrialGivenUp { trial: wire::trial(g.trial)?, losses: g.losses, reason: g.reason }
             }

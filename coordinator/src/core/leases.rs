@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use fleet_common::id::{AgentId, Attempt, TrialId};
-use fleet_common::lease::{Holder, Release, TrialState};
+use fleet_common::lease::{CALLED_OFF, Holder, Release, TrialState};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
 
@@ -55,7 +55,7 @@ impl Core {
                 Ok(())
             }
             Some(t) => Err(match &t.life.state {
-                TrialState::Cancelled => "it was called off".to_owned(),
+                TrialState::Cancelled => CALLED_OFF.to_owned(),
                 TrialState::Finished => "it is finished".to_owned(),
                 TrialState::Leased { holder, .. } => format!("attempt {} has it now ({})", attempt(t), holder.agent),
                 TrialState::Waiting => format!("attempt {} is over, and it waits for another", attempt(t)),
@@ -190,6 +190,7 @@ impl Core {
         for (trial, reason) in lost {
             self.lose(&trial, Release::Silent, &reason);
         }
+        self.forget_saves();
         // An agent that holds nothing and says nothing is no longer here.
         let (now, silence) = (self.now.mono, self.terms.time_ms * 2);
         let busy: HashSet<AgentId> = self.state.leases().map(|(h, _)| h.agent.clone()).collect();

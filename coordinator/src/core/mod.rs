@@ -9,6 +9,7 @@ mod event;
 mod explain;
 mod imports;
 mod leases;
+mod resumable;
 mod serve;
 mod slots;
 mod state;
@@ -30,6 +31,7 @@ pub use drains::{Drain, Drains};
 pub use event::{CellEntry, Event, Scheduling, Submission};
 pub use explain::{Expected, ExpectedDuration, Explanation, Line, PastAttempt, SlotReason};
 pub use imports::{ImportedSet, Imports, Source};
+pub use resumable::{Resumable, Saved};
 pub use slots::{Drained, SlotAbout};
 pub use state::{ApplyError, Campaign, Past, Restored, State, TrialEntry};
 pub use status::{AgentView, Attempts, CampaignView, Description, Running, SlotState, Snapshot};
@@ -201,6 +203,19 @@ pub enum Input {
         /// Of an attempt each, with its document.
         wastes: Vec<(TrialId, Attempt, Vec<u8>)>,
     },
+    /// An agent has put a state to go on from into the artifact store.
+    Saved {
+        /// Whom to answer.
+        token: Token,
+        /// Who.
+        holder: Holder,
+        /// The trial.
+        trial: TrialId,
+        /// The state.
+        state: Resumable,
+    },
+    /// Which states are wanted?
+    Resumables(Token),
     /// An agent has something on an attempt.
     Knows {
         /// Whom to answer.
@@ -276,6 +291,8 @@ pub struct Offer {
     pub cell: std::sync::Arc<CellEntry>,
     /// What to keep of it.
     pub keep: Output,
+    /// The state to go on from; or why there is none to go on from there, where there is one.
+    pub resume: Option<Result<Resumable, String>>,
 }
 
 /// Why a person's request was refused.
@@ -332,6 +349,10 @@ pub enum Reply {
     Released,
     /// To wasted energy.
     Noted,
+    /// To a state in the artifact store.
+    Saved(Saved),
+    /// Names of the artifacts of all states that are wanted.
+    Resumables(Vec<String>),
     /// Whether this attempt was ever granted.
     Knows(bool),
     /// To a question why.
@@ -377,6 +398,8 @@ pub struct Core {
     progress: HashMap<TrialId, (Progress, Millis)>,
     /// When campaigns will be over, and when that was worked out.
     ahead: (Option<Millis>, BTreeMap<CampaignName, Result<Eta, String>>),
+    /// When a trial's state was last noted, for a moment.
+    saved: HashMap<TrialId, Millis>,
     /// The latest tick.
     ticked: Option<Millis>,
     now: Now,
@@ -397,6 +420,7 @@ impl Core {
             closed: false,
             progress: HashMap::new(),
             ahead: (None, BTreeMap::new()),
+            saved: HashMap::new(),
             ticked: None,
             now: Now { mono: Millis(0), unix_ms: 0 },
             step: Step::default(),
@@ -495,6 +519,14 @@ impl Core {
                     }
                 }
                 self.reply(token, Reply::Noted);
+            }
+            Input::Saved { token, holder, trial, state } => {
+                let saved = self.saved(&holder, trial, state);
+                self.reply(token, Reply::Saved(saved));
+            }
+            Input::Resumables(token) => {
+                let names = self.state.resumables().map(|(_, state)| state.artifact.clone()).collect();
+                self.reply(token, Reply::Resumables(names));
             }
             Input::Knows { token, trial, attempt, .. } => {
                 let granted = self.was_granted(&trial, attempt);

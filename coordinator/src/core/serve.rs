@@ -105,6 +105,7 @@ impl Core {
             attempt: entry.life.attempt?,
             cell: self.state.cell(&trial.cell)?.clone(),
             keep: self.state.keep(trial),
+            resume: self.resume_for(trial, entry.life.holder()?),
         })
     }
 

@@ -13,6 +13,7 @@ use fleet_common::spec::{Output, Priority, Select};
 use super::drains::{Drain, Drains};
 use super::event::{CellEntry, Event, Submission};
 use super::imports::Imports;
+use super::resumable::Resumable;
 use crate::scheduler::{Account, Estimates, GroupKey, KindId, Place, Queue, Rank};
 
 pub use snapshot::Restored;
@@ -98,6 +99,8 @@ pub struct State {
     estimates: Estimates,
     kinds: HashMap<CellId, KindId>,
     drains: Drains,
+    /// The state that each trial would go on from.
+    resumables: BTreeMap<TrialId, Resumable>,
 }
 
 /// An event that does not follow from what went before: a slip of the core, or a journal with a hole in it.
@@ -142,7 +145,8 @@ impl State {
                 Ok(())
             }),
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.life.resume(holder.clone(), now)),
-            Event::LeaseReleased { trial, cause, reason, .. } => self.step(trial, |t| {
+            Event::LeaseReleased { trial, attempt: ended, cause, reason } => {
+                self.step(trial, |t| {
                 let holder = t.life.holder().cloned();
                 t.life.release(*cause)?;
                 t.note = Some(reason.clone());
@@ -153,7 +157,13 @@ impl State {
                     t.failed_on.extend(Some(holder).filter(|_| cause.is_failure()));
                 }
                 Ok(())
-            }),
+                })?;
+                // It crashed and got no further: perhaps it is the state that it crashes at.
+                if *cause == Release::Crashed && self.resumables.get(trial).is_some_and(|s| s.attempt < *ended) {
+                    self.resumables.remove(trial);
+                }
+                Ok(())
+            }
             Event::TrialRecorded { trial, class, figures, .. } => {
                 self.step(trial, |t| t.life.finish())?;
                 self.entry(trial)?.class = Some(*class);
@@ -174,6 +184,11 @@ impl State {
             }
             Event::EnergyWasted { trial, attempt, waste } => {
                 self.entry(trial)?.wasted.insert(*attempt, waste.clone());
+                Ok(())
+            }
+            Event::StateSaved { trial, state } => {
+                self.entry(trial)?;
+                self.resumables.insert(trial.clone(), state.clone());
                 Ok(())
             }
             Event::TrialRetried { trial, campaign } => {
@@ -290,6 +305,7 @@ impl State {
         let before = entry.life.holder().cloned();
         let moved = transition(entry).map_err(|source| ApplyError::Transition { trial: id.clone(), source });
         let after = entry.life.holder().cloned();
+        let has_ended = matches!(entry.life.state, TrialState::Finished | TrialState::Cancelled);
         if before != after {
             if let Some(holder) = before {
                 self.held.remove(&holder);
@@ -297,6 +313,9 @@ impl State {
             if let Some(holder) = after {
                 self.held.insert(holder, id.clone());
             }
+        }
+        if has_ended {
+            self.resumables.remove(id);
         }
         self.enter_line(id);
         moved
@@ -410,6 +429,17 @@ impl State {
     /// What an agent's slots hold.
     pub fn held_by_agent<'a>(&'a self, agent: &'a AgentId) -> impl Iterator<Item = (&'a Holder, &'a TrialId)> {
         self.held.iter().filter(move |(holder, _)| holder.agent == *agent)
+    }
+
+    /// The state that a trial would go on from. A slot of another hardware class than its own starts over, so the
+    /// trial is better placed on one of that class.
+    pub fn resumable(&self, trial: &TrialId) -> Option<&Resumable> {
+        self.resumables.get(trial)
+    }
+
+    /// All states that trials would go on from.
+    pub fn resumables(&self) -> impl Iterator<Item = (&TrialId, &Resumable)> {
+        self.resumables.iter()
     }
 
     /// All leases.

@@ -65,6 +65,8 @@ impl Agents for Service {
         Ok(Response::new(v1::RegisterReply {
             heartbeat_every_ms: self.driver.terms().renew_every_ms,
             verdicts: verdicts.into_iter().map(verdict).collect(),
+            artifact_store: self.artifact_store.clone(),
+            takes_artifacts: true,
         }))
     }
 
@@ -86,6 +88,8 @@ impl Agents for Service {
             dataset: o.cell.dataset.clone(),
             keep_weights: o.keep.weights,
             keep_adapter: o.keep.adapter,
+            resume: o.resume.as_ref().and_then(|r| r.as_ref().ok()).map(Into::into),
+            starts_over: o.resume.and_then(Result::err),
         });
         Ok(Response::new(v1::PullReply { lease }))
     }

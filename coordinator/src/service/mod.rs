@@ -4,6 +4,7 @@
 
 mod agents;
 mod arrivals;
+mod artifacts;
 mod backup;
 mod certificates;
 mod confined;
@@ -30,6 +31,7 @@ pub mod rpc {
     tonic::include_proto!("fleet.v1");
 }
 
+pub use artifacts::Artifacts;
 pub use certificates::Desk;
 use rpc::agents_server::AgentsServer;
 use rpc::operator_server::OperatorServer;
@@ -41,12 +43,19 @@ pub struct Service {
     index: Arc<dyn Index>,
     samples: Arc<Samples>,
     counts: Arc<Counts>,
+    /// Address of the artifact store that agents talk to themselves.
+    artifact_store: Option<String>,
 }
 
 impl Service {
     /// A service on a running driver, reading from its store; what arrives is counted in `counts`.
     pub fn new(driver: Handle, index: Arc<dyn Index>, samples: Arc<Samples>, counts: Arc<Counts>) -> Self {
-        Self { driver, index, samples, counts }
+        Self { driver, index, samples, counts, artifact_store: None }
+    }
+
+    /// The same, which tells agents to talk to the artifact store at this address themselves.
+    pub fn with_artifact_store(self, address: Option<String>) -> Self {
+        Self { artifact_store: address, ..self }
     }
 
     /// The service for agents.

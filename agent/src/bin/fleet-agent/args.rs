@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use fleet_agent::daemon::Place;
 use fleet_agent::device::{Label, Limit, default_lock_dir};
 use fleet_agent::meter::{DEFAULT_HERTZ, HWMON, IDLE_SECONDS, POWERCAP, Places, WallSource, default_cache_dir};
 use fleet_agent::profile;
@@ -166,6 +167,15 @@ pub(crate) struct Run {
     /// Space for the states of interrupted trials; those interrupted longest ago go first
     #[arg(long, value_name = "SIZE", default_value = "10GiB")]
     pub(crate) state_space: Bytes,
+    /// Where states of interrupted trials and kept weights go, so that other machines can go on with them: "told", as the
+    /// coordinator says; "coordinator", through it; "none"; or the coordinator's own store under its address from here,
+    /// such as s3://BUCKET/PREFIX?endpoint=URL or file:///mnt/fleet. Credentials come from AWS_ACCESS_KEY_ID and
+    /// AWS_SECRET_ACCESS_KEY, or the file that AWS_SHARED_CREDENTIALS_FILE names
+    #[arg(long, env = "FLEET_ARTIFACTS", value_name = "WHERE", default_value = "told")]
+    pub(crate) artifacts: Place,
+    /// Bytes per second on the way there while trials run, so that meters see little of it; 0 for no limit
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    pub(crate) artifacts_rate: Bytes,
     /// Seconds of rest for a device after each trial, so that one does not heat the next
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) cool_down: u64,

@@ -73,6 +73,8 @@ fn start(run: Run) -> anyhow::Result<()> {
         meter_cache: run.machine.meters.cache_dir(),
         save_every: Duration::from_secs(run.save_every),
         state_space: run.state_space.0,
+        artifacts: run.artifacts,
+        artifacts_rate: run.artifacts_rate.0,
         metrics: run.metrics,
         cool_down: Duration::from_secs(run.cool_down),
         leave_when_idle: run.leave_when_idle,

@@ -11,12 +11,13 @@ use fleet_common::record::OutcomeClass;
 use fleet_common::spec::Output;
 use fleet_common::wire::v1::snapshot_part::Part;
 use fleet_common::wire::v1::snapshot_trial::State as Stands;
-use fleet_common::wire::{WireError, v1};
+use fleet_common::wire::{self, WireError, v1};
 
 use super::{Campaign, Past, State, TrialEntry};
 use crate::core::drains::Drains;
 use crate::core::event::{CellEntry, from_cause, to_cause};
 use crate::core::imports::{ImportedSet, Imports};
+use crate::core::resumable::Resumable;
 use crate::scheduler::{Account, Estimates, KindId, Queue, Rank};
 
 /// Cells or trials of one part: about a megabyte.
@@ -29,7 +30,7 @@ impl State {
     /// Whatever `each` fails with.
     pub fn parts<E>(&self, mut each: impl FnMut(Part) -> Result<(), E>) -> Result<(), E> {
         // The queue and the held slots follow from the trials and the campaigns.
-        let Self { campaigns, cells, trials, held: _, queue: _, submissions, imports, estimates, kinds, drains } = self;
+        let Self { campaigns, cells, trials, held: _, queue: _, submissions, imports, estimates, kinds, drains, resumables } = self;
         each(Part::Counts(v1::SnapshotCounts { submissions: *submissions }))?;
         let mut ids: Vec<_> = cells.keys().collect();
         ids.sort_unstable();
@@ -52,6 +53,15 @@ impl State {
             each(Part::Campaign(from_campaign(name, campaign, &places)))?;
         }
         each(Part::Imports(from_imports(imports)))?;
+        let state = |(trial, state): (&TrialId, &Resumable)| v1::SnapshotResumable {
+            trial: Some(trial.into()),
+            attempt: state.attempt.get(),
+            step: state.step,
+            artifact: state.artifact.clone(),
+            bytes: state.bytes,
+            hardware: state.hardware.to_string(),
+        };
+        each(Part::Resumables(v1::SnapshotResumables { states: resumables.iter().map(state).collect() }))?;
         each(Part::Scheduling(v1::SnapshotScheduling {
             estimates_json: canonical::json(estimates),
             drains_json: canonical::json(drains),
@@ -70,6 +80,7 @@ pub struct Restored {
     kinds: HashMap<CellId, KindId>,
     estimates: Estimates,
     drains: Drains,
+    resumables: BTreeMap<TrialId, Resumable>,
 }
 
 impl Restored {
@@ -100,6 +111,19 @@ impl Restored {
                 self.campaigns.insert(name, campaign);
             }
             Part::Imports(imports) => self.imports = to_imports(imports)?,
+            Part::Resumables(part) => {
+                for state in part.states {
+                    let trial = wire::trial(state.trial)?;
+                    let state = Resumable {
+                        attempt: state.attempt.try_into()?,
+                        step: state.step,
+                        artifact: state.artifact,
+                        bytes: state.bytes,
+                        hardware: state.hardware.parse()?,
+                    };
+                    self.resumables.insert(trial, state);
+                }
+            }
             Part::Scheduling(v1::SnapshotScheduling { estimates_json, drains_json }) => {
                 self.estimates = from_json(&estimates_json)?;
                 self.drains = from_json(&drains_json)?;
@@ -111,7 +135,7 @@ impl Restored {
 
     /// The state of all parts.
     pub fn finish(self) -> State {
-        let Self { submissions, cells, trials, campaigns, imports, kinds, estimates, drains } = self;
+        let Self { submissions, cells, trials, campaigns, imports, kinds, estimates, drains, resumables } = self;
         let held = trials.iter().filter_map(|(id, entry)| Some((entry.life.holder()?.clone(), id.clone()))).collect();
         let mut queue = Queue::default();
         for (name, campaign) in &campaigns {
@@ -122,7 +146,7 @@ impl Restored {
         let waiting: Vec<TrialId> =
             trials.iter().filter(|(_, t)| t.life.state == TrialState::Waiting).map(|(id, _)| id.clone()).collect();
         let trials = trials.into_iter().collect();
-        let mut state = State { campaigns, cells, trials, held, queue, submissions, imports, estimates, kinds, drains };
+        let mut state = State { campaigns, cells, trials, held, queue, submissions, imports, estimates, kinds, drains, resumables };
         waiting.iter().for_each(|id| state.enter_line(id));
         state
     }

@@ -4,6 +4,7 @@ mod confined;
 mod imports;
 mod placing;
 mod promises;
+mod resumables;
 mod stories;
 
 use std::collections::BTreeMap;

@@ -14,6 +14,7 @@ enum Act {
     Heartbeat(u8),
     Report(u8, u8),
     Fail(u8, bool),
+    Save(u8, u32),
     Pass(u32),
     Sleep(u32),
     Cancel,
@@ -29,6 +30,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0u8..3).prop_map(Act::Heartbeat),
         5 => (0u8..3, 0u8..8).prop_map(|(a, which)| Act::Report(a, which)),
         2 => (0u8..3, any::<bool>()).prop_map(|(a, crashed)| Act::Fail(a, crashed)),
+        3 => (0u8..3, 0u32..9).prop_map(|(a, step)| Act::Save(a, step)),
         3 => (0u32..90_000).prop_map(Act::Pass),
         1 => (0u32..90_000).prop_map(Act::Sleep),
         1 => Just(Act::Cancel),
@@ -42,7 +44,8 @@ proptest! {
 
     /// Whatever happens, in whatever order: no trial is recorded twice, no slot holds two trials and no trial two
     /// slots, exactly the waiting trials are in line, every question is answered in time, no name is a campaign's and a
-    /// set's, a set never changes, and replaying the events, or a snapshot of them, gives the same state.
+    /// set's, a set never changes, a state is wanted only while its trial has not ended and is offered as it was told, and
+    /// replaying the events, or a snapshot of them, gives the same state.
     #[test]
     fn any_story_keeps_the_promises(acts in prop::collection::vec(act(), 1..120)) {
         let mut w = World::new();
@@ -83,6 +86,19 @@ proptest! {
                         w.report(&agent(a), &offer, class);
                     }
                 }
+                Act::Save(a, step) => {
+                    if let Some(offer) = believes[a as usize].last().cloned() {
+                        let state = Resumable {
+                            attempt: offer.attempt,
+                            step,
+                            artifact: format!("states/{}-{step}", offer.attempt),
+                            bytes: u64::from(step),
+                            hardware: "CPU".parse().expect("a class"),
+                        };
+                        let (trial, holder) = (offer.trial, holder(&agent(a)));
+                        w.ask(|token| Input::Saved { token, holder, trial, state });
+                    }
+                }
                 Act::Pass(ms) => {
                     w.pass(u64::from(ms));
                 }
@@ -105,6 +121,13 @@ proptest! {
             // Answers arrive.
             pulls.retain(|(token, a)| match w.replies.get(token) {
                 Some(Reply::Leased(offer)) => {
+                    if let Some(resume) = offer.as_ref().and_then(|o| o.resume.as_ref()) {
+                        let told = Event::StateSaved {
+                            trial: offer.as_ref().expect("an offer").trial.clone(),
+                            state: resume.clone().expect("of the same class"),
+                        };
+                        assert!(w.events.contains(&told), "{told:?} was never told");
+                    }
                     believes[*a as usize].extend(offer.clone());
                     false
                 }
@@ -128,6 +151,11 @@ fn check_now(w: &World) -> Result<(), TestCaseError> {
         let life = &state.trial(trial).expect("known").life;
         let attempt = life.attempt.expect("granted");
         prop_assert!(life.is_held(holder, attempt));
+    }
+    for (trial, resumable) in state.resumables() {
+        let life = &state.trial(trial).expect("known").life;
+        prop_assert!(matches!(life.state.kind(), StateKind::Waiting | StateKind::Leased));
+        prop_assert!(life.attempt >= Some(resumable.attempt), "an attempt that was never granted left a state");
     }
     for id in state.campaigns().values().flat_map(|c| &c.trials) {
         let entry = state.trial(id).expect("known");
@@ -175,6 +203,7 @@ fn check_history(w: &World) -> Result<(), TestCaseError> {
         prop_assert_eq!(a.life.state.kind(), b.life.state.kind());
         prop_assert_eq!((a.life.attempt, a.life.losses, a.class), (b.life.attempt, b.life.losses, b.class));
     }
+    prop_assert!(w.core.state().resumables().eq(replayed.resumables()));
     prop_assert_eq!(w.core.state().queue(), replayed.queue());
     let mut restored = Restored::default();
     replayed.parts(|part| restored.add(part, Millis(0))).expect("its own parts");

@@ -9,14 +9,14 @@ use fleet_common::telemetry::Seal;
 use fleet_common::units::Bytes;
 use proptest::prelude::*;
 
-use crate::core::{CellEntry, Event, Scheduling, State, Submission};
+use crate::core::{CellEntry, Event, Resumable, Scheduling, State, Submission};
 use crate::scheduler::Figures;
 
 /// What an event is made from: kind, trial, whom or what, how much.
 pub(super) type Seed = (u8, u8, u8, u8);
 
 pub(super) fn seeds(most: usize) -> impl Strategy<Value = Vec<Seed>> {
-    prop::collection::vec((0u8..14, 0u8..6, 0u8..3, any::<u8>()), 0..most)
+    prop::collection::vec((0u8..15, 0u8..6, 0u8..3, any::<u8>()), 0..most)
 }
 
 pub(super) fn trial(n: u8) -> TrialId {
@@ -124,6 +124,16 @@ fn event(state: &State, (kind, which, who, extra): Seed) -> Event {
             let slot = Some(holder.slot).filter(|_| extra % 3 > 0);
             Event::SlotsDrained { agent: holder.agent, slot, reason: format!("fan {extra}"), fault: extra < 128 }
         }
+        14 => Event::StateSaved {
+            trial,
+            state: Resumable {
+                attempt,
+                step: extra.into(),
+                artifact: format!("states/{extra}"),
+                bytes: extra.into(),
+                hardware: format!("class {who}").parse().expect("a class"),
+            },
+        },
         13 => Event::SlotsUndrained { agent: holder.agent, slot: Some(holder.slot).filter(|_| extra % 3 > 0) },
         _ if extra < 128 => {
             Event::ImportedPart { content: format!("c{who}"), first: u64::from(which), records: vec![record; 2] }
@@ -158,5 +168,5 @@ fn histories_have_every_kind() {
             words.split([' ', '(']).next().unwrap_or_default().to_owned()
         }));
     }
-    assert_eq!(kinds.len(), 14, "{kinds:?}");
+    assert_eq!(kinds.len(), 15, "{kinds:?}");
 }

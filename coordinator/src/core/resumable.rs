@@ -1,0 +1,125 @@
+//! States in the artifact store, from which trials go on that were interrupted: also on another machine, of the same
+//! hardware class.
+
+use fleet_common::id::{Attempt, HardwareClass, TrialId};
+use fleet_common::lease::{CALLED_OFF, Holder, TrialState};
+use fleet_common::wire::{WireError, v1};
+
+use super::{Core, Event};
+
+/// States of one trial are noted this often at most, milliseconds. Agents save once a minute; the journal must not
+/// grow because one of them does not know when to stop.
+const LEAST_BETWEEN_MS: u64 = 500;
+/// The longest name that an artifact has.
+const LONGEST_NAME: usize = 512;
+
+/// A state in the artifact store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumable {
+    /// The attempt that left it.
+    pub attempt: Attempt,
+    /// Optimiser steps done.
+    pub step: u32,
+    /// Its name in the store.
+    pub artifact: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The hardware class that it was made on.
+    pub hardware: HardwareClass,
+}
+
+/// What became of a state that an agent told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saved {
+    /// It is what the trial goes on from.
+    Noted {
+        /// The artifact that nobody wants any more.
+        replaced: Option<String>,
+    },
+    /// It is not, for this reason.
+    NotWanted(String),
+    /// The one before was told of a moment ago: again later.
+    TooSoon,
+}
+
+impl Core {
+    /// A state is in the store. It counts if its attempt is the trial's latest, and nobody has begun another since.
+    pub(super) fn saved(&mut self, holder: &Holder, trial: TrialId, state: Resumable) -> Saved {
+        let Some(entry) = self.state.trial(&trial) else {
+            return Saved::NotWanted("the coordinator does not know this trial".to_owned());
+        };
+        let (life, attempt) = (&entry.life, state.attempt);
+        let is_latest = life.is_held(holder, attempt) || life.waits_after(attempt);
+        if !is_latest {
+            return Saved::NotWanted(match life.state {
+                TrialState::Finished => "it is finished".to_owned(),
+                TrialState::Cancelled => CALLED_OFF.to_owned(),
+                _ => format!("attempt {attempt} is over"),
+            });
+        }
+        let before = self.state.resumable(&trial);
+        if before == Some(&state) {
+            return Saved::Noted { replaced: None };
+        }
+        if let Some(before) = before.filter(|b| (b.attempt, b.step) >= (attempt, state.step)) {
+            return Saved::NotWanted(format!("step {} of attempt {} is there already", before.step, before.attempt));
+        }
+        if self.saved.get(&trial).is_some_and(|at| self.now.mono.0.saturating_sub(at.0) < LEAST_BETWEEN_MS) {
+            return Saved::TooSoon;
+        }
+        let replaced = before.map(|b| b.artifact.clone()).filter(|name| *name != state.artifact);
+        self.saved.insert(trial.clone(), self.now.mono);
+        self.record(Event::StateSaved { trial, state });
+        Saved::Noted { replaced }
+    }
+
+    /// What a holder goes on from: joules of unlike hardware are not added up, so a slot of another class starts over.
+    pub(super) fn resume_for(&self, trial: &TrialId, holder: &Holder) -> Option<Result<Resumable, String>> {
+        let state = self.state.resumable(trial)?;
+        Some(if self.class_of(holder) == Some(&state.hardware) {
+            Ok(state.clone())
+        } else {
+            Err(format!(
+                "the state that attempt {} left at step {} is of other hardware ({})",
+                state.attempt, state.step, state.hardware
+            ))
+        })
+    }
+
+    /// Forgets when states were noted that need no longer be waited for.
+    pub(super) fn forget_saves(&mut self) {
+        let now = self.now.mono.0;
+        self.saved.retain(|_, at| now.saturating_sub(at.0) < LEAST_BETWEEN_MS);
+    }
+}
+
+impl From<&Resumable> for v1::ResumableState {
+    fn from(state: &Resumable) -> Self {
+        Self {
+            attempt: state.attempt.get(),
+            step: state.step,
+            artifact: state.artifact.clone(),
+            bytes: state.bytes,
+            hardware: state.hardware.to_string(),
+        }
+    }
+}
+
+impl TryFrom<v1::ResumableState> for Resumable {
+    type Error = WireError;
+    fn try_from(state: v1::ResumableState) -> Result<Self, WireError> {
+        if state.artifact.is_empty() || state.artifact.len() > LONGEST_NAME {
+            return Err(WireError::Invalid(format!(
+                "expected the name of an artifact of 1 to {LONGEST_NAME} bytes, found {}",
+                state.artifact.len()
+            )));
+        }
+        Ok(Self {
+            attempt: state.attempt.try_into()?,
+            step: state.step,
+            artifact: state.artifact,
+            bytes: state.bytes,
+            hardware: state.hardware.parse()?,
+        })
+    }
+}
