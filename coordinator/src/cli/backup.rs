@@ -13,6 +13,9 @@ use super::transfer::Show;
 use super::{Coordinator, Failure, Json, client, print_json};
 use crate::store::beside_name;
 
+/// Files that the coordinator is told of: their names take less than half of a message.
+const MOST_THERE: usize = 60_000;
+
 /// `fleet backup`.
 #[derive(Debug, Args)]
 pub(super) struct Backup {
@@ -132,6 +135,9 @@ fn there(folder: &Path) -> std::io::Result<Vec<v1::BackupFile>> {
             }
         }
     }
+    // The list must fit into a message: the large files first, and what is left out comes once more.
+    found.sort_by_key(|file| std::cmp::Reverse(file.bytes));
+    found.truncate(MOST_THERE);
     Ok(found)
 }
 

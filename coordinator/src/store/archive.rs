@@ -195,7 +195,16 @@ pub fn import(file: &Path, dir: &Path, tell: &mut dyn FnMut(u64)) -> Result<Move
         let _ = std::fs::remove_dir_all(&partial);
     })?;
     // The index and a snapshot, so that the first start is quick; and it is seen that it opens.
-    let (mut store, state, _) = Store::open(&partial)?;
+    let (mut store, state, opened) = Store::open(&partial)?;
+    for damage in &opened.damage {
+        tracing::warn!(
+            offset = damage.offset,
+            bytes = damage.bytes,
+            "the journal was damaged here; {}",
+            damage.consequence()
+        );
+    }
+    opened.misfits.iter().for_each(|m| tracing::warn!("the journal has a hole: {m}"));
     store.close(&state);
     drop(store);
     if dir.exists() {
