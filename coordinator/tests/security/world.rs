@@ -241,7 +241,7 @@ pub(crate) fn status() -> v1::StatusRequest {
 /// An agent with one slot introduces itself.
 #[allow(clippy::needless_update, reason = "the contract grows")]
 pub(crate) fn introduction(agent: &str, held: Vec<v1::HeldLease>) -> v1::RegisterRequest {
-    let slot = v1::Slot { slot: "cpu".into(), hardware: "X".into(), memory_bytes: 1, ..Default::default() };
+    let slot = v1::Slot { slot: "cpu".into(), hardware: "X".into(), memory_bytes: 16 << 30, ..Default::default() };
     v1::RegisterRequest {
         agent: agent.into(),
         version: "0".into(),
