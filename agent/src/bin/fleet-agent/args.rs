@@ -26,7 +26,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example: fleet-agent join TOKEN, once; then: fleet-agent run --data ~/data --weights ~/weights"
     )]
-    Run(Run),
+    Run(Box<Run>),
     /// Exchanges a token for this machine's certificate, with a key that never leaves it.
     #[command(
         after_help = "Example: fleet-agent join nsfjoin_…\nThen: fleet-agent run --data ~/data --weights ~/weights\nWith - instead of the token it is read from standard input, where no list of processes shows it."

@@ -34,7 +34,7 @@ enum Action {
     Undrain(Undrain),
     /// Prints a file that starts agents, filled in: for systemd, Kubernetes, Slurm or containers.
     #[command(subcommand, after_help = script::EXAMPLES)]
-    Script(script::Script),
+    Script(Box<script::Script>),
 }
 
 /// An agent, or one of its slots.
