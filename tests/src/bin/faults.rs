@@ -106,7 +106,8 @@ impl<'a> Stage<'a> {
 }
 
 fn serve(machines: &Machines, fleet: &Fleet, at: usize) -> Coordinator {
-    Coordinator::start_as(fleet, machines.on(at, "fleet"), "0.0.0.0:7070", &["--insecure"])
+    // Crashes are played more often than a trial is tried by default.
+    Coordinator::start_as(fleet, machines.on(at, "fleet"), "0.0.0.0:7070", &["--insecure", "--max-losses", "100"])
 }
 
 fn seconds(since: Instant) -> f64 {
