@@ -33,7 +33,7 @@ bench-samples: build    ## 500 trials' samples into one coordinator: what is los
 bench-metering: build   ## What reading meters and sending samples costs an agent, in CPU time beside a trial
 	target/release/metering $(OPTIONS)
 
-bench-faults: build     ## Three machines as network namespaces: kills, cables, moves, a full disk; eight minutes, as root
+bench-faults: build     ## Three machines as network namespaces: kills, cables, moves, a full disk; twelve minutes, as root
 	target/release/faults $(OPTIONS)
 
 bench-gpu: build        ## What only an NVIDIA GPU can show, in ten minutes: references, scan, steps beside Python's, budgets, energy

@@ -1,9 +1,11 @@
 //! A real coordinator, looked at as operators do: its metrics, its health, its log.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+mod support;
+
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use fleet_common::record::{Outcome, OutcomeClass, SCHEMA, Training};
 use fleet_common::telemetry::{MonoNanos, Sample, Series};
@@ -12,10 +14,11 @@ use fleet_coordinator::service::rpc::agents_client::AgentsClient;
 use fleet_coordinator::service::rpc::operator_client::OperatorClient;
 use fleet_observe::exposition::{self, Exposition};
 use serde_json::{Value, json};
+use support::{FLEET, Serving};
 use tonic::transport::Channel;
 
 struct Coordinator {
-    child: Child,
+    _serving: Serving,
     url: String,
     metrics: String,
     dir: tempfile::TempDir,
@@ -28,22 +31,12 @@ impl Coordinator {
 
     fn start_as(command: Command) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
-        let mut child = serve(command, dir.path())
-            .args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log-format", "json"])
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let mut said = |start: &str| {
-            let line = lines.next().expect("a line").expect("text");
-            line.strip_prefix(start).unwrap_or_else(|| panic!("expected {start} in {line}")).to_owned()
-        };
-        let url = said("listening on ");
-        let metrics = said("metrics on http://");
+        let log = dir.path().join("log");
+        let listening = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log-format", "json"];
+        let mut serving = Serving::start(serve(command, dir.path()).args(listening), &log);
+        let metrics = serving.says("metrics on http://");
         let metrics = metrics.strip_suffix("/metrics").expect("a page").to_owned();
-        Self { child, url, metrics, dir }
+        Self { url: serving.url.clone(), _serving: serving, metrics, dir }
     }
 
     async fn channel(&self) -> Channel {
@@ -72,15 +65,6 @@ impl Coordinator {
         log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
     }
 }
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
 
 fn serve(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir).arg("serve").env_remove("FLEET_LOG").env_remove("FLEET_LOG_FORMAT").stdin(Stdio::null());

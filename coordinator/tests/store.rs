@@ -1,18 +1,18 @@
 //! A coordinator's state folder as operators treat it: backed up while it serves, checked, moved, stopped, filled up.
 
-use std::io::{BufRead as _, BufReader};
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use fleet_common::wire::v1;
 use fleet_coordinator::service::rpc::operator_client::OperatorClient;
 use serde_json::Value;
-
-const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
+use support::{FLEET, Serving};
 
 /// A coordinator; killed when dropped.
 struct Coordinator {
-    child: Child,
+    serving: Serving,
     url: String,
 }
 
@@ -24,29 +24,18 @@ impl Coordinator {
     fn start_with(state: &Path, log: &Path) -> Self {
         let mut command = Command::new(FLEET);
         command.arg("serve").arg("--state").arg(state).args(["--listen", "127.0.0.1:0"]);
-        let log = std::fs::File::create(log).expect("a log");
-        let mut child = command.env_remove("FLEET_LOG").stdout(Stdio::piped()).stderr(log).spawn().expect("starts");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
-        Self { child, url }
+        let serving = Serving::start(command.env_remove("FLEET_LOG"), log);
+        Self { url: serving.url.clone(), serving }
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
+        let pid = rustix::process::Pid::from_child(&self.serving.child);
         rustix::process::kill_process(pid, signal).expect("our own child");
     }
 
     fn stop(mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
-        self.child.wait().expect("ends").code()
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.serving.child.wait().expect("ends").code()
     }
 }
 
@@ -186,11 +175,12 @@ async fn a_stop_answers_those_who_wait_and_a_second_one_ends_at_once() {
     watching.message().await.expect("an answer").expect("a status");
     coordinator.signal(rustix::process::Signal::TERM);
     let log = || std::fs::read_to_string(folder.with_extension("log")).expect("a log");
-    while !log().contains("a second signal ends at once") {
+    // The first one's log is in front.
+    while log().matches("a second signal ends at once").count() < 2 {
         tokio::task::yield_now().await;
     }
     coordinator.signal(rustix::process::Signal::TERM);
-    let code = tokio::task::spawn_blocking(move || coordinator.child.wait().expect("ends").code());
+    let code = tokio::task::spawn_blocking(move || coordinator.serving.child.wait().expect("ends").code());
     assert_eq!(code.await.expect("joins"), Some(130));
 }
 

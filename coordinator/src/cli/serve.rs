@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +13,7 @@ use fleet_common::units::Bytes;
 use fleet_observe::http;
 use fleet_secure::server::Limits;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -97,6 +99,7 @@ impl Leases {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
+        let mut interrupts = Interrupts::listen();
         let secured = self.secured.terms(&self.state)?;
         let address = self.address("--listen", &self.listen, secured.is_some()).await?;
         // Before anything is opened: a port that is taken is told at once.
@@ -120,13 +123,13 @@ impl Serve {
             say!("metrics on http://{address}/metrics");
         }
         let outcome = tokio::select! {
-            () = interrupted() => Ok(()),
+            () = interrupts.next() => Ok(()),
             failure = running.failed() => Err(failure),
         };
         tracing::info!("stopping; a second signal ends at once");
         tokio::select! {
             () = running.stop() => outcome,
-            () = interrupted() => Err(Failure::Interrupted("ended at once; nothing that was confirmed is lost".into())),
+            () = interrupts.next() => Err(Failure::Interrupted("ended at once; nothing that was confirmed is lost".into())),
         }
     }
 
@@ -307,16 +310,25 @@ impl Running {
     }
 }
 
+/// Ctrl-C and SIGTERM, from when this was made: none that comes between two questions is missed.
+struct Interrupts(Vec<Signal>);
+
+impl Interrupts {
+    fn listen() -> Self {
+        Self([SignalKind::interrupt(), SignalKind::terminate()].into_iter().filter_map(|s| signal(s).ok()).collect())
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        std::future::poll_fn(|context| {
+            let came = self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if came { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
 /// Waits for Ctrl-C or SIGTERM.
 pub(super) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
+    Interrupts::listen().next().await;
 }

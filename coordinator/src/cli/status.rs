@@ -8,6 +8,7 @@ use fleet_common::wire::v1;
 use serde::Serialize;
 use tonic::transport::Channel;
 
+use super::agents::AgentDocument;
 use super::progress::{Progress, ended, stage};
 use super::{Coordinator, Failure, Json, Named, client, print_json};
 use crate::service::rpc::operator_client::OperatorClient;
@@ -160,22 +161,6 @@ struct RunningDocument<'a> {
     running_ms: u64,
 }
 
-#[derive(Serialize)]
-struct AgentDocument<'a> {
-    agent: &'a str,
-    host: &'a str,
-    version: &'a str,
-    silent_ms: u64,
-    slots: Vec<SlotDocument<'a>>,
-}
-
-#[derive(Serialize)]
-struct SlotDocument<'a> {
-    slot: &'a str,
-    hardware: &'a str,
-    memory_bytes: u64,
-}
-
 impl<'a> From<&'a v1::StatusReply> for StatusDocument<'a> {
     fn from(status: &'a v1::StatusReply) -> Self {
         let campaigns = status
@@ -213,21 +198,7 @@ impl<'a> From<&'a v1::StatusReply> for StatusDocument<'a> {
                 }),
             })
             .collect();
-        let agents = status
-            .agents
-            .iter()
-            .map(|a| AgentDocument {
-                agent: &a.agent,
-                host: &a.host,
-                version: &a.version,
-                silent_ms: a.silent_ms,
-                slots: a
-                    .slots
-                    .iter()
-                    .map(|s| SlotDocument { slot: &s.slot, hardware: &s.hardware, memory_bytes: s.memory_bytes })
-                    .collect(),
-            })
-            .collect();
+        let agents = status.agents.iter().map(Into::into).collect();
         let imported = status
             .imported
             .iter()

@@ -238,7 +238,7 @@ impl State {
             self.cells.insert(cell.id.clone(), Arc::new(cell.clone()));
             let kind = s.scheduling.kinds.of_cell.get(i).and_then(|k| kinds.get(*k as usize));
             if let Some(kind) = kind {
-                self.kinds.insert(cell.id.clone(), *kind);
+                self.learn_kind_of(&cell.id, *kind);
             }
         }
         let select = Arc::new(s.scheduling.select.clone());
@@ -264,6 +264,20 @@ impl State {
             self.want(trial, &s.name);
         }
         self.submissions += 1;
+    }
+
+    /// Notes the kind of a cell. Trials of other campaigns may wait under another: a version before this planned none.
+    fn learn_kind_of(&mut self, cell: &CellId, kind: KindId) {
+        if self.kinds.get(cell) == Some(&kind) {
+            return;
+        }
+        let first = TrialId { cell: cell.clone(), hardware: None, repeat: 0 };
+        let of_cell = self.trials.range(first..).map(|(id, _)| id).take_while(|id| id.cell == *cell);
+        let in_line: Vec<TrialId> =
+            of_cell.filter(|id| self.place(id).is_some_and(|place| self.queue.contains(&place, id))).cloned().collect();
+        in_line.iter().for_each(|id| self.leave_line(id));
+        self.kinds.insert(cell.clone(), kind);
+        in_line.iter().for_each(|id| self.enter_line(id));
     }
 
     /// The kind of a trial's cell.

@@ -53,6 +53,10 @@ const TABLE: &[(&str, Rule)] = &[
     ("/fleet.v1.Operator/Records", single(READERS)),
     ("/fleet.v1.Operator/SampledAttempts", single(READERS)),
     ("/fleet.v1.Operator/TrialSamples", single(READERS)),
+    ("/fleet.v1.Operator/Explain", single(READERS)),
+    ("/fleet.v1.Operator/Drain", single(OPERATORS)),
+    ("/fleet.v1.Operator/Undrain", single(OPERATORS)),
+    ("/fleet.v1.Operator/Backup", single(OPERATORS)),
     ("/fleet.v1.Operator/Submit", single(OPERATORS)),
     ("/fleet.v1.Operator/Retry", single(OPERATORS)),
     ("/fleet.v1.Operator/Cancel", single(OPERATORS)),
@@ -106,7 +110,7 @@ mod tests {
             assert_eq!(may(Role::Operator, &path), !of("Agents"), "{path}");
             assert!(!may(Role::Viewer, &path) || may(Role::Operator, &path), "{path}");
         }
-        for path in ["Submit", "Cancel", "Retry", "Import"] {
+        for path in ["Submit", "Cancel", "Retry", "Import", "Drain", "Undrain", "Backup"] {
             assert!(!may(Role::Viewer, &format!("/fleet.v1.Operator/{path}")), "{path}");
         }
         assert!(!may(Role::Viewer, "/fleet.v1.Certificates/IssueToken") && rule("/fleet.v1.Operator/Made").is_none());

@@ -25,6 +25,7 @@ mod verify;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fleet_common::lease::Millis;
 use prost::Message;
@@ -142,14 +143,23 @@ pub struct Store {
     _lock: File,
 }
 
+/// How long a lock may outlive its holder: a program that was being started then has a copy of it until it runs.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Takes a state folder for this process alone.
 pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
     let io = |source| StoreError::Io { path: path.to_owned(), source };
     let lock = File::create(path.join("lock")).map_err(io)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
-        Err(std::fs::TryLockError::Error(source)) => Err(io(source)),
+    let until = Instant::now() + FAREWELL;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
+            Err(std::fs::TryLockError::Error(source)) => return Err(io(source)),
+        }
     }
 }
 

@@ -13,5 +13,7 @@ mod handshakes;
 mod life;
 mod limits;
 mod roles;
+#[path = "../support/mod.rs"]
+mod support;
 mod tokens;
 mod world;

@@ -1,9 +1,9 @@
 //! A coordinator's process with an authority, and peers of every kind.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,14 +23,15 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
-const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
+use crate::support::{FLEET, Serving};
+
 /// Nothing here takes as long as this; a test that waits longer hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: u64 = 3600;
 
 /// A coordinator and its folder; killed when dropped.
 pub(crate) struct World {
-    child: Child,
+    serving: Serving,
     pub(crate) url: String,
     metrics: String,
     dir: tempfile::TempDir,
@@ -68,23 +69,13 @@ impl World {
 
     /// In a folder that has an authority.
     pub(crate) fn serve(dir: tempfile::TempDir, more: &[&str]) -> Self {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).expect("a log");
-        let mut child = fleet(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
-            .args(["--log-format", "json"])
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let mut said = |start: &str| {
-            let line = lines.next().expect("a line").expect("text");
-            line.strip_prefix(start).unwrap_or_else(|| panic!("expected {start} in {line}")).to_owned()
-        };
-        let url = said("listening on ");
+        let log = dir.path().join("log");
+        let mut command = fleet(dir.path(), &["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+        let mut serving = Serving::start(command.args(["--log-format", "json"]).args(more), &log);
+        let url = serving.url.clone();
         assert!(url.starts_with("https://"), "{url}");
-        let metrics = said("metrics on http://").trim_end_matches("/metrics").to_owned();
-        Self { child, url, metrics, dir }
+        let metrics = serving.says("metrics on http://").trim_end_matches("/metrics").to_owned();
+        Self { serving, url, metrics, dir }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -93,8 +84,7 @@ impl World {
 
     /// The same folder with another process, after `kill -9`.
     pub(crate) fn killed(mut self) -> tempfile::TempDir {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.serving.kill();
         std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a folder"))
     }
 
@@ -227,13 +217,6 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 pub(crate) fn status() -> v1::StatusRequest {
     v1::StatusRequest { campaign: None }
 }
@@ -241,7 +224,7 @@ pub(crate) fn status() -> v1::StatusRequest {
 /// An agent with one slot introduces itself.
 #[allow(clippy::needless_update, reason = "the contract grows")]
 pub(crate) fn introduction(agent: &str, held: Vec<v1::HeldLease>) -> v1::RegisterRequest {
-    let slot = v1::Slot { slot: "cpu".into(), hardware: "X".into(), memory_bytes: 1, ..Default::default() };
+    let slot = v1::Slot { slot: "cpu".into(), hardware: "X".into(), memory_bytes: 16 << 30, ..Default::default() };
     v1::RegisterRequest {
         agent: agent.into(),
         version: "0".into(),

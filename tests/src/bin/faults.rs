@@ -1,5 +1,5 @@
 //! `make bench-faults`: three machines (network namespaces), real processes, and what goes wrong with them: how long
-//! until it is noticed, what is lost, what is done twice. Takes about eight minutes, most of it waiting for leases of
+//! until it is noticed, what is lost, what is done twice. Takes about twelve minutes, much of it waiting for leases of
 //! 60 s. The first argument names one story.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
@@ -106,7 +106,8 @@ impl<'a> Stage<'a> {
 }
 
 fn serve(machines: &Machines, fleet: &Fleet, at: usize) -> Coordinator {
-    Coordinator::start_as(fleet, machines.on(at, "fleet"), "0.0.0.0:7070", &["--insecure"])
+    // Crashes are played more often than a trial is tried by default.
+    Coordinator::start_as(fleet, machines.on(at, "fleet"), "0.0.0.0:7070", &["--insecure", "--max-losses", "100"])
 }
 
 fn seconds(since: Instant) -> f64 {
@@ -154,7 +155,7 @@ fn silence(machines: &Machines) {
 fn stopped_agent(machines: &Machines) {
     for has_company in [false, true] {
         let stage = Stage::set(machines);
-        stage.submit("stopped", 6000);
+        stage.submit("stopped", 2000);
         let (agent, _) = (stage.agent(1, &[]), stage.trains("stopped", 20));
         let company = has_company.then(|| stage.agent(2, &[]));
         signal(agent.pid(), libc::SIGSTOP);

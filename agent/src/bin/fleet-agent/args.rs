@@ -27,7 +27,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Example: fleet-agent join TOKEN, once; then: fleet-agent run --data ~/data --weights ~/weights"
     )]
-    Run(Run),
+    Run(Box<Run>),
     /// Exchanges a token for this machine's certificate, with a key that never leaves it.
     #[command(
         after_help = "Example: fleet-agent join nsfjoin_…\nThen: fleet-agent run --data ~/data --weights ~/weights\nWith - instead of the token it is read from standard input, where no list of processes shows it."
@@ -152,7 +152,7 @@ pub(crate) struct Run {
     pub(crate) label: Option<Label>,
     /// Says something of this machine that campaigns select by, such as room=lab-2; may be repeated. Unlike --label it
     /// changes no hardware class: results of machines that differ in it are averaged
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, env = "FLEET_TAGS", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub(crate) tag: Vec<Tag>,
     /// Gives a device only trials whose budget is at most this, such as cuda:0=6GiB, because others need the rest of its
     /// memory; may be repeated

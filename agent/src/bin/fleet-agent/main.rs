@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     };
     log::start(format, "info");
     let outcome = match cli.command {
-        Command::Run(run) => start(run),
+        Command::Run(run) => start(*run),
         Command::Join(asked) => joining::join(asked),
         Command::Doctor(doctor) => return examine(&doctor),
         Command::Verify(verify) => return compare(&verify),

@@ -34,7 +34,7 @@ enum Action {
     Undrain(Undrain),
     /// Prints a file that starts agents, filled in: for systemd, Kubernetes, Slurm or containers.
     #[command(subcommand, after_help = script::EXAMPLES)]
-    Script(script::Script),
+    Script(Box<script::Script>),
 }
 
 /// An agent, or one of its slots.
@@ -247,8 +247,9 @@ pub(super) struct AgentsDocument<'a> {
     agents: Vec<AgentDocument<'a>>,
 }
 
+/// An agent in documents.
 #[derive(Serialize)]
-struct AgentDocument<'a> {
+pub(super) struct AgentDocument<'a> {
     agent: &'a str,
     host: &'a str,
     version: &'a str,
@@ -275,6 +276,12 @@ struct SlotDocument<'a> {
 
 impl<'a> From<&'a v1::StatusReply> for AgentsDocument<'a> {
     fn from(status: &'a v1::StatusReply) -> Self {
+        Self { schema: "fleet.agents/1", agents: status.agents.iter().map(Into::into).collect() }
+    }
+}
+
+impl<'a> From<&'a v1::AgentStatus> for AgentDocument<'a> {
+    fn from(a: &'a v1::AgentStatus) -> Self {
         let text = |text: &'a str| Some(text).filter(|t| !t.is_empty());
         let slot = |slot: &'a v1::Slot, state: Option<&'a v1::SlotState>| SlotDocument {
             slot: &slot.slot,
@@ -291,14 +298,13 @@ impl<'a> From<&'a v1::StatusReply> for AgentsDocument<'a> {
             runs: state.and_then(|s| text(&s.label)),
             seconds_left: state.and_then(|s| s.seconds_left),
         };
-        let agents = status.agents.iter().map(|a| AgentDocument {
+        Self {
             agent: &a.agent,
             host: &a.host,
             version: &a.version,
             silent_ms: a.silent_ms,
             slots: a.slots.iter().enumerate().map(|(i, s)| slot(s, a.states.get(i))).collect(),
-        });
-        Self { schema: "fleet.agents/1", agents: agents.collect() }
+        }
     }
 }
 

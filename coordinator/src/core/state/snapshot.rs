@@ -8,7 +8,7 @@ use fleet_common::canonical;
 use fleet_common::id::{Attempt, CampaignName, CellId, TrialId};
 use fleet_common::lease::{Holder, Millis, Trial, TrialState};
 use fleet_common::record::OutcomeClass;
-use fleet_common::spec::Output;
+use fleet_common::spec::{Output, Select};
 use fleet_common::wire::v1::snapshot_part::Part;
 use fleet_common::wire::v1::snapshot_trial::State as Stands;
 use fleet_common::wire::{self, WireError, v1};
@@ -321,7 +321,10 @@ fn to_campaign(
         submitted_unix_ms: campaign.submitted_unix_ms,
         cancelled: campaign.cancelled,
         priority: i64::from(campaign.priority).try_into().map_err(WireError::Invalid)?,
-        select: Arc::new(from_json(&campaign.select_json)?),
+        select: Arc::new(match campaign.select_json.as_str() {
+            "" => Select::default(),
+            json => from_json(json)?,
+        }),
     };
     Ok((campaign.name.parse()?, entry))
 }

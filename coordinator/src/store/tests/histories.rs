@@ -35,7 +35,14 @@ pub(super) fn events(seeds: &[Seed]) -> Vec<(u64, Event)> {
             Event::LeaseGranted { holder, .. } | Event::LeaseResumed { holder, .. } => state.held_by(holder).is_some(),
             _ => false,
         };
-        if !is_busy && state.apply(&event, Millis(0), at).is_ok() {
+        // The same of what is opened again: it is the campaign's.
+        let is_anothers = match &event {
+            Event::TrialRetried { trial, campaign } => {
+                state.campaigns().get(campaign).is_none_or(|c| !c.trials.contains(trial))
+            }
+            _ => false,
+        };
+        if !is_anothers && !is_busy && state.apply(&event, Millis(0), at).is_ok() {
             events.push((at, event));
         }
     };
