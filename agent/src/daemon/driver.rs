@@ -14,10 +14,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tonic::Status;
 use tracing::Instrument as _;
 
-use super::slot::{self, Desk, Seat};
-use super::trial::{Lease, Running};
 use super::artifacts::hand_over_leftovers;
+use super::slot::{self, Desk, Seat};
 use super::spool::{LeftBehind, Spool};
+use super::trial::{Lease, Running};
 use super::{Shared, connection, send_leftovers, wasted};
 use crate::device::{DeviceLock, Slot};
 use crate::half::{Effect, Half, Held, Input, Pulled, Renewal, Setup};

@@ -46,8 +46,8 @@ use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
+use artifacts::Artifacts;
 pub use artifacts::Place;
-use artifacts::{Artifacts, hand_over_leftovers};
 pub use connection::{Client, connect};
 use driver::Driver;
 pub use identity::{identity, join, joined, needs};

@@ -112,7 +112,14 @@ impl Serve {
         };
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
         let scheme = if secured.is_some() { "https" } else { "http" };
-        let running = Running::start(&self.state, address, terms, keep, Kind { secured, closed: false, artifacts: self.artifacts.clone() }).await?;
+        let running = Running::start(
+            &self.state,
+            address,
+            terms,
+            keep,
+            Kind { secured, closed: false, artifacts: self.artifacts.clone() },
+        )
+        .await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on {scheme}://{}", running.address);
         if let Some(listener) = metrics {
@@ -221,12 +228,12 @@ impl Running {
         let (driver, thread) = driver::start(store, core, counts.clone());
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
-        let artifacts = Artifacts::open(driver.clone(), state, kind.artifacts.as_deref()).map_err(|e| match e {
+        let service = Service::new(driver.clone(), index, samples, counts.clone());
+        let artifacts = Artifacts::open(service.clone(), state, kind.artifacts.as_deref()).map_err(|e| match e {
             StoreError::Address { .. } => Failure::usage(e.to_string()),
             _ => Failure::failed(e.to_string()),
         })?;
         tracing::info!(store = artifacts.place(), "artifacts are kept");
-        let service = Service::new(driver.clone(), index, samples, counts.clone());
         let service = service.with_artifact_store(artifacts.direct());
         service.sweep(keep).await;
         let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));

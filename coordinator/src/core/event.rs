@@ -9,8 +9,8 @@ use fleet_common::telemetry::Seal;
 use fleet_common::wire::v1::lease_released::Cause;
 use fleet_common::wire::{self, WireError, v1};
 
-use crate::scheduler::Figures;
 use super::resumable::Resumable;
+use crate::scheduler::Figures;
 
 /// Something that became true.
 #[derive(Debug, Clone, PartialEq)]

@@ -216,6 +216,15 @@ pub enum Input {
     },
     /// Which states are wanted?
     Resumables(Token),
+    /// May an agent read this state?
+    MayRead {
+        /// Whom to answer.
+        token: Token,
+        /// Who asks.
+        agent: AgentId,
+        /// The state's name in the store.
+        artifact: String,
+    },
     /// An agent has something on an attempt.
     Knows {
         /// Whom to answer.
@@ -353,6 +362,8 @@ pub enum Reply {
     Saved(Saved),
     /// Names of the artifacts of all states that are wanted.
     Resumables(Vec<String>),
+    /// Whether an agent may read a state.
+    MayRead(bool),
     /// Whether this attempt was ever granted.
     Knows(bool),
     /// To a question why.
@@ -527,6 +538,10 @@ impl Core {
             Input::Resumables(token) => {
                 let names = self.state.resumables().map(|(_, state)| state.artifact.clone()).collect();
                 self.reply(token, Reply::Resumables(names));
+            }
+            Input::MayRead { token, agent, artifact } => {
+                let may = self.may_read(&agent, &artifact);
+                self.reply(token, Reply::MayRead(may));
             }
             Input::Knows { token, trial, attempt, .. } => {
                 let granted = self.was_granted(&trial, attempt);

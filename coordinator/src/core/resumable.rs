@@ -1,7 +1,7 @@
 //! States in the artifact store, from which trials go on that were interrupted: also on another machine, of the same
 //! hardware class.
 
-use fleet_common::id::{Attempt, HardwareClass, TrialId};
+use fleet_common::id::{AgentId, Attempt, HardwareClass, TrialId};
 use fleet_common::lease::{CALLED_OFF, Holder, TrialState};
 use fleet_common::wire::{WireError, v1};
 
@@ -76,7 +76,9 @@ impl Core {
     /// What a holder goes on from: joules of unlike hardware are not added up, so a slot of another class starts over.
     pub(super) fn resume_for(&self, trial: &TrialId, holder: &Holder) -> Option<Result<Resumable, String>> {
         let state = self.state.resumable(trial)?;
-        Some(if self.class_of(holder) == Some(&state.hardware) {
+        let class = self.agents.get(&holder.agent).and_then(|a| a.slots.iter().find(|s| s.slot == holder.slot));
+        let class = class.map(|slot| &slot.hardware);
+        Some(if class == Some(&state.hardware) {
             Ok(state.clone())
         } else {
             Err(format!(
@@ -84,6 +86,12 @@ impl Core {
                 state.attempt, state.step, state.hardware
             ))
         })
+    }
+
+    /// Whether an agent may read a state: one that a trial of its own would go on from.
+    pub(super) fn may_read(&self, agent: &AgentId, artifact: &str) -> bool {
+        let mut its_own = self.state.leases().filter(|(holder, _)| holder.agent == *agent).map(|(_, trial)| trial);
+        its_own.any(|trial| self.state.resumable(trial).is_some_and(|state| state.artifact == artifact))
     }
 
     /// Forgets when states were noted that need no longer be waited for.

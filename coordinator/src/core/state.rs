@@ -147,16 +147,16 @@ impl State {
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.life.resume(holder.clone(), now)),
             Event::LeaseReleased { trial, attempt: ended, cause, reason } => {
                 self.step(trial, |t| {
-                let holder = t.life.holder().cloned();
-                t.life.release(*cause)?;
-                t.note = Some(reason.clone());
-                if let (Some(holder), Some(attempt)) = (holder, t.life.attempt) {
-                    t.past.drain(..t.past.len().saturating_sub(MOST_PAST - 1));
-                    let (cause, reason) = (*cause, reason.clone());
-                    t.past.push(Past { attempt, holder: holder.clone(), cause, reason, at_unix_ms });
-                    t.failed_on.extend(Some(holder).filter(|_| cause.is_failure()));
-                }
-                Ok(())
+                    let holder = t.life.holder().cloned();
+                    t.life.release(*cause)?;
+                    t.note = Some(reason.clone());
+                    if let (Some(holder), Some(attempt)) = (holder, t.life.attempt) {
+                        t.past.drain(..t.past.len().saturating_sub(MOST_PAST - 1));
+                        let (cause, reason) = (*cause, reason.clone());
+                        t.past.push(Past { attempt, holder: holder.clone(), cause, reason, at_unix_ms });
+                        t.failed_on.extend(Some(holder).filter(|_| cause.is_failure()));
+                    }
+                    Ok(())
                 })?;
                 // It crashed and got no further: perhaps it is the state that it crashes at.
                 if *cause == Release::Crashed && self.resumables.get(trial).is_some_and(|s| s.attempt < *ended) {

@@ -47,6 +47,10 @@ const TABLE: &[(&str, Rule)] = &[
     ("/fleet.v1.Agents/Release", single(AGENTS)),
     ("/fleet.v1.Agents/Wasted", single(AGENTS)),
     ("/fleet.v1.Agents/Samples", stream(AGENTS)),
+    ("/fleet.v1.Artifacts/Standing", single(AGENTS)),
+    ("/fleet.v1.Artifacts/Put", stream(AGENTS)),
+    ("/fleet.v1.Artifacts/Saved", single(AGENTS)),
+    ("/fleet.v1.Artifacts/Get", single(BEARERS)),
     ("/fleet.v1.Operator/Status", single(READERS)),
     ("/fleet.v1.Operator/Watch", single(READERS)),
     ("/fleet.v1.Operator/Campaign", single(READERS)),
@@ -106,8 +110,10 @@ mod tests {
             |role: Role, path: &str| rule(path).is_some_and(|r| r.roles.is_none_or(|roles| roles.contains(&role)));
         for path in methods() {
             let of = |service: &str| path.starts_with(&format!("/fleet.v1.{service}/"));
-            assert_eq!(may(Role::Agent, &path), of("Agents") || of("Join") || path.ends_with("/Renew"), "{path}");
-            assert_eq!(may(Role::Operator, &path), !of("Agents"), "{path}");
+            let is_shared = of("Join") || path.ends_with("/Renew") || path == "/fleet.v1.Artifacts/Get";
+            let is_agents = of("Agents") || (of("Artifacts") && !is_shared);
+            assert_eq!(may(Role::Agent, &path), is_agents || is_shared, "{path}");
+            assert_eq!(may(Role::Operator, &path), !is_agents, "{path}");
             assert!(!may(Role::Viewer, &path) || may(Role::Operator, &path), "{path}");
         }
         for path in ["Submit", "Cancel", "Retry", "Import", "Drain", "Undrain", "Backup"] {

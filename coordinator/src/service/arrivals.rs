@@ -23,7 +23,12 @@ pub(super) fn span(trial: &TrialId, attempt: Attempt, holder: &Holder) -> Span {
 
 impl Service {
     /// Whether an attempt was ever granted.
-    async fn knows(&self, trial: TrialId, attempt: Attempt, from: &Extensions) -> Result<bool, ServiceError> {
+    pub(super) async fn knows(
+        &self,
+        trial: TrialId,
+        attempt: Attempt,
+        from: &Extensions,
+    ) -> Result<bool, ServiceError> {
         let agent = Caller::of(from).agent();
         match self.driver.ask(|token| Input::Knows { token, agent, trial, attempt }).await? {
             Reply::Knows(known) => Ok(known),

@@ -37,7 +37,8 @@ impl Service {
         }
     }
 
-    fn not_its_own(&self, extensions: &Extensions, text: String) -> ServiceError {
+    /// Tells of it, counts it, and is the answer.
+    pub(super) fn not_its_own(&self, extensions: &Extensions, text: String) -> ServiceError {
         self.counts.refused(Refused::NotItsOwn);
         let caller = Caller::of(extensions);
         let who = caller.identity().map(ToString::to_string);

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::{Whose, bundle, count_sent};
+use super::{Whose, bundle, count_sent, pause};
 use crate::daemon::Shared;
-use crate::daemon::backoff::Backoff;
 use crate::daemon::resume::{Carried, States};
+use crate::half::backoff::Backoff;
 
 /// What could not be handed over is tried again after so long, and longer each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -178,7 +178,7 @@ async fn hand_over(
                 }
             }
             tokio::select! {
-                () = backoff.wait() => {}
+                () = pause(&mut backoff) => {}
                 changed = latest.changed() => if changed.is_err() { return },
             }
         }

@@ -17,9 +17,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use fleet_artifacts::{Name, Pace, Store};
-use fleet_secure::client::Link;
 use fleet_common::id::{Attempt, TrialId};
 use fleet_common::wire::v1;
+use fleet_secure::client::Link;
 
 #[cfg(test)]
 pub(super) use handover::note_acknowledged;
@@ -29,6 +29,7 @@ pub(super) use leftovers::hand_over_leftovers;
 pub(super) use takeover::take_over;
 
 use super::rpc::artifacts_client::ArtifactsClient;
+use crate::half::backoff::Backoff;
 use crate::metrics::Metrics;
 
 /// Where artifacts are to go.
@@ -164,6 +165,12 @@ impl Artifacts {
         let reply = super::connection::answer(self.client.clone().saved(request)).await?.into_inner();
         Ok(if reply.accepted { Ok(()) } else { Err(reply.reason) })
     }
+}
+
+/// Waits before the next try.
+async fn pause(backoff: &mut Backoff) {
+    let wait = backoff.step_by(&mut rand::rng());
+    tokio::time::sleep(wait).await;
 }
 
 /// Counts what went to the store.

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use fleet_artifacts::{Name, Pace, sha256_of};
-use fleet_secure::client::Link;
 use fleet_common::wire::{MAX_MESSAGE_BYTES, v1};
+use fleet_secure::client::Link;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, SeekFrom};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use super::Whose;
-use crate::daemon::backoff::Backoff;
+use super::{Whose, pause};
 use crate::daemon::connection::answer;
 use crate::daemon::rpc::artifacts_client::ArtifactsClient;
+use crate::half::backoff::Backoff;
 
 /// Bytes per message.
 const PART: usize = 256 << 10;
@@ -76,7 +76,7 @@ pub(super) async fn put(
             }
             Err(status) if tries >= TRIES => bail!("{}", status.message()),
             Ok(_) if tries >= TRIES => bail!("the coordinator has only a part of it"),
-            _ => backoff.wait().await,
+            _ => pause(&mut backoff).await,
         }
     }
 }
@@ -146,7 +146,7 @@ pub(super) async fn get(client: ArtifactsClient<Link>, name: &Name, target: &Pat
             }
             Err(status) if status.code() == Code::NotFound || tries >= TRIES => bail!("{}", status.message()),
             Ok(_) if tries >= TRIES => bail!("the coordinator sends only a part of it"),
-            _ => backoff.wait().await,
+            _ => pause(&mut backoff).await,
         }
         let now = length().await;
         if now > furthest {

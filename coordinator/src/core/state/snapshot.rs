@@ -30,7 +30,19 @@ impl State {
     /// Whatever `each` fails with.
     pub fn parts<E>(&self, mut each: impl FnMut(Part) -> Result<(), E>) -> Result<(), E> {
         // The queue and the held slots follow from the trials and the campaigns.
-        let Self { campaigns, cells, trials, held: _, queue: _, submissions, imports, estimates, kinds, drains, resumables } = self;
+        let Self {
+            campaigns,
+            cells,
+            trials,
+            held: _,
+            queue: _,
+            submissions,
+            imports,
+            estimates,
+            kinds,
+            drains,
+            resumables,
+        } = self;
         each(Part::Counts(v1::SnapshotCounts { submissions: *submissions }))?;
         let mut ids: Vec<_> = cells.keys().collect();
         ids.sort_unstable();
@@ -146,7 +158,8 @@ impl Restored {
         let waiting: Vec<TrialId> =
             trials.iter().filter(|(_, t)| t.life.state == TrialState::Waiting).map(|(id, _)| id.clone()).collect();
         let trials = trials.into_iter().collect();
-        let mut state = State { campaigns, cells, trials, held, queue, submissions, imports, estimates, kinds, drains, resumables };
+        let mut state =
+            State { campaigns, cells, trials, held, queue, submissions, imports, estimates, kinds, drains, resumables };
         waiting.iter().for_each(|id| state.enter_line(id));
         state
     }

@@ -32,10 +32,12 @@ fn register_as(w: &mut World, agent: &str, class: &str) {
     let slots = vec![SlotInfo {
         slot: "cpu".parse().expect("a slot"),
         hardware: class.parse().expect("a class"),
-        memory_bytes: 1,
+        memory_bytes: 1 << 30,
+        about: SlotAbout::default(),
     }];
     let agent = agent.parse().expect("an id");
-    w.ask(|token| Input::Register { token, agent, version: "1".into(), host: "h".into(), slots, held: Vec::new() });
+    let (version, host, held) = ("1".into(), "h".into(), Vec::new());
+    w.ask(|token| Input::Register { token, agent, version, host, slots, held, number: 0 });
 }
 
 /// A world in which `a` has begun the only trial.

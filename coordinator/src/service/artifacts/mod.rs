@@ -11,19 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_artifacts::{Name, Store, StoreError};
-use fleet_common::id::{Attempt, TrialId};
+use fleet_common::id::TrialId;
 use fleet_common::lease::Holder;
 use fleet_common::wire::{self, MAX_MESSAGE_BYTES, WireError, v1};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http::Extensions;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::incoming::Incoming;
-use super::ServiceError;
 use super::rpc::artifacts_server::{Artifacts as Rpc, ArtifactsServer};
+use super::{Service, ServiceError};
 use crate::core::{Input, Reply, Resumable, Saved};
-use crate::driver::Handle;
+use crate::security::Caller;
 
 /// Bytes per message on the way out.
 const PART: usize = 256 << 10;
@@ -37,7 +38,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The service, on the folder or store that the artifacts are in.
 #[derive(Clone)]
 pub struct Artifacts {
-    driver: Handle,
+    service: Service,
     store: Store,
     incoming: Arc<Incoming>,
     /// Where agents put artifacts themselves.
@@ -52,13 +53,13 @@ impl Artifacts {
     ///
     /// # Errors
     /// It is no address, or a folder cannot be made.
-    pub fn open(driver: Handle, state: &Path, address: Option<&str>) -> Result<Self, StoreError> {
+    pub fn open(service: Service, state: &Path, address: Option<&str>) -> Result<Self, StoreError> {
         let own = state.join("artifacts");
         let store = Store::open(&address.map_or_else(|| own.join("store").display().to_string(), str::to_owned))?;
         // A folder is this machine's; whoever is told of it would make one of the same name on his own.
         let direct = address.filter(|address| address.starts_with("s3")).map(str::to_owned);
         let incoming = Arc::new(Incoming::open(own.join("incoming"))?);
-        Ok(Self { driver, store, incoming, direct, wanted: Arc::default() })
+        Ok(Self { service, store, incoming, direct, wanted: Arc::default() })
     }
 
     /// The address that agents are to talk to themselves, if there is one.
@@ -78,25 +79,30 @@ impl Artifacts {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    async fn was_granted(&self, trial: TrialId, attempt: Attempt) -> Result<bool, ServiceError> {
-        match self.driver.ask(|token| Input::Knows { token, trial, attempt }).await? {
-            Reply::Knows(granted) => Ok(granted),
-            _ => Err(ServiceError::WrongAnswer),
-        }
-    }
-
-    /// An upload's first message, checked: what it is of must have been granted here, and its folder is its trial's.
-    async fn begin(&self, upload: &v1::ArtifactUpload) -> Result<Name, Status> {
+    /// An upload's first message, checked: what it is of must have been granted to its sender, and its folder is its
+    /// trial's.
+    async fn begin(&self, upload: &v1::ArtifactUpload, from: &Extensions) -> Result<Name, Status> {
         let name = name(&upload.name)?;
         let trial = wire::trial(upload.trial.clone()).map_err(ServiceError::from)?;
         let attempt = upload.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
         belongs(&name, &trial)?;
-        if !self.was_granted(trial.clone(), attempt).await? {
+        if !self.service.knows(trial.clone(), attempt, from).await? {
             return Err(Status::permission_denied(format!(
                 "trial {trial} was never granted as attempt {attempt} here"
             )));
         }
         Ok(name)
+    }
+
+    /// An agent reads what a trial of its own goes on from, and nothing else.
+    async fn confine_reading(&self, name: &Name, from: &Extensions) -> Result<(), ServiceError> {
+        let Some(agent) = Caller::of(from).agent() else { return Ok(()) };
+        let artifact = name.to_string();
+        match self.service.driver.ask(|token| Input::MayRead { token, agent, artifact }).await? {
+            Reply::MayRead(true) => Ok(()),
+            Reply::MayRead(false) => Err(self.service.not_its_own(from, format!("{name} is of no trial that it has"))),
+            _ => Err(ServiceError::WrongAnswer),
+        }
     }
 
     /// Into the store, if its content is right.
@@ -168,10 +174,10 @@ impl Rpc for Artifacts {
         &self,
         request: Request<Streaming<v1::ArtifactPart>>,
     ) -> Result<Response<v1::ArtifactStanding>, Status> {
-        let mut parts = request.into_inner();
+        let (_, from, mut parts) = request.into_parts();
         let first = next(&mut parts).await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let upload = first.upload.ok_or_else(|| Status::invalid_argument("the first message lacks the upload"))?;
-        let name = self.begin(&upload).await?;
+        let name = self.begin(&upload, &from).await?;
         if self.store.size(&name).await.map_err(status)? == Some(upload.bytes) {
             return Ok(Response::new(v1::ArtifactStanding { complete: true, bytes: upload.bytes }));
         }
@@ -191,8 +197,9 @@ impl Rpc for Artifacts {
     type GetStream = ReceiverStream<Result<v1::ArtifactBytes, Status>>;
 
     async fn get(&self, request: Request<v1::GetArtifactRequest>) -> Result<Response<Self::GetStream>, Status> {
-        let v1::GetArtifactRequest { name: text, from } = request.into_inner();
+        let (_, extensions, v1::GetArtifactRequest { name: text, from }) = request.into_parts();
         let name = name(&text)?;
+        self.confine_reading(&name, &extensions).await?;
         let whole = self.store.size(&name).await.map_err(status)?;
         let whole = whole.ok_or_else(|| Status::not_found(format!("{name} is not in the store {}", self.store)))?;
         if from > whole {
@@ -234,16 +241,18 @@ impl Rpc for Artifacts {
     }
 
     async fn saved(&self, request: Request<v1::SavedRequest>) -> Result<Response<v1::SavedReply>, Status> {
-        let r = request.into_inner();
+        let (_, from, r) = request.into_parts();
         let wrong = |e: WireError| Status::from(ServiceError::from(e));
         let trial = wire::trial(r.trial).map_err(wrong)?;
         let agent = r.agent.parse().map_err(WireError::from).map_err(wrong)?;
         let slot = r.slot.parse().map_err(WireError::from).map_err(wrong)?;
         let holder = Holder { agent, slot };
+        self.service.confine(&from, &holder.agent)?;
         let state: Resumable =
             r.state.ok_or(WireError::Missing("a state")).and_then(TryInto::try_into).map_err(wrong)?;
         let name = name(&state.artifact)?;
         belongs(&name, &trial)?;
+        self.service.own(&trial, state.attempt, &from).await?;
         // What is not there must not be offered: an agent may have been told of another store than ours.
         if self.store.size(&name).await.map_err(status)? != Some(state.bytes) {
             return Err(Status::failed_precondition(format!(
@@ -252,7 +261,7 @@ impl Rpc for Artifacts {
             )));
         }
         let step = state.step;
-        let answer = self.driver.ask(|token| Input::Saved { token, holder, trial, state });
+        let answer = self.service.driver.ask(|token| Input::Saved { token, holder, trial, state });
         let Reply::Saved(saved) = answer.await.map_err(ServiceError::from)? else {
             return Err(ServiceError::WrongAnswer.into());
         };

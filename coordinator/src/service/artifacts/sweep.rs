@@ -32,7 +32,7 @@ impl Artifacts {
         let known = || self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the question: what is noted while it is asked is not judged by its answer.
         let before = std::mem::take(&mut *known());
-        let wanted: HashSet<String> = match self.driver.ask(Input::Resumables).await {
+        let wanted: HashSet<String> = match self.service.driver.ask(Input::Resumables).await {
             Ok(Reply::Resumables(names)) => names.into_iter().collect(),
             other => {
                 known().extend(before);

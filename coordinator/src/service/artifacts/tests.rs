@@ -1,11 +1,11 @@
 //! States from the moment they are told of to the moment nobody wants them.
 
 use fleet_artifacts::{Pace, sha256_of};
-use fleet_common::id::CampaignName;
+use fleet_common::id::{Attempt, CampaignName};
 use fleet_common::lease::LeaseTerms;
 
 use super::*;
-use crate::core::{CellEntry, Event, Submission};
+use crate::core::{CellEntry, Core, Event, Submission};
 use crate::metrics::Counts;
 use crate::report::tests::records;
 use crate::store::Store as Journal;
@@ -30,13 +30,16 @@ async fn a_state_is_kept_while_its_trial_goes_on_and_removed_when_it_has_ended_h
         excluded_json: Vec::new(),
         warnings: Vec::new(),
         keep: Default::default(),
+        scheduling: Default::default(),
     }));
     let granted = Event::LeaseGranted { trial: trial.clone(), attempt, holder };
     journal.commit(vec![(1, submitted), (1, granted)]).expect("commits");
     drop(journal);
     let (journal, state, _) = Journal::open(dir.path()).expect("opens");
-    let (driver, thread) = crate::driver::start(journal, state, LeaseTerms::default(), Arc::new(Counts::default()));
-    let artifacts = Artifacts::open(driver.clone(), dir.path(), None).expect("opens");
+    let (index, samples, counts) = (journal.index.clone(), journal.samples.clone(), Arc::new(Counts::default()));
+    let (driver, thread) = crate::driver::start(journal, Core::new(state, LeaseTerms::default()), counts.clone());
+    let service = Service::new(driver.clone(), index, samples, counts);
+    let artifacts = Artifacts::open(service, dir.path(), None).expect("opens");
     assert_eq!(artifacts.direct(), None, "a folder is not told to agents");
     let mut names = Vec::new();
     for step in 1..=2u32 {
