@@ -186,6 +186,15 @@ impl Dataset {
         })
     }
 
+    /// The files that it consists of, each with the place that it has below a data folder; an image folder's are below
+    /// `images/`, because its own path means nothing elsewhere.
+    pub fn files(&self) -> Vec<(String, PathBuf)> {
+        match &self.source {
+            Source::Cifar(cifar) => cifar.files().to_vec(),
+            Source::Files(files) => files.places(),
+        }
+    }
+
     /// How its images become a model's inputs.
     pub fn protocol(&self) -> Protocol {
         match &self.source {

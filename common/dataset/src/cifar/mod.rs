@@ -31,6 +31,7 @@ pub(crate) struct Cifar {
     classes: Vec<String>,
     train: Vec<u8>,
     test: Vec<u8>,
+    files: Vec<(String, PathBuf)>,
 }
 
 /// The three files' content and where it was read from.
@@ -38,6 +39,8 @@ struct Content {
     train: (PathBuf, Vec<u8>),
     test: (PathBuf, Vec<u8>),
     names: Option<(PathBuf, Vec<u8>)>,
+    /// Files on the disk, with their places below a data folder.
+    files: Vec<(String, PathBuf)>,
 }
 
 impl Cifar {
@@ -65,7 +68,11 @@ impl Cifar {
             check_records(path, bytes)?;
         }
         let classes = CLASSES.map(str::to_owned).to_vec();
-        Ok(Self { classes, train: content.train.1, test: content.test.1 })
+        Ok(Self { classes, train: content.train.1, test: content.test.1, files: content.files })
+    }
+
+    pub(crate) fn files(&self) -> &[(String, PathBuf)] {
+        &self.files
     }
 
     pub(crate) fn classes(&self) -> &[String] {
@@ -121,7 +128,13 @@ fn from_folder(folder: &Path) -> Result<Content, DatasetError> {
         Ok((path, bytes))
     };
     let names = if folder.join(NAMES).exists() { Some(read(NAMES)?) } else { None };
-    Ok(Content { train: read("train.bin")?, test: read("test.bin")?, names })
+    let (train, test) = (read("train.bin")?, read("test.bin")?);
+    let used = [Some(&train.0), Some(&test.0), names.as_ref().map(|(path, _)| path)];
+    let named = used
+        .into_iter()
+        .flatten()
+        .filter_map(|path| Some((format!("cifar-100-binary/{}", path.file_name()?.to_str()?), path.clone())));
+    Ok(Content { files: named.collect(), train, test, names })
 }
 
 /// Reads all, but refuses what is longer than CIFAR-100 can be.
