@@ -24,6 +24,7 @@ mod report;
 mod resolve;
 mod samples;
 mod serve;
+mod share;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -102,12 +103,15 @@ enum Command {
     /// Calls off what of a campaign has not ended; what has ended is kept.
     #[command(after_help = "Example: fleet cancel nightly")]
     Cancel(campaign::Cancel),
-    /// Data sets: get the public ones, check them, look at them, or write the procedural textures.
+    /// Data sets: get the public ones, check them, look at them, share them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
-    /// Initial weights: get the public ones, check them.
+    /// Initial weights: get the public ones, check them, share them.
     #[command(subcommand, after_help = "Example: fleet weights get --weights ~/weights")]
     Weights(weights::Weights),
+    /// Lists the data sets and weights that agents can have from the coordinator.
+    #[command(after_help = "Example: fleet shared\nExample: fleet shared --remove ITEM")]
+    Shared(share::Listing),
 }
 
 /// Where the coordinator is.
@@ -192,6 +196,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Cancel(cancel) => cancel.run().await,
         Command::Data(data) => data.run().await,
         Command::Weights(weights) => weights.run().await,
+        Command::Shared(listing) => listing.run().await,
     }
 }
 

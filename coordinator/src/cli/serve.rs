@@ -16,11 +16,14 @@ use tonic::transport::server::TcpIncoming;
 use super::Failure;
 use crate::driver::{self, Handle};
 use crate::metrics::{Counts, Endpoint, Timed};
-use crate::service::Service;
-use crate::store::{Keep, KeepTime, Samples, Store};
+use crate::service::{ContentService, Service};
+use crate::store::{Content, Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Space for shared content, unless more is wanted: the public sets have less than 1 GB each.
+pub(super) const CONTENT_SPACE: Bytes = Bytes(64 << 30);
 
 /// `fleet serve`.
 #[derive(Debug, Args)]
@@ -42,6 +45,9 @@ pub(super) struct Serve {
     leases: Leases,
     #[command(flatten)]
     retention: Retention,
+    /// Space for data sets and weights that are shared with agents
+    #[arg(long, value_name = "SIZE", default_value_t = CONTENT_SPACE)]
+    content_space: Bytes,
     #[command(flatten)]
     pub(super) log: fleet_observe::log::Options,
 }
@@ -92,7 +98,9 @@ impl Serve {
             }
             None => None,
         };
-        let running = Running::start(&self.state, address, self.leases.terms(), self.retention.keep()).await?;
+        let running =
+            Running::start(&self.state, address, self.leases.terms(), self.retention.keep(), self.content_space)
+                .await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on http://{}", running.address);
         if let Some(listener) = metrics {
@@ -143,6 +151,7 @@ impl Running {
         address: SocketAddr,
         terms: LeaseTerms,
         keep: Keep,
+        content_space: Bytes,
     ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Failure::failed(format!(
@@ -158,6 +167,9 @@ impl Running {
             .await
             .map_err(|e| Failure::failed(e.to_string()))?
             .map_err(|e| Failure::failed(e.to_string()))?;
+        // Behind the store, whose lock keeps the folder ours.
+        let content = Content::open(&state.join("content"), content_space);
+        let content = ContentService::new(Arc::new(content.map_err(|e| Failure::failed(e.to_string()))?));
         for damage in &opened.damage {
             tracing::error!(
                 offset = damage.offset,
@@ -186,6 +198,8 @@ impl Running {
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .add_service(service.agents())
             .add_service(service.operator())
+            .add_service(content.content())
+            .add_service(content.sharing())
             .serve_with_incoming_shutdown(incoming, async {
                 let _ = stopped.await;
             });

@@ -4,6 +4,7 @@
 
 mod agents;
 mod arrivals;
+mod content;
 mod import;
 mod operator;
 mod retention;
@@ -26,6 +27,7 @@ pub mod rpc {
     tonic::include_proto!("fleet.v1");
 }
 
+pub use content::ContentService;
 use rpc::agents_server::AgentsServer;
 use rpc::operator_server::OperatorServer;
 

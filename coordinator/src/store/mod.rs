@@ -6,8 +6,10 @@
 //! STATE/journal      events
 //! STATE/index/       sled
 //! STATE/samples/     samples, see there
+//! STATE/content/     data sets and weights that were shared, by hash
 //! ```
 
+mod content;
 mod index;
 mod journal;
 mod samples;
@@ -20,6 +22,7 @@ use fleet_common::lease::Millis;
 use fleet_common::wire::v1;
 use prost::Message;
 
+pub use content::{Content, Refused, Shared};
 pub use index::{Index, IndexError, SledIndex, Stored};
 pub use journal::{Damage, Journal, JournalError};
 pub use samples::{Keep, KeepTime, Reader, Removal, Samples, SamplesError, flatten};
