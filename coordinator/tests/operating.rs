@@ -156,7 +156,7 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
         version: "0".into(),
         host: "h".into(),
         slots: vec![slot("cpu"), slot("cuda:0")],
-        held: vec![],
+        ..v1::RegisterRequest::default()
     };
     client.register(introduction).await.expect("registered");
     let pull = v1::PullRequest { agent: "a".into(), slot: "cpu".into(), wait_ms: 1000 };
@@ -170,7 +170,8 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
         of: 10,
         loss: None,
     };
-    client.heartbeat(v1::HeartbeatRequest { agent: "a".into(), progress: vec![progress] }).await.expect("heard");
+    let heartbeat = v1::HeartbeatRequest { agent: "a".into(), progress: vec![progress], ..Default::default() };
+    client.heartbeat(heartbeat).await.expect("heard");
     samples(&mut client, &lease).await;
 
     let page = coordinator.scrape();

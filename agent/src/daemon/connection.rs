@@ -18,23 +18,30 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
-/// A client that connects when it is first used and again whenever the connection is lost.
+/// A connection that is made when it is first used and again whenever it is lost.
 ///
 /// # Errors
 /// The address is not one.
-pub fn connect(coordinator: &str) -> anyhow::Result<AgentsClient<Channel>> {
+pub(super) fn channel(coordinator: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(coordinator.to_owned())
         .ok()
         .filter(|e| e.uri().scheme().is_some() && e.uri().authority().is_some())
         .with_context(|| format!("expected the coordinator's address as http://HOST:PORT, found \"{coordinator}\""))?;
-    let channel = endpoint
+    Ok(endpoint
         .connect_timeout(Duration::from_secs(5))
         // A cable that was pulled out is noticed by silence alone.
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20))
         .keep_alive_while_idle(true)
-        .connect_lazy();
-    Ok(AgentsClient::new(channel)
+        .connect_lazy())
+}
+
+/// A client on such a connection.
+///
+/// # Errors
+/// The address is not one.
+pub fn connect(coordinator: &str) -> anyhow::Result<AgentsClient<Channel>> {
+    Ok(AgentsClient::new(channel(coordinator)?)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
@@ -66,6 +73,7 @@ pub(super) async fn register(shared: &Shared) -> Duration {
                 })
                 .collect(),
             held: shared.running().values().map(Running::held).collect(),
+            content: shared.content_here(),
         };
         match answer(shared.client.clone().register(request)).await {
             Ok(reply) => {
@@ -92,14 +100,19 @@ pub(super) async fn register(shared: &Shared) -> Duration {
 
 /// Renews all leases, at least every `wanted`, for as long as the daemon lives.
 pub(super) async fn heartbeats(shared: Arc<Shared>, mut wanted: Duration) {
+    // What the coordinator was told of content; what came since the introduction is told once more.
+    let mut told = None;
     loop {
         tokio::time::sleep(wanted.min(HEARTBEAT)).await;
         let progress: Vec<v1::Progress> = shared.running().values().map(Running::progress).collect();
-        let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
+        let here = shared.content_here();
+        let content = (told.as_ref() != Some(&here)).then(|| v1::ContentHere { items: here.clone() });
+        let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress, content };
         match answer(shared.client.clone().heartbeat(request)).await {
             Ok(reply) => {
                 shared.metrics.counts.heard();
                 let reply = reply.into_inner();
+                told = Some(here);
                 if reply.register_again {
                     wanted = register(&shared).await;
                 } else {

@@ -8,6 +8,7 @@
 //! STATE/wasted/      energy that is in no record, until it is told
 //! STATE/resume/      states that interrupted trials go on from
 //! STATE/logs/        what workers logged, one file per attempt
+//! STATE/cache/       data sets and weights that were fetched, unless --cache names another place
 //! STATE/artifacts/   trained weights, where a campaign wants them kept
 //! ```
 
@@ -15,6 +16,7 @@ mod attempt;
 mod backoff;
 mod characterise;
 mod connection;
+mod content;
 mod endpoint;
 mod outbox;
 mod process;
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
 use fleet_common::record::Record;
+use fleet_common::units::Bytes;
 use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
@@ -98,6 +101,12 @@ pub struct Options {
     pub cool_down: Duration,
     /// Where metrics are served, as HOST:PORT; nowhere if none.
     pub metrics: Option<String>,
+    /// Where data sets and weights that were fetched are kept.
+    pub content_cache: PathBuf,
+    /// Most bytes that they may take.
+    pub content_space: Bytes,
+    /// Folders of content that are asked before the coordinator.
+    pub content_from: Vec<PathBuf>,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
 }
@@ -113,6 +122,8 @@ struct Shared {
     outbox: Outbox,
     untold: Untold,
     cache: Mutex<meter::Cache>,
+    /// Data sets and weights that were fetched.
+    content: Arc<content::Content>,
     metrics: Arc<Metrics>,
     threads: u32,
     client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
@@ -125,6 +136,11 @@ struct Shared {
 impl Shared {
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<SlotId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The data sets and weights that are here, as far as that is known.
+    fn content_here(&self) -> Vec<String> {
+        self.content.here(&self.files)
     }
 
     /// What is known about meters, as it stands.
@@ -194,12 +210,14 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         locks.push(DeviceLock::take(&options.lock_dir, &slot.id, &owner)?);
     }
     let client = connect(&options.coordinator)?;
+    let content = content::Content::open(&options)?;
     let threads = options.threads.unwrap_or_else(|| (host.cpus / slots.len().max(1) as u32).max(1));
     let shared = Arc::new(Shared {
         files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
         untold: Untold::new(state.join("wasted")),
         cache: Mutex::new(meter::Cache::open(&options.meter_cache)),
+        content: Arc::new(content),
         metrics: Metrics::new(id.as_str(), &host.name, &slots),
         id,
         host,

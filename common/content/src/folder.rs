@@ -148,10 +148,10 @@ impl Folder {
     }
 
     /// Whether an item is here and was right when it was put together.
-    pub fn is_whole(&self, manifest: &Manifest) -> bool {
-        match &manifest.item {
+    pub fn holds(&self, item: &Item) -> bool {
+        match item {
             Item::Dataset(fingerprint) => self.set(fingerprint).is_dir(),
-            Item::Weights(_) => self.missing(manifest).is_empty(),
+            Item::Weights(sha256) => self.blob(sha256).is_file(),
         }
     }
 

@@ -30,7 +30,7 @@ pub enum ContentError {
     #[error("a manifest is refused: {0}")]
     Manifest(String),
     /// No room.
-    #[error("{path}: the disk is full. What has come is kept; make room, then it goes on")]
+    #[error("{path}: the disk is full; make room there, then try again")]
     DiskFull {
         /// What was written.
         path: PathBuf,

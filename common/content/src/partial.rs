@@ -41,7 +41,7 @@ impl Partial {
     ) -> Result<Option<Self>, ContentError> {
         // Not truncated: what is in it is what this is about.
         let opened = OpenOptions::new().create(true).truncate(false).read(true).append(true).open(path);
-        let mut file = opened.map_err(ContentError::io(path, "open it"))?;
+        let file = opened.map_err(ContentError::io(path, "open it"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -66,8 +66,9 @@ impl Partial {
             partial.begin()?;
         }
         let mut buffer = vec![0; 1 << 18];
+        let mut there = file.take(partial.len);
         loop {
-            match file.read(&mut buffer) {
+            match there.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => partial.hash.update(&buffer[..read]),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

@@ -8,7 +8,7 @@ use fleet_common::lease::{Holder, LeaseTerms};
 use fleet_common::record::Record;
 use fleet_common::telemetry::Seal;
 
-use super::serve::Running;
+use super::serve::{CONTENT_SPACE, Running};
 use super::{Cli, Failure, client, dispatch};
 use crate::core::{CellEntry, Event, Submission};
 use crate::report::tests::records;
@@ -56,7 +56,8 @@ impl World {
     /// With retention.
     pub(super) async fn keeping(dir: tempfile::TempDir, keep: Keep) -> Self {
         let address = "127.0.0.1:0".parse().expect("an address");
-        let running = Running::start(&dir.path().join("state"), address, TERMS, keep).await.expect("starts");
+        let running =
+            Running::start(&dir.path().join("state"), address, TERMS, keep, CONTENT_SPACE).await.expect("starts");
         Self { dir, running }
     }
 

@@ -4,13 +4,14 @@
 //! durable, and only then sends the replies: what an agent or a person has been told is never forgotten.
 
 mod campaigns;
+mod content;
 mod event;
 mod imports;
 mod leases;
 mod state;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, HardwareClass, SlotId, TrialId};
 use fleet_common::lease::{Holder, LeaseTerms, Millis};
@@ -18,8 +19,10 @@ use fleet_common::record::OutcomeClass;
 use fleet_common::record_set::RecordSet;
 use fleet_common::spec::Output;
 use fleet_common::telemetry::Seal;
+use fleet_content::Item;
 
 pub use campaigns::Prepared;
+pub use content::wanted;
 pub use event::{CellEntry, Event, Submission};
 pub use imports::{ImportedSet, Imports, Source};
 pub use state::{ApplyError, Campaign, State, TrialEntry};
@@ -124,6 +127,8 @@ pub enum Input {
         slots: Vec<SlotInfo>,
         /// What it is running.
         held: Vec<Claim>,
+        /// The data sets and weights that it has.
+        content: HashSet<Item>,
     },
     /// A free slot asks for work.
     Pull {
@@ -144,6 +149,8 @@ pub enum Input {
         agent: AgentId,
         /// What it is running, and how far it is.
         running: Vec<(Claim, Progress)>,
+        /// The data sets and weights that it has, where that has changed.
+        content: Option<HashSet<Item>>,
     },
     /// An agent delivers a record.
     Report {
@@ -322,6 +329,8 @@ pub struct Core {
     state: State,
     terms: LeaseTerms,
     agents: BTreeMap<AgentId, Agent>,
+    /// What agents have. Not durable, like them.
+    content: HashMap<AgentId, HashSet<Item>>,
     parked: Vec<Parked>,
     progress: HashMap<TrialId, (Progress, Millis)>,
     /// The latest tick.
@@ -337,6 +346,7 @@ impl Core {
             state,
             terms,
             agents: BTreeMap::new(),
+            content: HashMap::new(),
             parked: Vec::new(),
             progress: HashMap::new(),
             ticked: None,
@@ -384,12 +394,18 @@ impl Core {
                 let snapshot = self.snapshot(campaign.as_ref());
                 self.reply(token, Reply::Status(snapshot.map(Box::new)));
             }
-            Input::Register { token, agent, version, host, slots, held } => {
-                self.register(token, agent, version, host, slots, held);
+            Input::Register { token, agent, version, host, slots, held, content } => {
+                self.register(token, agent.clone(), version, host, slots, held);
+                self.has(&agent, content);
             }
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.parked.retain(|p| p.token != token),
-            Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
+            Input::Heartbeat { token, agent, running, content } => {
+                if let Some(content) = content {
+                    self.has(&agent, content);
+                }
+                self.heartbeat(token, &agent, running);
+            }
             Input::Report { token, holder, trial, attempt, class, reason, record, seal } => {
                 let reported = self.report(&holder, trial, attempt, class, reason, record, seal);
                 self.reply(token, Reply::Reported(reported));

@@ -119,7 +119,7 @@ impl Content {
         for item in folder.items()? {
             match folder.manifest(&item) {
                 Ok(Some(manifest)) => {
-                    let whole = folder.is_whole(&manifest) && folder.missing(&manifest).is_empty();
+                    let whole = folder.holds(&item) && folder.missing(&manifest).is_empty();
                     known.items.insert(item, (manifest, whole));
                 }
                 Ok(None) => {}

@@ -52,6 +52,9 @@ fn main() -> ExitCode {
 
 fn start(run: Run) -> anyhow::Result<()> {
     let options = daemon::Options {
+        content_cache: run.cache.unwrap_or_else(|| run.state.join("cache")),
+        content_space: run.cache_space,
+        content_from: run.content_from,
         coordinator: run.coordinator,
         state: run.state,
         worker: run.machine.devices.worker(),

@@ -79,8 +79,15 @@ impl World {
             memory_bytes: 1 << 30,
         }];
         let agent: AgentId = agent.parse().expect("an id");
-        let reply =
-            self.ask(|token| Input::Register { token, agent, version: "1".into(), host: "h".into(), slots, held });
+        let reply = self.ask(|token| Input::Register {
+            token,
+            agent,
+            version: "1".into(),
+            host: "h".into(),
+            slots,
+            held,
+            content: HashSet::new(),
+        });
         match reply {
             Some(Reply::Registered(verdicts)) => verdicts,
             other => panic!("{other:?}"),
@@ -115,7 +122,7 @@ impl World {
     fn heartbeat(&mut self, agent: &str, offer: &Offer) -> Option<Vec<Verdict>> {
         let running = vec![(claim(offer), Progress::default())];
         let agent: AgentId = agent.parse().expect("an id");
-        match self.ask(|token| Input::Heartbeat { token, agent, running }) {
+        match self.ask(|token| Input::Heartbeat { token, agent, running, content: None }) {
             Some(Reply::Heartbeat(verdicts)) => verdicts,
             other => panic!("{other:?}"),
         }
