@@ -5,6 +5,7 @@
 
 mod archive;
 mod names;
+mod parquet;
 
 use std::fs::File;
 use std::io::Read;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use names::CLASSES;
 
-use crate::{DatasetError, Split, fingerprint};
+use crate::{DatasetError, Split, fingerprint, hub};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -44,7 +45,8 @@ struct Content {
 }
 
 impl Cifar {
-    /// Opens `DATA/cifar-100-binary/`, or else `DATA/cifar-100-binary.tar.gz`, which is never unpacked to disk.
+    /// Opens `DATA/cifar-100-binary/`, or else `DATA/cifar-100-binary.tar.gz`, which is never unpacked to disk, or
+    /// else the hub's Parquet files in `DATA/cifar100/`.
     pub(crate) fn open(data_dir: &Path) -> Result<Self, DatasetError> {
         let folder = data_dir.join("cifar-100-binary");
         let archive = data_dir.join("cifar-100-binary.tar.gz");
@@ -52,10 +54,12 @@ impl Cifar {
             from_folder(&folder)?
         } else if archive.is_file() {
             archive::read(&archive)?
+        } else if let Some(shards) = hub::find(&data_dir.join("cifar100"), "cifar100")? {
+            parquet::read(&shards)?
         } else {
             return Err(DatasetError::missing(
                 "cifar100",
-                &[folder, archive],
+                &[folder, archive, data_dir.join("cifar100/*.parquet")],
                 data_dir,
                 "Get it with `fleet data get cifar100`, or put cifar-100-binary.tar.gz (the binary version, not the Python one) from \
                  https://www.cs.toronto.edu/~kriz/cifar.html there, packed or unpacked",
