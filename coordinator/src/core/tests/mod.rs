@@ -1,5 +1,6 @@
 //! The core's decisions, without a network, a disk or a clock.
 
+mod content;
 mod imports;
 mod promises;
 mod stories;
