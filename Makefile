@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test soak bench bench-samples bench-metering references check clean-demo
+.PHONY: setup build demo test soak simulate bench bench-samples bench-metering bench-faults bench-gpu references check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -16,6 +16,9 @@ test: build             ## All tests
 soak: build            ## 200 kills at random moments; prints what was lost, doubled, orphaned: about 10 minutes
 	cargo run --release --locked --quiet -p fleet-tests --bin soak
 
+simulate:               ## 10,000 simulated fleets under faults (SEEDS=N, or SEED=N for one with its log): a few seconds
+	cargo run --release --locked --quiet -p fleet-sim --bin simulate -- $(if $(SEED),--seed=$(SEED) --log,--seeds=$(or $(SEEDS),10000))
+
 bench: build            ## Time and memory of a training step beside Python's: 2.3 GB of downloads at first, then an hour
 	@tests/bench/set-up.sh
 	target/release/bench --write=$(or $(WRITE),tests/bench/RESULTS.md) $(OPTIONS)
@@ -29,6 +32,12 @@ bench-samples: build    ## 500 trials' samples into one coordinator: what is los
 
 bench-metering: build   ## What reading meters and sending samples costs an agent, in CPU time beside a trial
 	target/release/metering $(OPTIONS)
+
+bench-faults: build     ## Three machines as network namespaces: kills, cables, moves, a full disk; twelve minutes, as root
+	target/release/faults $(OPTIONS)
+
+bench-gpu: build        ## What only an NVIDIA GPU can show, in ten minutes: references, scan, steps beside Python's, budgets, energy
+	@tests/bench/gpu.sh
 
 references: build       ## 5 random configurations of each kind, made by timm, PEFT, bitsandbytes and Pillow, through fleet-agent verify
 	@tests/references/run.sh $(SEED) $(COUNT)

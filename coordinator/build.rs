@@ -2,7 +2,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=../proto");
-    let services = ["agent", "operator", "content"].map(|f| format!("fleet/v1/{f}.proto"));
+    let services = ["agent", "operator", "join", "content"].map(|f| format!("fleet/v1/{f}.proto"));
     let descriptors = protox::compile(services, ["../proto"]).unwrap_or_else(|e| panic!("{e:?}"));
     tonic_prost_build::configure()
         .extern_path(".fleet.v1", "::fleet_common::wire::v1")

@@ -9,6 +9,7 @@
 //! | [`meter`] | raw counters → samples |
 //! | [`metrics`] | what Prometheus reads |
 //! | [`daemon`] | leases held, worker processes, samples and records on their way to the coordinator |
+//! | [`half`] | the agent's decisions on leases and records; pure |
 //! | [`doctor`] | what this machine has, what is missing, how to get it |
 //! | [`calibrate`] | a close look at meters, kept for the records |
 //! | [`files`] | data sets and weights in this machine's folders, by content |
@@ -28,6 +29,7 @@ pub mod daemon;
 pub mod device;
 pub mod doctor;
 pub mod files;
+pub mod half;
 pub mod meter;
 pub mod metrics;
 pub mod profile;

@@ -4,21 +4,27 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::ask::ask;
+use crate::device::GpuSlot;
 use fleet_common::verify::{Check, Document, Folder, Report, SCHEMA, Verdict};
 
-/// Runs each folder in a worker of its own, so that one that takes a worker down says so and the others still run;
-/// `before` is told of each.
-pub fn verify(worker: &Path, folders: &[PathBuf], mut before: impl FnMut(&Path)) -> Document {
+/// Runs each folder in a worker of its own, so that one that takes a worker down says so and the others still run, on
+/// the CPU or on `gpu`; `before` is told of each.
+pub fn verify(worker: &Path, gpu: Option<&GpuSlot>, folders: &[PathBuf], mut before: impl FnMut(&Path)) -> Document {
     let folders = folders.iter().map(|dir| {
         before(dir);
-        let verdict = one(worker, dir).unwrap_or_else(|reason| Verdict::CannotRun { reason });
+        let verdict = one(worker, gpu, dir).unwrap_or_else(|reason| Verdict::CannotRun { reason });
         Folder { folder: dir.display().to_string(), verdict }
     });
     Document { schema: SCHEMA.to_owned(), folders: folders.collect() }
 }
 
-fn one(worker: &Path, dir: &Path) -> Result<Verdict, String> {
-    ask(Command::new(worker).arg("--verify").arg(dir))
+fn one(worker: &Path, gpu: Option<&GpuSlot>, dir: &Path) -> Result<Verdict, String> {
+    let mut command = Command::new(worker);
+    command.arg("--verify").arg(dir);
+    if let Some(gpu) = gpu {
+        command.arg("cuda").env("CUDA_VISIBLE_DEVICES", &gpu.uuid);
+    }
+    ask(&mut command)
 }
 
 /// The document for people: every result with its errors, or only those beyond their tolerance and the worst of the

@@ -147,3 +147,37 @@ fn a_driver_that_is_not_well_is_told_with_what_to_do() {
     assert_eq!(why, "no NVIDIA driver is installed");
     let _: (Arc<Nvidia>, Places) = (Played::new("").nvidia(), nowhere());
 }
+
+#[test]
+fn what_is_wrong_with_a_board_is_told_and_what_may_be_a_programs_fault_is_not() {
+    let played = Played::new("boards 1\n0 ecc 0:0 5:2\n0 pending 0:0 9:1\n");
+    let slot = first(&played);
+    let fault = |t: f64| {
+        played.set(t);
+        played.nvidia().fault(slot.gpu.as_ref().unwrap())
+    };
+    assert_eq!(fault(1.0), None);
+    assert!(fault(6.0).is_some_and(|f| f.starts_with("2 ECC errors")));
+    let pending = Played::new("boards 1\n0 pending 0:1\n");
+    let gpu = first(&pending).gpu.unwrap();
+    assert!(pending.nvidia().fault(&gpu).is_some_and(|f| f.contains("memory pages")));
+    let silent = Played::new("boards 1\n0 refuse ecc 3\n0 refuse pending 3\n");
+    let gpu = first(&silent).gpu.unwrap();
+    assert_eq!(silent.nvidia().fault(&gpu), None, "a board without ECC is no broken one");
+}
+
+#[test]
+fn the_drivers_reports_about_a_board_arrive() {
+    // A program's fault first, then the board's.
+    let played = Played::new("boards 1\n0 xid 1:31 2:79\n");
+    played.set(0.0);
+    let gpu = first(&played).gpu.unwrap();
+    let (mut t, mut told) = (0.0, Vec::new());
+    played.nvidia().watch(&[gpu], |fault| {
+        told.extend(fault.map(|(gpu, fault)| (gpu.index, fault)));
+        t += 1.0;
+        played.set(t);
+        told.is_empty() && t < 20.0
+    });
+    assert!(matches!(&told[..], [(0, fault)] if fault.starts_with("Xid 79")), "{told:?}");
+}

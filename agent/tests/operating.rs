@@ -73,3 +73,21 @@ fn a_port_that_is_taken_ends_the_agent_with_the_reason_in_its_log() {
     let last: Value = serde_json::from_str(log.lines().last().expect("a line")).expect("JSON");
     assert!(last["level"] == "ERROR" && last["message"].as_str().is_some_and(|m| m.contains("--metrics")), "{log}");
 }
+
+#[test]
+fn an_agent_that_is_told_to_leaves_when_there_is_no_work() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let output = agent(dir.path(), "127.0.0.1:0").args(["--leave-when-idle", "1s"]).output().expect("runs");
+    let log = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success() && log.contains("no work for 1s: leaving"), "{log}");
+}
+
+#[test]
+fn a_time_that_is_none_is_refused_with_an_example() {
+    for wrong in ["10", "soon", "0s", "200ms"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let output = agent(dir.path(), "127.0.0.1:0").args(["--leave-when-idle", wrong]).output().expect("runs");
+        let error = String::from_utf8(output.stderr).expect("text");
+        assert!(output.status.code() == Some(2) && error.contains("such as 90s, 10m or 1h 30m"), "{wrong}: {error}");
+    }
+}

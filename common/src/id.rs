@@ -99,6 +99,11 @@ text_id! {
 }
 
 text_id! {
+    /// Whom a certificate is for: an agent by its id, or a person.
+    PeerName, "a name of at most 64 letters, digits, '-', '_' and '.', starting with a letter or digit", is_name
+}
+
+text_id! {
     /// A device slot of an agent, such as `cpu` or `cuda:0`.
     SlotId, "a device slot such as \"cpu\" or \"cuda:0\"",
     |t| t == "cpu" || t.strip_prefix("cuda:").is_some_and(|n| n.parse::<u8>().is_ok())

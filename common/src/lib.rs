@@ -16,6 +16,7 @@
 //! | [`contrast`] | records → one factor's levels side by side: ratios, rank agreement, and what is not comparable |
 //! | [`energy`] | counters and power readings → joules |
 //! | [`chain`] | what to hold and what to pay for again along a line of stages: the exact solver behind planned checkpointing |
+//! | [`tags`] | what operators say about a machine: `key=value` |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
 //! | [`memory`] | how much memory a training step will need, before anything runs |
 //! | [`profile`] | memory and time of one training step, block by block |
@@ -37,6 +38,7 @@ pub mod record;
 pub mod record_set;
 pub mod score;
 pub mod spec;
+pub mod tags;
 pub mod telemetry;
 pub mod units;
 pub mod verify;

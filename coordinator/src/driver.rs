@@ -11,9 +11,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fleet_common::lease::{LeaseTerms, Millis};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Core, Event, Input, Now, Reply, State, Token};
+use crate::core::{Core, Event, Input, Now, Reply, Token};
 use crate::metrics::{Counts, Tally};
-use crate::store::{Store, StoreError};
+use crate::store::{Health, Manifest, Store, StoreError};
 
 /// Inputs that may wait for the driver; more make their senders wait.
 const INBOX: usize = 4096;
@@ -36,6 +36,7 @@ pub enum DriverError {
 enum Command {
     Ask(Input, Token, oneshot::Sender<Result<Reply, DriverError>>),
     Tell(Input),
+    Manifest(oneshot::Sender<Manifest>),
     Stop,
 }
 
@@ -45,6 +46,7 @@ pub struct Handle {
     inbox: mpsc::Sender<Command>,
     tokens: Arc<AtomicU64>,
     terms: LeaseTerms,
+    health: Arc<Health>,
 }
 
 impl Handle {
@@ -71,6 +73,21 @@ impl Handle {
     /// How long leases last.
     pub fn terms(&self) -> LeaseTerms {
         self.terms
+    }
+
+    /// What of the storage does not work right now.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// What is durable at this moment, for a copy of it.
+    ///
+    /// # Errors
+    /// The coordinator is stopping.
+    pub async fn manifest(&self) -> Result<Manifest, DriverError> {
+        let (sender, receiver) = oneshot::channel();
+        self.inbox.send(Command::Manifest(sender)).await.map_err(|_| DriverError::Stopped)?;
+        receiver.await.map_err(|_| DriverError::Stopped)
     }
 
     /// Lets time pass for the core until the coordinator stops.
@@ -116,28 +133,25 @@ impl Drop for Waiting {
 }
 
 /// Starts the driver. The thread ends after [`Handle::stop`], or once all handles are gone, and gives the store back to
-/// nobody: joining it means that everything is durable and the folder free.
-pub fn start(
-    store: Store,
-    state: State,
-    terms: LeaseTerms,
-    counts: Arc<Counts>,
-) -> (Handle, std::thread::JoinHandle<()>) {
+/// nobody: joining it means that everything is durable, a snapshot left, and the folder free.
+pub fn start(store: Store, core: Core, counts: Arc<Counts>) -> (Handle, std::thread::JoinHandle<()>) {
     counts.journal(store.journal_bytes());
     let (sender, receiver) = mpsc::channel(INBOX);
+    let (terms, health) = (core.terms(), store.health.clone());
     let driver = Driver {
-        core: Core::new(state, terms),
+        core,
         store,
         counts,
         started: Instant::now(),
         waiting: HashMap::new(),
         stopping: false,
+        failed: false,
     };
     let thread = std::thread::Builder::new()
         .name("driver".to_owned())
         .spawn(move || driver.run(receiver))
         .expect("a thread can be started");
-    (Handle { inbox: sender, tokens: Arc::default(), terms }, thread)
+    (Handle { inbox: sender, tokens: Arc::default(), terms, health }, thread)
 }
 
 struct Driver {
@@ -147,6 +161,8 @@ struct Driver {
     started: Instant,
     waiting: HashMap<Token, oneshot::Sender<Result<Reply, DriverError>>>,
     stopping: bool,
+    /// The core's state is not what the journal says.
+    failed: bool,
 }
 
 impl Driver {
@@ -162,6 +178,12 @@ impl Driver {
                 self.take(next, &mut events, &mut replies);
             }
             self.finish(events, replies);
+            if let Some(made) = self.store.upkeep(self.core.state().trial_count()) {
+                self.counts.snapshot(&made);
+            }
+        }
+        if !self.failed {
+            self.store.close(self.core.state());
         }
     }
 
@@ -176,6 +198,11 @@ impl Driver {
                     self.waiting.remove(token);
                 }
                 input
+            }
+            Command::Manifest(sender) => {
+                // What is not committed yet is not in it: it is of what is durable.
+                let _ = sender.send(self.store.manifest());
+                return;
             }
             Command::Stop => {
                 self.stopping = true;
@@ -211,6 +238,7 @@ impl Driver {
                     Err(error) => {
                         tracing::error!(%error, "the journal cannot be read either; stopping");
                         self.stopping = true;
+                        self.failed = true;
                     }
                 }
             }

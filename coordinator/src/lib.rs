@@ -10,6 +10,7 @@
 //! | [`metrics`] | what Prometheus reads: counts since the start, and where things stand |
 //! | [`service`] | the gRPC edge |
 //! | [`scheduler`] | which waiting trial a free slot gets; pure |
+//! | [`security`] | certificates, and who may call what |
 //! | [`store`] | journal, index, samples |
 //! | [`report`] | records → table and HTML; pure |
 
@@ -19,5 +20,6 @@ pub mod driver;
 pub mod metrics;
 pub mod report;
 pub mod scheduler;
+pub mod security;
 pub mod service;
 pub mod store;

@@ -15,6 +15,7 @@ use fleet_coordinator::service::rpc::sharing_client::SharingClient;
 use fleet_coordinator::store::Content;
 use fleet_dataset::Dataset;
 use fleet_dataset::synth::{self, TextureSet, TextureSpec};
+use fleet_secure::client::Link;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -101,7 +102,9 @@ async fn share(address: &str, local: &Local) {
 async fn fetch(address: &str, place: &Path, item: &Item) -> Result<String, CacheError> {
     let (item, cache) = (item.clone(), Cache::open(place, Bytes(1 << 30)).expect("opens"));
     let (_waiting, stop) = watch::channel(false);
-    let source = Coordinator::new(channel(address), tokio::runtime::Handle::current(), stop.clone());
+    let endpoint = fleet_secure::client::endpoint(&format!("http://{address}")).expect("an address");
+    let link = Link::new(endpoint, Path::new("")).expect("needs no certificate");
+    let source = Coordinator::new(link, tokio::runtime::Handle::current(), stop.clone());
     let got = tokio::task::spawn_blocking(move || {
         let mut sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
         let kept = cache.get(&item, &mut sources, &Watch { tell: Box::new(|_, _| ()), stop })?;

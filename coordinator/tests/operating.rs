@@ -1,9 +1,11 @@
 //! A real coordinator, looked at as operators do: its metrics, its health, its log.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+mod support;
+
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use fleet_common::record::{Outcome, OutcomeClass, SCHEMA, Training};
 use fleet_common::telemetry::{MonoNanos, Sample, Series};
@@ -12,10 +14,11 @@ use fleet_coordinator::service::rpc::agents_client::AgentsClient;
 use fleet_coordinator::service::rpc::operator_client::OperatorClient;
 use fleet_observe::exposition::{self, Exposition};
 use serde_json::{Value, json};
+use support::{FLEET, Serving};
 use tonic::transport::Channel;
 
 struct Coordinator {
-    child: Child,
+    _serving: Serving,
     url: String,
     metrics: String,
     dir: tempfile::TempDir,
@@ -28,22 +31,12 @@ impl Coordinator {
 
     fn start_as(command: Command) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
-        let mut child = serve(command, dir.path())
-            .args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log-format", "json"])
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let mut said = |start: &str| {
-            let line = lines.next().expect("a line").expect("text");
-            line.strip_prefix(start).unwrap_or_else(|| panic!("expected {start} in {line}")).to_owned()
-        };
-        let url = said("listening on ");
-        let metrics = said("metrics on http://");
+        let log = dir.path().join("log");
+        let listening = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log-format", "json"];
+        let mut serving = Serving::start(serve(command, dir.path()).args(listening), &log);
+        let metrics = serving.says("metrics on http://");
         let metrics = metrics.strip_suffix("/metrics").expect("a page").to_owned();
-        Self { child, url, metrics, dir }
+        Self { url: serving.url.clone(), _serving: serving, metrics, dir }
     }
 
     async fn channel(&self) -> Channel {
@@ -72,15 +65,6 @@ impl Coordinator {
         log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
     }
 }
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
 
 fn serve(mut command: Command, dir: &Path) -> Command {
     command.current_dir(dir).arg("serve").env_remove("FLEET_LOG").env_remove("FLEET_LOG_FORMAT").stdin(Stdio::null());
@@ -150,7 +134,12 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
 
     assert_eq!(submit(coordinator.channel().await, CAMPAIGN).await.expect("submitted").trials, 2);
     let mut client = AgentsClient::new(coordinator.channel().await);
-    let slot = |slot: &str| v1::Slot { slot: slot.into(), hardware: "NVIDIA \"X\"".into(), memory_bytes: 1 };
+    let slot = |slot: &str| v1::Slot {
+        slot: slot.into(),
+        hardware: "NVIDIA \"X\"".into(),
+        memory_bytes: 8 << 30,
+        ..Default::default()
+    };
     let introduction = v1::RegisterRequest {
         agent: "a".into(),
         version: "0".into(),
@@ -189,7 +178,9 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
     let calls = |method| page.value("fleet_requests_total", &[("method", method), ("code", "Ok")]);
     assert_eq!((calls("Heartbeat"), calls("Submit")), (Some(1.0), Some(1.0)));
     assert_eq!(page.value("fleet_request_seconds_count", &[("method", "Heartbeat")]), Some(1.0));
-    let file = std::fs::metadata(coordinator.dir.path().join("fleet-state/coordinator/journal")).expect("a journal");
+    let file =
+        std::fs::metadata(coordinator.dir.path().join("fleet-state/coordinator/journal/00000000000000000001.log"))
+            .expect("a journal");
     assert_eq!(page.value("fleet_journal_size_bytes", &[]), Some(file.len() as f64));
     // Submission and lease.
     assert_eq!(page.value("fleet_journal_events_total", &[]), Some(2.0));

@@ -4,7 +4,8 @@
 
 The argument is a row of the benchmark as JSON (tests/src/bench/python.rs writes it). Images are random, so that data
 takes no time. After imports and a first operation the resident memory is noted: the baseline. Then each number on
-standard input asks for that many timed steps, and is answered by one line of JSON.
+standard input asks for that many timed steps, and is answered by one line of JSON. On a GPU the peak is that of
+tensors, as torch counts it.
 """
 
 import json
@@ -88,7 +89,7 @@ def qlora(model, method):
             blocksize=method["block"],
         )
         packed.bias = torch.nn.Parameter(layer.bias.detach(), requires_grad=False)
-        model.set_submodule(name, packed.to("cpu"))
+        model.set_submodule(name, packed)
     model.is_loaded_in_4bit = True
     return lora(model, method)
 
@@ -104,7 +105,7 @@ def orthogonal(model, weight):
         for name, p in model.named_parameters()
         if "lora_A" in name or "lora_B" in name
     ]
-    distances = [torch.norm(gram - torch.eye(len(gram))) for gram in grams]
+    distances = [torch.norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
     return weight * sum(distances) / len(distances)
 
 
@@ -131,11 +132,12 @@ def create(row):
 def prepare(row):
     """A function that takes one step and returns its loss; and the number of parameters that it trains."""
     model = create(row)
-    model = METHODS[row["method"]["name"]](model, row["method"]).train()
+    device = torch.device(row["device"])
+    model = METHODS[row["method"]["name"]](model, row["method"]).train().to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=row["learning_rate"], weight_decay=row["weight_decay"])
-    images = torch.randn(row["batch"], 3, row["image_size"], row["image_size"])
-    labels = torch.randint(row["classes"], (row["batch"],))
+    images = torch.randn(row["batch"], 3, row["image_size"], row["image_size"], device=device)
+    labels = torch.randint(row["classes"], (row["batch"],), device=device)
 
     method, taken = row["method"], 0
 
@@ -172,7 +174,7 @@ def main():
     torch.ones(1).add(1)
     with open("/proc/self/clear_refs", "w") as peak:  # the imports' own peak is none of the model's
         peak.write("5")
-    baseline = resident("VmRSS")
+    baseline = 0 if row["device"] == "cuda" else resident("VmRSS")
     step, trainable = prepare(row)
     for _ in range(row["warm_up_steps"]):
         step()
@@ -180,7 +182,8 @@ def main():
     say(baseline=baseline, trainable=trainable, python=sys.version.split()[0], versions=versions)
     for line in sys.stdin:
         seconds = [timed(step) for _ in range(int(line))]
-        say(seconds=seconds, peak=resident("VmHWM"))
+        on_cuda = row["device"] == "cuda"
+        say(seconds=seconds, peak=torch.cuda.max_memory_allocated() if on_cuda else resident("VmHWM"))
 
 
 if __name__ == "__main__":

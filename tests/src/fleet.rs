@@ -118,7 +118,10 @@ impl Fleet {
             // A minute before the first trial; the tests of it say so.
             .env("FLEET_CHARACTERISE", "never")
             .env("FLEET_HWMON", self.path().join("no-hwmon"))
+            // Whoever runs the tests may have joined a fleet.
+            .env("FLEET_IDENTITY", self.path().join("identity.pem"))
             .env_remove("FLEET_COORDINATOR")
+            .env_remove("FLEET_JOIN_TOKEN")
             .env_remove("FLEET_WEIGHTS")
             .stdin(Stdio::null())
     }

@@ -9,12 +9,14 @@ mod campaign;
 pub mod chaos;
 mod fleet;
 pub mod load;
+mod machines;
 mod power;
 mod processes;
 mod textures;
 
 pub use campaign::{Campaign, Stored, long, spooled};
 pub use fleet::{Agent, Coordinator, Fleet, Output, finish, wait_until, with_small_files};
+pub use machines::{COORDINATOR, Machines};
 pub use power::Power;
 pub use processes::{kill, with_marker};
 pub use textures::{break_jpeg, textures};
@@ -23,8 +25,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Once;
 
-/// A program of the workspace, built.
+/// A program of the workspace, built; or one of `FLEET_PROGRAMS`, a folder of programs that are to be tested as they are.
 pub fn program(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("FLEET_PROGRAMS") {
+        let path = PathBuf::from(folder).join(name);
+        return path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
     static BUILD: Once = Once::new();
     let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     BUILD.call_once(|| {

@@ -10,8 +10,9 @@ use crate::wait_until;
 
 /// What the packages draw, watts.
 const WATTS: [f64; 2] = [30.0, 20.0];
-/// The counters wrap every 5 J, as real ones do every few minutes.
-const RANGE_MICROJOULES: u64 = 5_000_000;
+/// The counters wrap after a second or two, as real ones do every few minutes: often within a trial, and not twice between
+/// two readings of which a busy machine has delayed one. (After 5 J, a delay of a sixth of a second lost a wrap.)
+const RANGE_MICROJOULES: u64 = 30_000_000;
 
 /// Packages that draw [`Power::WATTS`] in all, until this is dropped.
 pub struct Power {

@@ -14,6 +14,9 @@
 //   BOARD counter 0|1                 there is an energy counter
 //   BOARD reset T                     the counter starts again at T seconds
 //   BOARD temperature|sm|throttle|others|limit|memory T:V ...   over time, each value until the next
+//   BOARD ecc T:N ...                 memory errors that could not be corrected
+//   BOARD pending T:0|1 ...           memory pages are to be retired
+//   BOARD xid T:N                     the driver reports Xid N at T seconds, once
 //   BOARD lost T                      falls off the bus at T seconds
 //   BOARD refuse CALL CODE            CALL (power, energy, temperature, ...) answers CODE
 //   BOARD mig 1                       is divided
@@ -34,7 +37,7 @@ enum { MOST_BOARDS = 8, MOST_CORNERS = 64, MOST_REFUSALS = 8 };
 struct curve { int n; double at[MOST_CORNERS], value[MOST_CORNERS]; };
 struct board {
   char name[96];
-  struct curve power, temperature, sm, throttle, others, limit, memory;
+  struct curve power, temperature, sm, throttle, others, limit, memory, ecc, pending, xid;
   double averaging, update, lost, reset;
   int instant, counter, mig, nan, major, minor;
   struct { char call[32]; int code; } refusals[MOST_REFUSALS];
@@ -95,6 +98,9 @@ static void plain(struct board* b, int index) {
   constant(&b->others, 0);
   constant(&b->limit, 200);
   constant(&b->memory, 1024);
+  constant(&b->ecc, 0);
+  constant(&b->pending, 0);
+  constant(&b->xid, 0);
   b->lost = b->reset = INFINITY;
   b->counter = 1;
   b->major = 8;
@@ -133,6 +139,9 @@ static void read_script(void) {
     else if (!strcmp(key, "others")) parse_curve(&b->others, rest);
     else if (!strcmp(key, "limit")) parse_curve(&b->limit, rest);
     else if (!strcmp(key, "memory")) parse_curve(&b->memory, rest);
+    else if (!strcmp(key, "ecc")) parse_curve(&b->ecc, rest);
+    else if (!strcmp(key, "pending")) parse_curve(&b->pending, rest);
+    else if (!strcmp(key, "xid")) parse_curve(&b->xid, rest);
     else if (!strcmp(key, "averaging")) b->averaging = atof(rest);
     else if (!strcmp(key, "update")) b->update = atof(rest);
     else if (!strcmp(key, "lost")) b->lost = atof(rest);
@@ -325,4 +334,42 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void* device, unsigned* count, struc
   if (others > room || (others && !processes)) return INSUFFICIENT_SIZE;
   for (unsigned i = 0; i < others; i++) processes[i] = (struct process){400000 + i, 1 << 20, ~0u, ~0u};
   return SUCCESS;
+}
+
+int nvmlDeviceGetTotalEccErrors(void* device, int type, int counter, unsigned long long* count) {
+  ASK("ecc");
+  *count = type == 1 && counter == 0 ? step(&b->ecc, t) : 0;
+  return SUCCESS;
+}
+int nvmlDeviceGetRetiredPagesPendingStatus(void* device, int* pending) {
+  ASK("pending");
+  *pending = step(&b->pending, t) != 0;
+  return SUCCESS;
+}
+
+struct event { void* device; unsigned long long type, data; unsigned gpu_instance, compute_instance; };
+enum { TIMEOUT = 10, XID = 8 };
+static int set, waited_for[MOST_BOARDS], reported[MOST_BOARDS];
+int nvmlEventSetCreate(void** created) { *created = &set; return SUCCESS; }
+int nvmlEventSetFree(void* freed) { (void)freed; return SUCCESS; }
+int nvmlDeviceRegisterEvents(void* device, unsigned long long types, void* to) {
+  ASK("events");
+  (void)to;
+  waited_for[index_of(device)] = (types & XID) != 0;
+  return SUCCESS;
+}
+int nvmlEventSetWait_v2(void* from, struct event* event, unsigned milliseconds) {
+  (void)from;
+  for (unsigned waited = 0; waited <= milliseconds; waited += 20) {
+    read_script();
+    for (int i = 0; i < n_boards; i++) {
+      int xid = now() >= boards[i].xid.at[0] ? step(&boards[i].xid, now()) : 0;
+      if (!waited_for[i] || !xid || reported[i] == xid) continue;
+      reported[i] = xid;
+      *event = (struct event){&handles[i], XID, xid, ~0u, ~0u};
+      return SUCCESS;
+    }
+    nanosleep(&(struct timespec){0, 20000000}, NULL);
+  }
+  return TIMEOUT;
 }

@@ -120,3 +120,37 @@ fn a_device_rests_after_each_trial_where_that_is_wanted() {
     });
     assert_eq!(agent.terminate(), Some(0), "also while it rests");
 }
+
+#[test]
+fn a_campaign_waits_for_what_it_selects_and_a_drained_agent_gives_back_and_goes_on() {
+    let fleet = Fleet::new();
+    let file = fleet.campaign("chosen", 2, "priority = \"high\"", "[select]\nlabel = { room = \"lab\" }\n");
+    let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &[]);
+    let at = ["--coordinator", coordinator.url.as_str()];
+    let fleet_says = |words: &[&str]| fleet.fleet(&[words, &at].concat()).ended_with(0);
+    fleet_says(&["submit", file.to_str().expect("a path")]);
+    let home = Agent::start(&fleet, &coordinator.url, "home", &["--lock-dir", "locks-1", "--tag", "room=home"]);
+    wait_until("the first agent", || home.log().contains("registered"));
+    let waits = status(&fleet, &coordinator, "chosen")["waits"].to_string();
+    assert!(waits.contains("its campaign selects label room=lab"), "{waits}");
+    let lab = Agent::start(&fleet, &coordinator.url, "lab", &["--lock-dir", "locks-2", "--tag", "room=lab"]);
+    wait_until("a trial to run", || status(&fleet, &coordinator, "chosen")["running"][0]["agent"].is_string());
+    let agent = status(&fleet, &coordinator, "chosen")["running"][0]["agent"].as_str().expect("a name").to_owned();
+    let drained = fleet_says(&["agents", "drain", &agent, "--reason", "new fan", "--now", "--json"]).json();
+    assert_eq!(drained["slots"], 1);
+    // Or it ended before it heard that it should.
+    let is_over = || ["stopped", "delivered"].iter().any(|word| lab.log().contains(word));
+    wait_until("the trial to be given back", || is_over() || drained["returned"] == 0);
+    let explained =
+        fleet.fleet(&[&["plan", file.to_str().expect("a path"), "--json"][..]].concat()).ended_with(0).json();
+    let cells = explained["cells"].as_array().expect("cells");
+    let told = cells.iter().map(|cell| fleet_says(&["explain", cell["id"].as_str().expect("an id")]).stdout);
+    assert!(told.collect::<String>().contains("drained by an operator: new fan"));
+    fleet_says(&["agents", "undrain", &agent]);
+    wait_until("the campaign to end", || {
+        let now = status(&fleet, &coordinator, "chosen");
+        now["waiting"] == 0 && now["running"].as_array().is_some_and(Vec::is_empty)
+    });
+    assert_eq!(status(&fleet, &coordinator, "chosen")["finished"], serde_json::json!({ "completed": 12 }));
+    assert!(!home.log().contains("delivered"), "nothing ran where it was not selected");
+}

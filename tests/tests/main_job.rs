@@ -86,7 +86,7 @@ fn coordinator_and_agent_as_processes_of_their_own() {
     let again = fleet.fleet(&["submit", file, url[0], url[1], "--json"]).ended_with(0).json();
     assert_eq!(again["new_trials"], 0, "the same file asks for nothing new");
     let waits = fleet.fleet(&["status", "served", url[0], url[1], "--json"]).ended_with(0).json();
-    assert_eq!(waits["campaigns"][0]["waits"]["no agent is connected"], 6);
+    assert_eq!(waits["campaigns"][0]["waits"]["no agent is connected; start one with `fleet-agent run`"], 6);
 
     let agent = Agent::start(&fleet, &coordinator.url, "agent", &[]);
     fleet.fleet(&["watch", "served", url[0], url[1]]).ended_with(0);

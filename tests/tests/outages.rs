@@ -3,10 +3,9 @@
 //! `FLEET_OUTAGE_SECONDS` makes the outages that long (3 s without it, so that the tests stay short).
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up should say so at once")]
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use fleet_tests::{Agent, Campaign, Coordinator, Fleet, Power, long, program, spooled, wait_until};
+use fleet_tests::{Agent, Campaign, Coordinator, Fleet, Machines, Power, long, spooled, wait_until};
 
 fn outage() -> Duration {
     let seconds = std::env::var("FLEET_OUTAGE_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3.0);
@@ -96,65 +95,9 @@ fn a_daemon_that_is_killed_or_restarted_leaves_samples_that_its_successor_sends(
     drop(again);
 }
 
-/// Two network namespaces with a cable between them, as two machines.
-struct Cable {
-    names: [String; 2],
-}
-
-impl Cable {
-    /// Lays it; `None` where this user may not, or `ip` is not there.
-    fn lay() -> Option<Self> {
-        let id = std::process::id();
-        let names = [format!("fleet-a-{id}"), format!("fleet-b-{id}")];
-        let [a, b] = &names;
-        let (one, other) = (format!("fa{id}"), format!("fb{id}"));
-        let cable = Self { names: names.clone() };
-        let commands = [
-            format!("netns add {a}"),
-            format!("netns add {b}"),
-            format!("link add {one} type veth peer name {other}"),
-            format!("link set {one} netns {a}"),
-            format!("link set {other} netns {b}"),
-            format!("-n {a} addr add 10.77.0.1/24 dev {one}"),
-            format!("-n {b} addr add 10.77.0.2/24 dev {other}"),
-            format!("-n {a} link set lo up"),
-            format!("-n {b} link set lo up"),
-            format!("-n {a} link set {one} up"),
-            format!("-n {b} link set {other} up"),
-        ];
-        commands.iter().all(|c| ip(c)).then_some(cable)
-    }
-
-    /// A program on one of the two machines.
-    fn on(&self, machine: usize, name: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.names[machine]]).arg(program(name));
-        command
-    }
-
-    /// Pulls the cable out of the agent's machine, or puts it back.
-    fn set(&self, up: bool) {
-        let link = format!("fb{}", std::process::id());
-        assert!(ip(&format!("-n {} link set {link} {}", self.names[1], if up { "up" } else { "down" })));
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for name in &self.names {
-            ip(&format!("netns del {name}"));
-        }
-    }
-}
-
-fn ip(arguments: &str) -> bool {
-    let status = Command::new("ip").args(arguments.split(' ')).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
-}
-
 #[test]
 fn a_cable_that_is_pulled_out_and_put_back_costs_no_sample() {
-    let Some(cable) = Cable::lay() else {
+    let Some(machines) = Machines::connect(2) else {
         eprintln!("left out: network namespaces need root and iproute2");
         return;
     };
@@ -162,21 +105,21 @@ fn a_cable_that_is_pulled_out_and_put_back_costs_no_sample() {
     let power = Power::play(&fleet.path().join("powercap"));
     let file = long(&fleet, "cable", steps());
     let listen = ["--insecure"];
-    let coordinator = Coordinator::start_as(&fleet, cable.on(0, "fleet"), "10.77.0.1:7070", &listen);
+    let coordinator = Coordinator::start_as(&fleet, machines.on(0, "fleet"), "10.77.0.1:7070", &listen);
     let ask = |arguments: &[&str]| {
-        let mut command = cable.on(0, "fleet");
+        let mut command = machines.on(0, "fleet");
         fleet.here(&mut command);
         fleet_tests::finish(command.args(arguments).args(["--coordinator", &coordinator.url]))
     };
     ask(&["submit", &file]).ended_with(0);
     let powercap = power.dir().to_str().unwrap();
     let agent =
-        Agent::start_as(&fleet, cable.on(1, "fleet-agent"), &coordinator.url, "agent", &["--powercap", powercap]);
+        Agent::start_as(&fleet, machines.on(1, "fleet-agent"), &coordinator.url, "agent", &["--powercap", powercap]);
     let campaign = || ask(&["status", "cable", "--json"]).ended_with(0).json()["campaigns"][0].clone();
     wait_until("the trial to train", || campaign()["running"][0]["done"].as_u64() >= Some(50));
-    cable.set(false);
+    machines.plug(1, false);
     std::thread::sleep(outage());
-    cable.set(true);
+    machines.plug(1, true);
     wait_until("the trial to end", || campaign()["finished"]["completed"] == 1);
     let samples = ask(&["samples", "cable", "--json"]).ended_with(0).json();
     let attempt = &samples["attempts"][0];

@@ -5,9 +5,9 @@ use std::time::Duration;
 use fleet_common::wire::{MAX_MESSAGE_BYTES, MOST_BLOBS, v1};
 use fleet_content::folder::Missing;
 use fleet_content::{Item, Manifest};
+use fleet_secure::client::Link;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::CacheError;
@@ -19,17 +19,20 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// The coordinator.
 pub struct Coordinator {
-    client: ContentClient<Channel>,
+    link: Link,
     runtime: Handle,
     stop: watch::Receiver<bool>,
 }
 
 impl Coordinator {
-    /// The one behind `channel`; `stop` ends waiting for it. Its methods must be called outside of `runtime`'s own
+    /// The one behind `link`; `stop` ends waiting for it. Its methods must be called outside of `runtime`'s own
     /// threads.
-    pub fn new(channel: Channel, runtime: Handle, stop: watch::Receiver<bool>) -> Self {
-        let client = ContentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Self { client, runtime, stop }
+    pub fn new(link: Link, runtime: Handle, stop: watch::Receiver<bool>) -> Self {
+        Self { link, runtime, stop }
+    }
+
+    fn client(&self) -> ContentClient<Link> {
+        ContentClient::new(self.link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     /// Waits for an answer, as long as somebody waits for what it leads to.
@@ -53,7 +56,7 @@ impl Source for Coordinator {
     }
 
     fn manifest(&mut self, item: &Item) -> Result<Option<Manifest>, Trouble> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let reply = client.manifest(v1::ManifestRequest { item: item.to_string() });
         match self.answer(async { Ok(reply.await) })? {
             Ok(reply) => {
@@ -69,7 +72,7 @@ impl Source for Coordinator {
     fn read(&mut self, blobs: &[Missing], take: &mut Take<'_>) -> Result<(), Trouble> {
         let named = blobs.iter().take(MOST_BLOBS);
         let named = named.map(|b| v1::BlobFrom { sha256: b.sha256.to_string(), offset: b.have }).collect();
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let mut stream = self.answer(client.read(v1::ReadRequest { blobs: named }))?.into_inner();
         while let Some(chunk) = self.answer(stream.message())? {
             let at = chunk.blob as usize;

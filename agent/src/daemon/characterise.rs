@@ -13,6 +13,7 @@ pub(super) async fn characterise(shared: &Arc<Shared>, slot: &Slot) {
     if !shared.options.characterise {
         return;
     }
+    let _preparing = shared.preparing.one();
     let (shared_too, slot) = (shared.clone(), slot.clone());
     let looking = tokio::task::spawn_blocking(move || look(&shared_too, &slot));
     tokio::select! {

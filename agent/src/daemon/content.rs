@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fleet_content::Item;
+use fleet_secure::client::Link;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tonic::transport::Channel;
 use tracing::Span;
 
 use super::Options;
-use super::connection::channel;
+use super::connection::link;
 use super::trial::Lease;
 use crate::cache::{Cache, Coordinator, Ready, Shelf, Source, Watch, ready};
 use crate::files::Files;
@@ -19,7 +19,7 @@ use crate::files::Files;
 pub(super) struct Content {
     cache: Arc<Cache>,
     /// Of its own, so that bulk does not stand in front of heartbeats.
-    channel: Channel,
+    link: Link,
     shelves: Vec<std::path::PathBuf>,
 }
 
@@ -27,7 +27,7 @@ impl Content {
     pub(super) fn open(options: &Options) -> anyhow::Result<Self> {
         Ok(Self {
             cache: Arc::new(Cache::open(&options.content_cache, options.content_space)?),
-            channel: channel(&options.coordinator)?,
+            link: link(&options.coordinator, &options.state)?,
             shelves: options.content_from.clone(),
         })
     }
@@ -43,7 +43,7 @@ impl Content {
         let (_waiting, stop) = watch::channel(false);
         let mut sources: Vec<Box<dyn Source>> = Vec::new();
         sources.extend(self.shelves.iter().map(|shelf| Box::new(Shelf::new(shelf)) as Box<dyn Source>));
-        sources.push(Box::new(Coordinator::new(self.channel.clone(), Handle::current(), stop.clone())));
+        sources.push(Box::new(Coordinator::new(self.link.clone(), Handle::current(), stop.clone())));
         let (files, cache, lease) = (files.clone(), self.cache.clone(), lease.clone());
         let span = Span::current();
         let looking = tokio::task::spawn_blocking(move || {

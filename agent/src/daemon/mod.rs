@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! STATE/agent-id     who this agent is
+//! STATE/starts       how many daemons it has had
+//! STATE/identity.pem its certificate and key, where connections are encrypted
 //! STATE/lock         held while the daemon runs
 //! STATE/outbox/      finished records, until they are delivered
 //! STATE/spool/       samples, until they are acknowledged
@@ -13,11 +15,14 @@
 //! ```
 
 mod attempt;
-mod backoff;
 mod characterise;
 mod connection;
 mod content;
+mod describe;
+mod driver;
 mod endpoint;
+mod identity;
+mod idle;
 mod outbox;
 mod process;
 mod resume;
@@ -37,18 +42,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
 use fleet_common::record::Record;
+use fleet_common::tags::Tags;
 use fleet_common::units::Bytes;
 use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-pub use connection::connect;
+pub use connection::{Client, connect};
+use driver::Driver;
+pub use identity::{identity, join, joined, needs};
+use idle::Preparing;
 use outbox::Outbox;
 use spool::{LeftBehind, Spool};
 use trial::Running;
 use wasted::{Untold, Waste};
 
-use crate::device::{self, DeviceLock, Host, Label, Nvidia, Slot};
+use crate::device::{self, DeviceLock, Host, Label, Limit, Nvidia, Slot};
 use crate::files::Files;
 use crate::meter;
 use crate::metrics::Metrics;
@@ -79,6 +88,10 @@ pub struct Options {
     pub devices: Vec<String>,
     /// What sets this machine apart from others with the same device.
     pub label: Option<Label>,
+    /// What the operator says of this machine's slots, for campaigns to select by.
+    pub tags: Tags,
+    /// How much of a slot trials may be given.
+    pub limits: Vec<Limit>,
     /// Threads per worker; by default all CPUs, shared among the slots.
     pub threads: Option<u32>,
     /// Where device locks are.
@@ -109,6 +122,8 @@ pub struct Options {
     pub content_from: Vec<PathBuf>,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
+    /// The daemon ends once it had nothing to do for so long; never if none.
+    pub leave_when_idle: Option<Duration>,
 }
 
 /// What all parts of a daemon share.
@@ -122,13 +137,16 @@ struct Shared {
     outbox: Outbox,
     untold: Untold,
     cache: Mutex<meter::Cache>,
+    faults: describe::Faults,
     /// Data sets and weights that were fetched.
     content: Arc<content::Content>,
     metrics: Arc<Metrics>,
     threads: u32,
-    client: rpc::agents_client::AgentsClient<tonic::transport::Channel>,
+    client: Client,
     /// What each slot is doing.
     running: Mutex<HashMap<SlotId, Running>>,
+    /// Slots that look at their meters before they ask for work.
+    preparing: Preparing,
     /// Turns true when the daemon is to end.
     stopping: watch::Receiver<bool>,
 }
@@ -173,11 +191,13 @@ impl Shared {
     }
 }
 
-/// Runs until `stopping` turns true. Then workers are ended and their leases given back.
+/// Runs until `stopping` turns true, or it has been idle for as long as the options say. Then workers are ended and
+/// their leases given back.
 ///
 /// # Errors
 /// The daemon cannot start: a device is taken, the state folder is in use, a path is wrong.
 pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let (leave, stopping) = idle::or_idle(stopping);
     let state = &options.state;
     std::fs::create_dir_all(state).with_context(|| format!("cannot make the state folder {}", state.display()))?;
     let mut told_to_stop = stopping.clone();
@@ -200,16 +220,25 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         tracing::warn!(device = board.name, "not offered: {}", board.why);
     }
     let mut slots = device::choose(boards, &options.devices)?;
+    if let Some(limit) = options.limits.iter().find(|limit| slots.iter().all(|s| s.id != limit.slot)) {
+        let offered: Vec<&str> = slots.iter().map(|s| s.id.as_str()).collect();
+        bail!(
+            "--limit-memory names {}, which is not offered here; this agent offers {}",
+            limit.slot,
+            offered.join(", ")
+        );
+    }
     if let Some(label) = &options.label {
         slots.iter_mut().for_each(|slot| slot.hardware = label.append(&slot.hardware));
     }
     let id = agent_id(state, &host.name)?;
+    let starts = starts(state);
     let mut locks = Vec::new();
     for slot in &slots {
         let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
         locks.push(DeviceLock::take(&options.lock_dir, &slot.id, &owner)?);
     }
-    let client = connect(&options.coordinator)?;
+    let client = connect(&options.coordinator, state)?;
     let content = content::Content::open(&options)?;
     let threads = options.threads.unwrap_or_else(|| (host.cpus / slots.len().max(1) as u32).max(1));
     let shared = Arc::new(Shared {
@@ -217,6 +246,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
         untold: Untold::new(state.join("wasted")),
         cache: Mutex::new(meter::Cache::open(&options.meter_cache)),
+        faults: describe::Faults::default(),
         content: Arc::new(content),
         metrics: Metrics::new(id.as_str(), &host.name, &slots),
         id,
@@ -227,49 +257,29 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         threads,
         client,
         running: Mutex::default(),
+        preparing: Preparing::default(),
         stopping,
     });
     announce(&shared);
+    describe::watch(&shared);
     if let Some(address) = &shared.options.metrics {
         endpoint::serve(&shared, address).await?;
     }
 
-    let mut undelivered = shared.outbox.all();
-    for record in &undelivered {
-        shared.running().insert(record.machine.slot.clone(), Running::finished(record));
-    }
-    let wanted = tokio::select! {
-        wanted = connection::register(&shared) => wanted,
-        () = shared.stopped() => return Ok(()),
-    };
-    let mut beside = tokio::task::JoinSet::new();
-    beside.spawn(connection::heartbeats(shared.clone(), wanted));
-    let mut leftovers = send_leftovers(&shared, &undelivered, &mut beside);
-    beside.spawn({
-        let shared = shared.clone();
-        async move { wasted::tell(&shared).await }
-    });
-    let mut loops = tokio::task::JoinSet::new();
-    for (slot, lock) in slots.into_iter().zip(locks) {
-        let mine = undelivered.iter().position(|r| r.machine.slot == slot.id).map(|i| undelivered.remove(i));
-        let mine = mine.map(|record| (leftovers.remove(&(record.trial.clone(), record.attempt)), record));
-        loops.spawn(slot::run(shared.clone(), slot, lock, mine));
-    }
-    // Records of slots that are no longer offered still have to be delivered.
-    for record in undelivered {
-        let (shared, spool) = (shared.clone(), leftovers.remove(&(record.trial.clone(), record.attempt)));
-        loops.spawn(async move { slot::deliver_late(&shared, &record, spool.as_deref()).await });
-    }
-    while loops.join_next().await.is_some() {}
-    beside.abort_all();
-    Ok(())
+    // Before the introduction: a coordinator that never answers has no work either.
+    let leaving =
+        shared.options.leave_when_idle.map(|limit| tokio::spawn(idle::leave_when_idle(shared.clone(), limit, leave)));
+    let undelivered = shared.outbox.all();
+    let ended = Driver::new(shared, starts, slots.into_iter().zip(locks).collect(), undelivered).run().await;
+    leaving.inspect(tokio::task::JoinHandle::abort);
+    ended
 }
 
 /// Sends what an earlier daemon could not send any more, and notes the energy of what it could not finish. Returns the
 /// spools of records that are still to be delivered.
 fn send_leftovers(
     shared: &Arc<Shared>,
-    undelivered: &[Record],
+    undelivered: &[Arc<Record>],
     beside: &mut tokio::task::JoinSet<()>,
 ) -> HashMap<(TrialId, Attempt), Arc<Spool>> {
     let state = &shared.options.state;
@@ -358,6 +368,27 @@ fn agent_id(state: &Path, host: &str) -> anyhow::Result<AgentId> {
     let id = format!("{}-{:08x}", if name.is_empty() { "agent" } else { name }, rand::random::<u32>());
     std::fs::write(&path, &id).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(id.parse()?)
+}
+
+/// How many daemons this agent has had, this one included; kept, so that what an earlier one said is told from what this
+/// one says.
+fn starts(state: &Path) -> u64 {
+    let path = state.join("starts");
+    let before: u64 = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let now = before.saturating_add(1).min(u64::from(u32::MAX));
+    let kept = write_durably(&path, &now.to_string());
+    if let Err(error) = kept {
+        tracing::warn!(%error, path = %path.display(), "it cannot be kept how often this agent was started");
+    }
+    now
+}
+
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&partial, path)
 }
 
 fn announce(shared: &Shared) {

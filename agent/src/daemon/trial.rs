@@ -22,6 +22,7 @@ use super::spool::Spool;
 use crate::cache::Ready;
 use crate::clock;
 use crate::device::{DeviceLock, Slot};
+use crate::half::{Held, SHUTTING_DOWN};
 use crate::meter::{Batch, Meter, ProcessMeter, sample};
 
 /// A worker that neither begins a phase nor ends a step for so long hangs, in a driver call for instance. The slowest
@@ -83,15 +84,24 @@ struct Progress {
     loss: Option<f64>,
 }
 
+/// What a trial at work tells and is told through its [`Running`].
+pub(super) struct Following {
+    progress: Arc<Mutex<Progress>>,
+    stop: watch::Receiver<Option<String>>,
+}
+
 impl Running {
-    fn new(lease: &Lease, slot: &SlotId) -> Self {
-        Self {
+    /// A trial that begins.
+    pub(super) fn begin(lease: &Lease, slot: &SlotId) -> (Self, Following) {
+        let running = Self {
             trial: lease.trial.clone(),
             attempt: lease.attempt,
             slot: slot.clone(),
             progress: Arc::default(),
             stop: watch::Sender::new(None),
-        }
+        };
+        let following = Following { progress: running.progress.clone(), stop: running.stop.subscribe() };
+        (running, following)
     }
 
     /// A record that only has to be delivered.
@@ -103,10 +113,6 @@ impl Running {
             progress: Arc::new(Mutex::new(Progress { phase: "delivering".to_owned(), ..Progress::default() })),
             stop: watch::Sender::new(None),
         }
-    }
-
-    pub(super) fn held(&self) -> v1::HeldLease {
-        v1::HeldLease { trial: Some((&self.trial).into()), attempt: self.attempt.get(), slot: self.slot.to_string() }
     }
 
     pub(super) fn progress(&self) -> v1::Progress {
@@ -122,8 +128,8 @@ impl Running {
         }
     }
 
-    pub(super) fn is(&self, trial: Option<&v1::TrialId>, attempt: u32) -> bool {
-        self.attempt.get() == attempt && trial.is_some_and(|t| *t == (&self.trial).into())
+    pub(super) fn is(&self, held: &Held) -> bool {
+        (&self.trial, self.attempt, &self.slot) == (&held.trial, held.attempt, &held.slot)
     }
 
     /// Which trial.
@@ -146,12 +152,16 @@ pub(super) enum Ended {
 }
 
 /// Runs a lease to its end.
-pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, lease: &Lease, spool: &Spool) -> Ended {
-    let running = Running::new(lease, &slot.id);
-    let progress = running.progress.clone();
-    let mut stop = running.stop.subscribe();
+pub(super) async fn run(
+    shared: &Arc<Shared>,
+    slot: &Slot,
+    lock: &DeviceLock,
+    lease: &Lease,
+    spool: &Spool,
+    following: Following,
+) -> Ended {
+    let Following { progress, mut stop } = following;
     set(&progress, "checking data", 0, 0, None);
-    shared.running().insert(slot.id.clone(), running);
     tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
     // Before the attempt's clocks and meters begin: a download is no part of what a trial costs.
     let told = progress.clone();
@@ -195,7 +205,7 @@ pub(super) async fn run(shared: &Arc<Shared>, slot: &Slot, lock: &DeviceLock, le
 /// Returns when the trial is to end, with the reason.
 async fn told_to_stop(shared: &Shared, stop: &mut watch::Receiver<Option<String>>) -> String {
     tokio::select! {
-        () = shared.stopped() => "the agent is shutting down".to_owned(),
+        () = shared.stopped() => SHUTTING_DOWN.to_owned(),
         reason = stop.wait_for(Option::is_some) => match reason {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "nobody knows of it any more".to_owned(),

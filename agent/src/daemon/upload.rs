@@ -10,21 +10,16 @@ use tonic::codec::CompressionEncoding;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status};
 
-use super::backoff::Backoff;
-use super::rpc::agents_client::AgentsClient;
+use super::connection::Client;
 use super::spool::Spool;
+use crate::half::backoff::Backoff;
 use crate::metrics::Metrics;
 
 /// Batches that may be under way without an acknowledgement.
 const IN_FLIGHT: usize = 8;
 
 /// Sends a spool until everything is acknowledged and nothing more will come. The coordinator's log says from whom.
-pub(super) async fn upload(
-    client: AgentsClient<tonic::transport::Channel>,
-    spool: Arc<Spool>,
-    sender: (AgentId, SlotId),
-    metrics: Arc<Metrics>,
-) {
+pub(super) async fn upload(client: Client, spool: Arc<Spool>, sender: (AgentId, SlotId), metrics: Arc<Metrics>) {
     let mut backoff = Backoff::default();
     let compressed = client.clone().send_compressed(CompressionEncoding::Zstd);
     let mut understood = true;
@@ -38,7 +33,8 @@ pub(super) async fn upload(
                 let status = error.downcast_ref::<Status>();
                 understood &= status.is_none_or(|status| status.code() != Code::Unimplemented);
                 tracing::debug!(%error, "the sample stream broke");
-                backoff.wait().await;
+                let wait = backoff.step_by(&mut rand::rng());
+                tokio::time::sleep(wait).await;
             }
         }
     }
@@ -46,7 +42,7 @@ pub(super) async fn upload(
 
 /// One stream's life.
 async fn stream(
-    mut client: AgentsClient<tonic::transport::Channel>,
+    mut client: Client,
     spool: &Spool,
     (agent, slot): &(AgentId, SlotId),
     backoff: &mut Backoff,

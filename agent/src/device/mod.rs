@@ -1,7 +1,9 @@
 //! What is here: devices that can run a trial, each a slot.
 
 mod cpu;
+mod fault;
 mod label;
+mod limit;
 mod lock;
 mod nvidia;
 
@@ -14,6 +16,7 @@ use crate::ask;
 
 pub use cpu::Host;
 pub use label::{BadLabel, Label};
+pub use limit::{BadLimit, Limit};
 pub use lock::{DeviceLock, LockError, default_lock_dir};
 pub use nvidia::{Boards, LeftOut, Nvidia, NvidiaError};
 

@@ -1,15 +1,17 @@
 //! The selective scan alone: its time beside that of the same in libtorch's operators, beside reading its inputs and
 //! writing its outputs once, and beside its floating-point operations at the speed that the processor reaches.
 //!
-//! `cargo bench -p fleet-worker --bench scan`, or as a part of `make bench`.
+//! `cargo bench -p fleet-worker --bench scan`, or as a part of `make bench`; on a GPU
+//! `cargo bench -p fleet-worker --bench scan -- cuda`.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use fleet_worker::scan::{Pass, plain, selective_scan};
+use fleet_worker::torch::cuda::{self, CudaHalf};
 use fleet_worker::torch::grad;
 use fleet_worker::torch::memory::Memory;
-use tch::{Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 
 struct Case {
     name: &'static str,
@@ -29,12 +31,25 @@ const CASES: [Case; 4] = [
     Case { name: "MambaVision-T, level 3", batch: 4, length: 49, channels: 320, states: 8, passes: 1, gate: false },
 ];
 
+/// The same in batches that fill a GPU.
+const CUDA_CASES: [Case; 4] = [
+    Case { batch: 16, ..CASES[0] },
+    Case { batch: 64, ..CASES[0] },
+    Case { batch: 64, ..CASES[2] },
+    Case { batch: 64, ..CASES[3] },
+];
+
 fn main() {
+    let on_cuda = std::env::args().any(|a| a == "cuda");
+    if on_cuda && !matches!(cuda::load(), CudaHalf::Devices(_)) {
+        return eprintln!("scan: no GPU that libtorch can use is here");
+    }
+    let device = if on_cuda { Device::Cuda(0) } else { Device::Cpu };
     // The worker's own allocator, as in a trial: freed memory is at hand for the next step.
-    let _memory = Memory::of(Device::Cpu);
-    println!("threads: {}", tch::get_num_threads());
-    let bandwidth = bandwidth();
-    let flops = flops();
+    let _memory = Memory::of(device);
+    println!("{device:?}, threads: {}", tch::get_num_threads());
+    let bandwidth = bandwidth(device);
+    let flops = flops(device);
     println!(
         "copying: {:.1} GB/s read and written together; a matrix product: {:.0} GFLOP/s\n",
         bandwidth / 1e9,
@@ -44,39 +59,48 @@ fn main() {
         "| scan | batch | | ours ms | plain ms | plain / ours | traffic ms | arithmetic ms | ours / larger floor |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for case in &CASES {
-        run(case, bandwidth, flops);
+    for case in if on_cuda { &CUDA_CASES } else { &CASES } {
+        run(case, device, bandwidth, flops);
     }
 }
 
 /// The least of some timed calls, seconds.
-fn least(times: usize, mut f: impl FnMut()) -> f64 {
+fn least(device: Device, times: usize, mut f: impl FnMut()) -> f64 {
     f();
     let timed = (0..times).map(|_| {
+        done(device);
         let start = Instant::now();
         f();
+        done(device);
         start.elapsed().as_secs_f64()
     });
     timed.fold(f64::INFINITY, f64::min)
 }
 
+/// Waits until the device has done what it was asked for.
+fn done(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}
+
 /// Bytes per second that a large copy reads and writes.
-fn bandwidth() -> f64 {
-    let from = Tensor::ones([64 << 20], (Kind::Float, Device::Cpu));
+fn bandwidth(device: Device) -> f64 {
+    let from = Tensor::ones([64 << 20], (Kind::Float, device));
     let mut to = from.zeros_like();
-    2.0 * 4.0 * from.numel() as f64 / least(5, || to.copy_(&from))
+    2.0 * 4.0 * from.numel() as f64 / least(device, 5, || to.copy_(&from))
 }
 
 /// Floating-point operations per second of a large matrix product, which is next to what the processor can do.
-fn flops() -> f64 {
-    const N: i64 = 1536;
-    let square = || Tensor::randn([N, N], (Kind::Float, Device::Cpu));
+fn flops(device: Device) -> f64 {
+    let n = if device == Device::Cpu { 1536 } else { 8192 };
+    let square = || Tensor::randn([n, n], (Kind::Float, device));
     let (a, b) = (square(), square());
-    2.0 * (N as f64).powi(3) / least(10, || drop(black_box(a.mm(&b))))
+    2.0 * (n as f64).powi(3) / least(device, 10, || drop(black_box(a.mm(&b))))
 }
 
-fn run(case: &Case, bandwidth: f64, flops: f64) {
-    let options = (Kind::Float, Device::Cpu);
+fn run(case: &Case, device: Device, bandwidth: f64, flops: f64) {
+    let options = (Kind::Float, device);
     let rows = |width| Tensor::randn([case.batch, case.length, width], options).set_requires_grad(true);
     let leaves: Vec<Tensor> = (0..case.passes)
         .flat_map(|_| {
@@ -96,12 +120,14 @@ fn run(case: &Case, bandwidth: f64, flops: f64) {
     let targets: Vec<&Tensor> = leaves.iter().collect();
     type Scan = fn(&[Pass], Option<&Tensor>, f64) -> Tensor;
     let time = |scan: Scan, times: usize| {
-        let forward = least(times, || drop(black_box(tch::no_grad(|| scan(&passes, gate, 1.0)))));
+        let forward = least(device, times, || drop(black_box(tch::no_grad(|| scan(&passes, gate, 1.0)))));
         let mut backward = f64::INFINITY;
         for _ in 0..times {
             let y = scan(&passes, gate, 1.0);
+            done(device);
             let start = Instant::now();
             let _ = black_box(grad(&[&y], &[Some(&weight)], &targets).expect("differentiates"));
+            done(device);
             backward = backward.min(start.elapsed().as_secs_f64());
         }
         (forward, backward)

@@ -13,6 +13,7 @@ use std::time::Duration;
 use fleet_common::profile::Request;
 use fleet_common::record::{Cap, Outcome, PeakPlace, Training};
 use fleet_common::spec::BudgetScope;
+use fleet_common::verify::Verdict;
 use fleet_common::worker::{Check, Job, JobDevice, LoadRequest, Merged, STOP};
 use fleet_worker::load;
 use fleet_worker::nn::Weights;
@@ -20,7 +21,7 @@ use fleet_worker::peft::layout;
 use fleet_worker::torch::cap::{self, CapError};
 use fleet_worker::torch::cuda::{self, CudaHalf};
 use fleet_worker::torch::memory::Memory;
-use fleet_worker::torch::{guard, libtorch_version};
+use fleet_worker::torch::{deterministic, guard, libtorch_version};
 use fleet_worker::train::{self, Events};
 use fleet_worker::verify;
 use tch::{Device, Kind, Tensor};
@@ -39,8 +40,8 @@ fn main() {
     if std::env::args().nth(1).as_deref() == Some("--check") {
         return events.line(&check());
     }
-    if let (Some("--verify"), [dir]) = (std::env::args().nth(1).as_deref(), &paths()[..]) {
-        return events.line(&verify::run(dir));
+    if let (Some("--verify"), [dir, on @ ..]) = (std::env::args().nth(1).as_deref(), &paths()[..]) {
+        return events.line(&compare(dir, on.first().is_some_and(|on| on == Path::new("cuda"))));
     }
     if let (Some("--merge"), [adapter, base, out]) = (std::env::args().nth(1).as_deref(), &paths()[..]) {
         return events.line(&merge(adapter, base, out).map_err(|e| format!("{e:#}")));
@@ -119,7 +120,12 @@ fn prepare(
     let on_cuda = match (wanted, budget) {
         // SAFETY: no other thread runs yet, and libtorch's CUDA half is loaded below.
         (JobDevice::Cuda, Some(budget)) => Some(unsafe { cuda::cap(budget, scope) }?),
-        _ => None,
+        (JobDevice::Cuda, None) => {
+            // SAFETY: as above.
+            unsafe { cuda::uncapped() };
+            None
+        }
+        (JobDevice::Cpu, _) => None,
     };
     settled();
     let device = device(wanted).map_err(NotReady::Device)?;
@@ -183,6 +189,26 @@ fn merge(adapter: &Path, base: &Path, out: &Path) -> anyhow::Result<Merged> {
         weights.write(out)?;
         Ok(merged)
     })?
+}
+
+/// A reference folder on the CPU or on the first GPU.
+fn compare(dir: &Path, on_cuda: bool) -> Verdict {
+    if !on_cuda {
+        return verify::run(dir, Device::Cpu);
+    }
+    // By default cuDNN rounds a convolution's factors to TF32's ten bits, as in PyTorch; the references are of f32. And
+    // some gradients (of convolutions, of attention's position tables) are added up in whatever order, which would hide
+    // whether checkpointing changes a bit.
+    // SAFETY: no other thread runs yet.
+    unsafe {
+        std::env::set_var("NVIDIA_TF32_OVERRIDE", "0");
+        std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8");
+    }
+    let ready = device(JobDevice::Cuda).and_then(|device| deterministic().map(|()| device).map_err(|e| e.to_string()));
+    match ready {
+        Ok(device) => verify::run(dir, device),
+        Err(reason) => Verdict::CannotRun { reason },
+    }
 }
 
 /// The device to train on. Loads libtorch's CUDA half where it is needed, before anything asks about CUDA.

@@ -12,7 +12,7 @@ use fleet_worker::nn::Weights;
 use fleet_worker::verify;
 use serde_json::Value;
 use support::one_at_a_time;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
@@ -20,7 +20,7 @@ fn fixtures() -> PathBuf {
 
 fn verdict(dir: &Path) -> Verdict {
     let _alone = one_at_a_time();
-    verify::run(dir)
+    verify::run(dir, Device::Cpu)
 }
 
 /// Which results are beyond their tolerance; a folder that cannot be run is none of a test's business.

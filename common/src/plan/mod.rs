@@ -4,6 +4,7 @@
 //! complete, printable and immutable: every cell that will run, and every combination left out with its reason.
 
 mod cell;
+mod kind;
 mod lint;
 mod method;
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use cell::{CellSettings, DatasetRef, TrainSettings, WeightsRef};
+pub use kind::{Kind, Kinds};
 pub use method::{AdaLoraSettings, LoraSettings, MethodSettings, QLoraSettings};
 
 use crate::id::{CellId, HardwareClass, TrialId};

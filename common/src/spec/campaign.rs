@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Axis, Backbone, Checkpointing, CheckpointingSpecs, DatasetName, Evaluate, Method, MethodSpecs, SpecError, Train,
+    Axis, Backbone, Checkpointing, CheckpointingSpecs, DatasetName, Evaluate, Method, MethodSpecs, Priority, Select,
+    SpecError, Train,
 };
 use crate::id::{CampaignName, HardwareClass};
 use crate::units::Bytes;
@@ -31,6 +32,8 @@ pub struct Campaign {
     pub budget_scope: BudgetScope,
     /// Where trials run.
     pub hardware: Hardware,
+    /// Share of the fleet beside other campaigns.
+    pub priority: Priority,
     /// The axes.
     pub matrix: Matrix,
     /// `[train]`.
@@ -43,6 +46,8 @@ pub struct Campaign {
     pub checkpointing: CheckpointingSpecs,
     /// `[output]`.
     pub output: Output,
+    /// `[select]`.
+    pub select: Select,
 }
 
 /// `[matrix]`: the campaign is the product of these axes and the seeds.
@@ -147,6 +152,8 @@ struct File {
     budget_scope: BudgetScope,
     #[serde(default = "any_hardware")]
     hardware: Hardware,
+    #[serde(default)]
+    priority: Priority,
     matrix: Matrix,
     #[serde(default)]
     train: Train,
@@ -158,6 +165,8 @@ struct File {
     checkpointing: CheckpointingSpecs,
     #[serde(default)]
     output: Output,
+    #[serde(default)]
+    select: Select,
 }
 
 /// The protocol's seed.
@@ -187,12 +196,14 @@ impl Campaign {
             budget: raw.budget,
             budget_scope: raw.budget_scope,
             hardware: raw.hardware,
+            priority: raw.priority,
             matrix: raw.matrix,
             train: raw.train,
             evaluate: raw.evaluate,
             method: raw.method,
             checkpointing: raw.checkpointing,
             output: raw.output,
+            select: raw.select,
         };
         campaign.check().map_err(|message| SpecError {
             file: file.to_owned(),

@@ -12,6 +12,7 @@ mod dataset;
 mod error;
 mod method;
 mod preprocessing;
+mod select;
 mod training;
 
 pub use axis::{Axis, PerName};
@@ -22,4 +23,5 @@ pub use dataset::DatasetName;
 pub use error::{SpecError, nearest};
 pub use method::{AdaLoraSpec, LoraSpec, Method, MethodSpecs, QLoraSpec};
 pub use preprocessing::{Interpolation, Preprocessing, Recipe};
+pub use select::{Mismatch, Priority, Select};
 pub use training::{BatchNorm, Evaluate, Precision, Sampling, Schedule, Train};

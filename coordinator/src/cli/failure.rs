@@ -55,15 +55,27 @@ impl From<Status> for Failure {
         let message = status.message().to_owned();
         match status.code() {
             Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => Self::Usage(message),
-            Code::OutOfRange | Code::ResourceExhausted => {
-                Self::Usage(format!("the message is larger than the coordinator accepts: {message}"))
+            _ if fleet_secure::client::explain(&status).is_some() => {
+                let why = fleet_secure::client::explain(&status).unwrap_or_default();
+                Self::Unreachable(format!("the coordinator ended the connection: {why}"))
+            }
+            Code::OutOfRange => Self::Usage(format!("the message is larger than the coordinator accepts: {message}")),
+            Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted | Code::AlreadyExists => {
+                Self::Failed(format!("the coordinator refuses: {message}"))
             }
             Code::Unavailable => {
                 Self::Unreachable(format!("the coordinator cannot be reached or cannot work now: {message}"))
             }
+            Code::Internal if message.contains("h2 protocol error") => Self::Unreachable(format!(
+                "whatever answers there does not speak as a coordinator does ({message}); if it encrypts its connections, \
+                 its address is https://HOST:PORT"
+            )),
             // What tonic makes of a connection that broke in the middle of an answer.
             Code::Unknown | Code::Cancelled if std::error::Error::source(&status).is_some() => {
-                Self::Unreachable(format!("the connection to the coordinator broke: {message}"))
+                Self::Unreachable(format!(
+                    "the connection to the coordinator broke: {message} (one with certificates is reached at https://, not \
+                     http://)"
+                ))
             }
             _ => Self::Failed(format!("the coordinator failed: {message}")),
         }

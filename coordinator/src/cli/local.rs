@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tonic::transport::Channel;
 
 use super::fetch::Fetched;
-use super::serve::{CONTENT_SPACE, Leases, Retention, Running, interrupted};
+use super::serve::{Kind, Leases, Retention, Running, interrupted};
 use super::{Failure, Files, Json, campaign, client, report, resolve, status};
 use crate::service::rpc::operator_client::OperatorClient;
 
@@ -83,7 +83,8 @@ impl Local {
 
         let loopback = ([127, 0, 0, 1], 0).into();
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
-        let coordinator = Running::start(&self.state.join("coordinator"), loopback, terms, keep, CONTENT_SPACE).await?;
+        let kind = Kind { closed: true, ..Kind::default() };
+        let coordinator = Running::start(&self.state.join("coordinator"), loopback, terms, keep, kind).await?;
         let address = format!("http://{}", coordinator.address);
         let mut client = client::connect(&address).await?;
         let work = async {

@@ -8,24 +8,31 @@ macro_rules! say {
     ($($words:tt)*) => { $crate::cli::say(format_args!($($words)*)) };
 }
 
+mod agents;
+mod backup;
 mod campaign;
+mod certs;
 mod client;
 mod compare;
 mod data;
+mod explain;
 mod export;
 mod failure;
 mod fetch;
 mod files;
 mod import;
+mod join;
 mod local;
 mod progress;
 mod records;
 mod report;
 mod resolve;
 mod samples;
+mod secured;
 mod serve;
 mod share;
 mod status;
+mod store;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -67,8 +74,20 @@ enum Command {
     Local(local::Local),
     /// Runs a coordinator.
     #[command(after_help = "Example: fleet serve --state /var/lib/fleet\n\
-        Other machines reach it with --listen 0.0.0.0:7070 --insecure (plain text: only on a network that you trust).")]
+        For other machines: fleet certs init, then fleet serve --listen 0.0.0.0:7070 (encrypted, each machine with a \
+        certificate).")]
     Serve(serve::Serve),
+    /// Certificates of a fleet: makes the authority, gives out, lists, renews and revokes.
+    #[command(subcommand, after_help = "Example: fleet certs init --name coordinator.lan --state /var/lib/fleet")]
+    Certs(certs::Certs),
+    /// Prints a token that lets a machine (or a person, with --role) join, once and within the hour.
+    #[command(after_help = "Example: fleet join-token --uses 8 --valid 1d\n\
+        On each machine: fleet-agent join TOKEN")]
+    JoinToken(join::JoinToken),
+    /// Exchanges a token for this person's certificate, which all commands then use.
+    #[command(after_help = "Example: fleet join nsfjoin_…\n\
+        With - instead of the token it is read from standard input, where no list of processes shows it.")]
+    Join(join::Join),
     /// Submits a campaign to a coordinator; a changed file asks only for what is new.
     #[command(after_help = "Example: fleet submit campaign.toml --data ~/data --weights ~/weights")]
     Submit(campaign::Submit),
@@ -78,6 +97,15 @@ enum Command {
     /// Shows where campaigns and agents stand.
     #[command(after_help = "Example: fleet status nightly")]
     Status(status::Status),
+    /// Says why a trial is not running: what it waits for, what each slot lacks, what is expected of it, what became of
+    /// its attempts.
+    #[command(after_help = "Example: fleet explain 3fa91c02")]
+    Explain(explain::Explain),
+    /// Shows agents and their slots, drains or undrains them, and prints files that start more.
+    #[command(
+        after_help = "Example: fleet agents\nExample: fleet agents drain lab-3f2a9c01/cuda:1 --reason \"new fan\"\nExample: fleet agents script systemd --coordinator http://10.0.0.5:7070"
+    )]
+    Agents(agents::Agents),
     /// Shows a campaign's progress until it is over.
     #[command(after_help = "Example: fleet watch nightly")]
     Watch(status::Watch),
@@ -103,6 +131,13 @@ enum Command {
     /// Calls off what of a campaign has not ended; what has ended is kept.
     #[command(after_help = "Example: fleet cancel nightly")]
     Cancel(campaign::Cancel),
+    /// Copies all that a running coordinator keeps into a folder here, checks the copy, and goes on where it was
+    /// interrupted.
+    #[command(after_help = "Example: fleet backup backups/2026-08-01 --coordinator http://COORDINATOR:7070")]
+    Backup(backup::Backup),
+    /// A coordinator's state folder, while no coordinator holds it: check, rebuild, move.
+    #[command(subcommand, after_help = "Example: fleet store verify /var/lib/fleet")]
+    Store(store::Store),
     /// Data sets: get the public ones, check them, look at them, share them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
@@ -117,8 +152,8 @@ enum Command {
 /// Where the coordinator is.
 #[derive(Debug, Args)]
 struct Coordinator {
-    /// Address of the coordinator
-    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
+    /// Address of the coordinator: https://HOST:PORT with the certificate of `fleet join`, http:// without encryption
+    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value_t = client::usual_coordinator())]
     coordinator: String,
 }
 
@@ -183,9 +218,14 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Local(local) => local.run().await,
         Command::Serve(serve) => serve.run().await,
+        Command::Certs(certs) => certs.run().await,
+        Command::JoinToken(token) => token.run().await,
+        Command::Join(join) => join.run().await,
         Command::Submit(submit) => submit.run().await,
         Command::Plan(plan) => plan.run().await,
         Command::Status(status) => status.run().await,
+        Command::Explain(explain) => explain.run().await,
+        Command::Agents(agents) => agents.run().await,
         Command::Watch(watch) => watch.run().await,
         Command::Report(report) => report.run().await,
         Command::Compare(compare) => compare.run().await,
@@ -194,6 +234,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Import(import) => import.run().await,
         Command::Retry(retry) => retry.run().await,
         Command::Cancel(cancel) => cancel.run().await,
+        Command::Backup(backup) => backup.run().await,
+        Command::Store(store) => store.run().await,
         Command::Data(data) => data.run().await,
         Command::Weights(weights) => weights.run().await,
         Command::Shared(listing) => listing.run().await,

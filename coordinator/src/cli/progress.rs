@@ -15,16 +15,6 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 pub(super) struct Progress {
     bars: Option<Bars>,
     told: Option<(u64, Instant)>,
-    started: Instant,
-    speed: Option<Speed>,
-}
-
-/// How fast trials end.
-struct Speed {
-    /// Ended trials when watching began: those say nothing about the speed.
-    before: u64,
-    /// Ended trials by now, and how long after the beginning of watching the latest of them ended.
-    latest: (u64, Duration),
 }
 
 struct Bars {
@@ -41,29 +31,18 @@ impl Progress {
             let total = all.add(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
             Bars { all, total, running: BTreeMap::new() }
         });
-        Self { bars, told: None, started: Instant::now(), speed: None }
+        Self { bars, told: None }
     }
 
     /// Shows a status.
     pub(super) fn show(&mut self, c: &v1::CampaignStatus) {
         let ended = ended(c);
         let total = ended + c.waiting + c.leased;
-        let left = self.left(ended, total - ended);
+        let left = left(c);
         match &mut self.bars {
             Some(bars) => bars.show(c, ended, total, &left),
             None => self.line(c, ended, total, &left),
         }
-    }
-
-    /// How long `waiting` trials will take at the speed so far, in words.
-    fn left(&mut self, ended: u64, waiting: u64) -> String {
-        let elapsed = self.started.elapsed();
-        let speed = self.speed.get_or_insert(Speed { before: ended, latest: (ended, elapsed) });
-        if speed.latest.0 != ended {
-            speed.latest = (ended, elapsed);
-        }
-        // A retry takes ended trials back.
-        remaining(ended.saturating_sub(speed.before), speed.latest.1, waiting, elapsed)
     }
 
     /// In a log: when a trial ended, and now and then what runs.
@@ -134,15 +113,12 @@ fn waiting(c: &v1::CampaignStatus) -> String {
     if reasons.is_empty() { "nothing waits".to_owned() } else { reasons.join("; ") }
 }
 
-/// What is left at the speed so far, in words: `done` trials had ended after `until`, `left` have not after `elapsed`.
-/// Nothing before a trial has ended, and nothing once it took longer than that: better no figure than a wrong one.
-fn remaining(done: u64, until: Duration, left: u64, elapsed: Duration) -> String {
-    if done == 0 || left == 0 {
-        return String::new();
-    }
-    let each = until.as_secs_f64() / done as f64;
-    let seconds = each * left as f64 - (elapsed - until).as_secs_f64();
-    if seconds < 1.0 { String::new() } else { format!(", about {} left", units::duration(seconds)) }
+/// What is left, in words; nothing while nothing is known.
+fn left(c: &v1::CampaignStatus) -> String {
+    let eta = c.eta.as_ref().and_then(|e| Some((e.seconds?, e.seconds_90?)));
+    eta.map_or_else(String::new, |(seconds, most)| {
+        format!(", about {} left (90 %: {})", units::duration(seconds), units::duration(most))
+    })
 }
 
 #[cfg(test)]
@@ -150,12 +126,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_counts_down_between_the_ends_of_trials() {
-        let at = Duration::from_secs;
-        assert_eq!(remaining(0, at(0), 4, at(50)), "");
-        assert_eq!(remaining(2, at(60), 4, at(60)), format!(", about {} left", units::duration(120.0)));
-        assert_eq!(remaining(2, at(60), 4, at(70)), format!(", about {} left", units::duration(110.0)));
-        assert_eq!(remaining(2, at(60), 1, at(95)), "");
-        assert_eq!(remaining(6, at(95), 0, at(96)), "");
+    fn what_is_left_is_told_once_it_is_known() {
+        let eta = |seconds, seconds_90| Some(v1::Eta { seconds, seconds_90, note: String::new() });
+        let status = |eta| v1::CampaignStatus { eta, ..Default::default() };
+        assert_eq!(left(&status(None)), "");
+        assert_eq!(left(&status(eta(None, None))), "");
+        assert_eq!(left(&status(eta(Some(7800.0), Some(10200.0)))), ", about 2 h 10 min left (90 %: 2 h 50 min)");
     }
 }

@@ -3,27 +3,35 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use clap::Args;
 use fleet_common::lease::LeaseTerms;
 use fleet_common::units::Bytes;
 use fleet_observe::http;
+use fleet_secure::server::Limits;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use super::Failure;
+use super::secured::Secured;
+use crate::core::Core;
 use crate::driver::{self, Handle};
 use crate::metrics::{Counts, Endpoint, Timed};
-use crate::service::{ContentService, Service};
+use crate::security::{Guard, Security};
+use crate::service::{ContentService, Desk, Service};
 use crate::store::{Content, Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// A snapshot of a million trials takes a fraction of this.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(30);
 
 /// Space for shared content, unless more is wanted: the public sets have less than 1 GB each.
-pub(super) const CONTENT_SPACE: Bytes = Bytes(64 << 30);
+const CONTENT_SPACE: Bytes = Bytes(64 << 30);
 
 /// `fleet serve`.
 #[derive(Debug, Args)]
@@ -34,13 +42,15 @@ pub(super) struct Serve {
     /// Folder for the journal, the index and the samples
     #[arg(long, value_name = "DIR", default_value = "fleet-state/coordinator")]
     state: PathBuf,
-    /// Listen beyond this machine although nothing is encrypted and nobody is authenticated
+    /// Listen beyond this machine although nothing is encrypted and nobody is authenticated (metrics never are)
     #[arg(long)]
     insecure: bool,
     /// Address where Prometheus reads /metrics, and whoever watches over programs /healthz (port 9464 is what others
     /// use for it) [default: neither is served]
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    #[command(flatten)]
+    secured: Secured,
     #[command(flatten)]
     leases: Leases,
     #[command(flatten)]
@@ -89,20 +99,23 @@ impl Leases {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let address = self.address("--listen", &self.listen).await?;
+        let mut interrupts = Interrupts::listen();
+        let secured = self.secured.terms(&self.state)?;
+        let address = self.address("--listen", &self.listen, secured.is_some()).await?;
         // Before anything is opened: a port that is taken is told at once.
         let metrics = match &self.metrics {
             Some(text) => {
-                let address = self.address("--metrics", text).await?;
+                let address = self.address("--metrics", text, false).await?;
                 Some(http::listen(address).await.map_err(Failure::failed)?)
             }
             None => None,
         };
-        let running =
-            Running::start(&self.state, address, self.leases.terms(), self.retention.keep(), self.content_space)
-                .await?;
+        let (terms, keep) = (self.leases.terms(), self.retention.keep());
+        let scheme = if secured.is_some() { "https" } else { "http" };
+        let kind = Kind { secured, closed: false, content_space: self.content_space };
+        let running = Running::start(&self.state, address, terms, keep, kind).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
-        say!("listening on http://{}", running.address);
+        say!("listening on {scheme}://{}", running.address);
         if let Some(listener) = metrics {
             let address = listener.local_addr().map_err(|e| Failure::failed(e.to_string()))?;
             let endpoint = Endpoint::new(running.driver.clone(), running.counts.clone(), self.state.clone());
@@ -111,24 +124,47 @@ impl Serve {
             say!("metrics on http://{address}/metrics");
         }
         let outcome = tokio::select! {
-            () = interrupted() => Ok(()),
+            () = interrupts.next() => Ok(()),
             failure = running.failed() => Err(failure),
         };
-        tracing::info!("stopping");
-        running.stop().await;
-        outcome
+        tracing::info!("stopping; a second signal ends at once");
+        tokio::select! {
+            () = running.stop() => outcome,
+            () = interrupts.next() => Err(Failure::Interrupted("ended at once; nothing that was confirmed is lost".into())),
+        }
     }
 
     /// The address that an option names; one that others can reach has to be wanted.
-    async fn address(&self, option: &str, text: &str) -> Result<SocketAddr, Failure> {
+    async fn address(&self, option: &str, text: &str, encrypted: bool) -> Result<SocketAddr, Failure> {
         let address = http::resolve(option, text).await.map_err(Failure::usage)?;
-        if !address.ip().is_loopback() && !self.insecure {
+        if !address.ip().is_loopback() && !encrypted && !self.insecure {
+            let certificates = match option {
+                "--listen" => format!("Make certificates with `fleet certs init --state {}`, l", self.state.display()),
+                _ => "L".to_owned(),
+            };
             return Err(Failure::usage(format!(
-                "{address} can be reached from other machines, and the connection is neither encrypted nor authenticated. \
-                 Listen on 127.0.0.1 (and forward it, for instance with ssh), or say --insecure on a network that you trust"
+                "{option}: {address} can be reached from other machines, and the connection is neither encrypted nor \
+                 authenticated. {certificates}isten on 127.0.0.1 (and forward it, for instance with ssh), or say \
+                 --insecure on a network that you trust"
             )));
         }
         Ok(address)
+    }
+}
+
+/// What sets coordinators apart.
+pub(super) struct Kind {
+    /// Encrypted: how long certificates last, and what connections may take.
+    pub secured: Option<(u64, Limits)>,
+    /// No agents will come but those that this process starts itself.
+    pub closed: bool,
+    /// Space for shared content.
+    pub content_space: Bytes,
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self { secured: None, closed: false, content_space: CONTENT_SPACE }
     }
 }
 
@@ -151,7 +187,7 @@ impl Running {
         address: SocketAddr,
         terms: LeaseTerms,
         keep: Keep,
-        content_space: Bytes,
+        kind: Kind,
     ) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Failure::failed(format!(
@@ -168,43 +204,70 @@ impl Running {
             .map_err(|e| Failure::failed(e.to_string()))?
             .map_err(|e| Failure::failed(e.to_string()))?;
         // Behind the store, whose lock keeps the folder ours.
-        let content = Content::open(&state.join("content"), content_space);
+        let content = Content::open(&state.join("content"), kind.content_space);
         let content = ContentService::new(Arc::new(content.map_err(|e| Failure::failed(e.to_string()))?));
         for damage in &opened.damage {
-            tracing::error!(
-                offset = damage.offset,
-                bytes = damage.bytes,
-                "the journal is damaged here; {}",
-                if damage.tail { "the rest was cut off" } else { "this part was skipped" }
-            );
+            let (file, offset, bytes) = (damage.file.display(), damage.offset, damage.bytes);
+            tracing::error!(%file, offset, bytes, "the journal is damaged here; {}", damage.consequence());
         }
         opened.misfits.iter().for_each(|m| tracing::error!("the journal has a hole: {m}"));
-        tracing::info!(events = opened.events, rebuilt_index = opened.rebuilt, "the journal was read");
+        opened.refused.iter().for_each(|why| tracing::error!("{why}; more of the journal was read instead"));
+        if opened.migrated {
+            tracing::info!("the state folder has this version's layout from now on; earlier versions cannot open it");
+        }
+        let (snapshot, events, rebuilt_index) = (opened.snapshot, opened.events, opened.rebuilt);
+        tracing::info!(snapshot, events, rebuilt_index, "the state was read");
         let (index, samples) = (store.index.clone(), store.samples.clone());
         let stored = samples.clone();
         let counts = Arc::new(Counts::default());
-        let (driver, thread) = driver::start(store, known, terms, counts.clone());
+        let security = kind
+            .secured
+            .map(|(validity, limits)| Security::open(state, validity, limits, counts.clone()))
+            .transpose()
+            .map_err(|e| Failure::failed(e.to_string()))?;
+        let core = Core::new(known, terms);
+        let core = if kind.closed { core.closed() } else { core };
+        let (driver, thread) = driver::start(store, core, counts.clone());
         let ticking = driver.clone();
         tokio::spawn(async move { ticking.tick().await });
         let service = Service::new(driver.clone(), index, samples, counts.clone());
         service.sweep(keep).await;
         let sweeping = tokio::spawn(service.clone().keep_sweeping(keep));
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        // Answers are small and somebody waits for each: without this, the kernel holds many of them back for 40 ms.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let limits = security.as_ref().map(|s| *s.limits());
+        let desk = security.clone().map(Desk::new);
         let server = Server::builder()
             .layer(Timed::new(counts.clone()))
+            .layer(Guard::new(security.clone()))
+            .max_concurrent_streams(limits.map(|l| l.streams))
+            .http2_max_header_list_size(limits.map(|l| l.header_bytes))
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .add_service(service.agents())
             .add_service(service.operator())
             .add_service(content.content())
             .add_service(content.sharing())
-            .serve_with_incoming_shutdown(incoming, async {
-                let _ = stopped.await;
-            });
+            .add_optional_service(desk.as_ref().map(Desk::join))
+            .add_optional_service(desk.as_ref().map(Desk::certificates));
+        let stopped = async {
+            let _ = stopped.await;
+        };
         let server = tokio::spawn(async move {
-            if let Err(error) = server.await {
+            let served = match security {
+                Some(security) => {
+                    let keeping = tokio::spawn(security.clone().keep());
+                    let served = server.serve_with_incoming_shutdown(security.incoming(listener), stopped).await;
+                    keeping.abort();
+                    served
+                }
+                // Answers are small and somebody waits for each: without this, the kernel holds many of them back for
+                // 40 ms.
+                None => {
+                    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                    server.serve_with_incoming_shutdown(incoming, stopped).await
+                }
+            };
+            if let Err(error) = served {
                 tracing::error!(%error, "the server failed");
             }
         });
@@ -219,30 +282,47 @@ impl Running {
         )
     }
 
-    /// Ends the server, then the driver; everything that was answered is on disk.
+    /// Ends the server, then the driver, within a bounded time; everything that was answered is on disk.
     pub(super) async fn stop(self) {
         let _ = self.stop.send(());
         self.sweeping.abort();
         // Questions for work stay open for half a minute; nobody should wait for those.
-        let _ = tokio::time::timeout(FAREWELL, self.server).await;
+        let mut server = self.server;
+        let is_ended = tokio::time::timeout(FAREWELL, &mut server).await.is_ok();
         // Before the driver, which gives the folder back.
         self.samples.stop().await;
         self.driver.stop().await;
         let thread = self.thread;
-        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        if tokio::time::timeout(LAST_SNAPSHOT, ended).await.is_err() {
+            tracing::warn!("the last snapshot takes too long and is left; the next start reads more of the journal");
+        }
+        // Without the driver, what is still open is answered with "shutting down"; those answers go out.
+        if !is_ended {
+            let _ = tokio::time::timeout(FAREWELL, server).await;
+        }
+    }
+}
+
+/// Ctrl-C and SIGTERM, from when this was made: none that comes between two questions is missed.
+struct Interrupts(Vec<Signal>);
+
+impl Interrupts {
+    fn listen() -> Self {
+        Self([SignalKind::interrupt(), SignalKind::terminate()].into_iter().filter_map(|s| signal(s).ok()).collect())
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        std::future::poll_fn(|context| {
+            let came = self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if came { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
 /// Waits for Ctrl-C or SIGTERM.
 pub(super) async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        },
-        Err(_) => {
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
+    Interrupts::listen().next().await;
 }

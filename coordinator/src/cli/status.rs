@@ -8,6 +8,7 @@ use fleet_common::wire::v1;
 use serde::Serialize;
 use tonic::transport::Channel;
 
+use super::agents::AgentDocument;
 use super::progress::{Progress, ended, stage};
 use super::{Coordinator, Failure, Json, Named, client, print_json};
 use crate::service::rpc::operator_client::OperatorClient;
@@ -55,14 +56,26 @@ fn print(status: &v1::StatusReply) {
             let time = units::duration(r.running_ms as f64 / 1e3);
             say!("  running       {}: {} ({} on {}, {time})", r.label, stage(r), r.slot, r.agent);
         }
-        for w in &c.waits {
+        let mut waits: Vec<_> = c.waits.iter().collect();
+        waits.sort_by_key(|w| std::cmp::Reverse(w.count));
+        for w in waits.iter().take(MOST_REASONS) {
             say!("  waiting       {}: {}", w.count, w.reason);
+        }
+        if let Some(rest) = waits.get(MOST_REASONS..).filter(|rest| !rest.is_empty()) {
+            let trials: u64 = rest.iter().map(|w| w.count).sum();
+            say!("  waiting       {trials}: {} more reasons; `fleet explain CELL` tells a trial's", rest.len());
+        }
+        if let Some(eta) = &c.eta {
+            say!("  over          {}", in_words(eta));
         }
     }
     for set in &status.imported {
         // A file's name comes from another machine: it must not steer this terminal.
         let file = set.file_name.replace(char::is_control, "?");
         say!("{}: {} imported records, from {file}", set.name, set.records);
+    }
+    for problem in &status.storage_problems {
+        say!("the coordinator's storage: {problem}");
     }
     say!("");
     if status.agents.is_empty() {
@@ -75,9 +88,23 @@ fn print(status: &v1::StatusReply) {
             String::new()
         };
         say!("agent {} on {}{silent}", a.agent, a.host);
-        for s in &a.slots {
-            say!("  {:<14}{}, {}", s.slot, s.hardware, Bytes(s.memory_bytes));
+        for (i, s) in a.slots.iter().enumerate() {
+            let drained = a.states.get(i).map(|s| s.drained.as_str()).filter(|d| !d.is_empty());
+            let drained = drained.map(|d| format!("; {d}")).unwrap_or_default();
+            say!("  {:<14}{}, {}{drained}", s.slot, s.hardware, Bytes(s.memory_bytes));
         }
+    }
+}
+
+/// Reasons that are shown one by one.
+const MOST_REASONS: usize = 8;
+
+/// "in about 2 h 10 min (90 %: 2 h 50 min)", or why nobody knows.
+pub(super) fn in_words(eta: &v1::Eta) -> String {
+    let note = if eta.note.is_empty() { String::new() } else { format!(", {}", eta.note) };
+    match (eta.seconds, eta.seconds_90) {
+        (Some(s), Some(most)) => format!("in about {} (90 %: {}){note}", units::duration(s), units::duration(most)),
+        _ => format!("at a time that cannot be told: {}", eta.note),
     }
 }
 
@@ -88,6 +115,7 @@ struct StatusDocument<'a> {
     campaigns: Vec<CampaignDocument<'a>>,
     imported: Vec<ImportedDocument<'a>>,
     agents: Vec<AgentDocument<'a>>,
+    storage_problems: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -107,6 +135,15 @@ struct CampaignDocument<'a> {
     finished: std::collections::BTreeMap<&'a str, u64>,
     cancelled: u64,
     waits: std::collections::BTreeMap<&'a str, u64>,
+    priority: i32,
+    eta: Option<EtaDocument<'a>>,
+}
+
+#[derive(Serialize)]
+struct EtaDocument<'a> {
+    seconds: Option<f64>,
+    seconds_90: Option<f64>,
+    note: &'a str,
 }
 
 #[derive(Serialize)]
@@ -122,22 +159,6 @@ struct RunningDocument<'a> {
     of: u64,
     loss: Option<f64>,
     running_ms: u64,
-}
-
-#[derive(Serialize)]
-struct AgentDocument<'a> {
-    agent: &'a str,
-    host: &'a str,
-    version: &'a str,
-    silent_ms: u64,
-    slots: Vec<SlotDocument<'a>>,
-}
-
-#[derive(Serialize)]
-struct SlotDocument<'a> {
-    slot: &'a str,
-    hardware: &'a str,
-    memory_bytes: u64,
 }
 
 impl<'a> From<&'a v1::StatusReply> for StatusDocument<'a> {
@@ -169,23 +190,15 @@ impl<'a> From<&'a v1::StatusReply> for StatusDocument<'a> {
                 finished: c.finished.iter().map(|f| (f.class.as_str(), f.count)).collect(),
                 cancelled: c.cancelled,
                 waits: c.waits.iter().map(|w| (w.reason.as_str(), w.count)).collect(),
+                priority: c.priority,
+                eta: c.eta.as_ref().map(|e| EtaDocument {
+                    seconds: e.seconds,
+                    seconds_90: e.seconds_90,
+                    note: &e.note,
+                }),
             })
             .collect();
-        let agents = status
-            .agents
-            .iter()
-            .map(|a| AgentDocument {
-                agent: &a.agent,
-                host: &a.host,
-                version: &a.version,
-                silent_ms: a.silent_ms,
-                slots: a
-                    .slots
-                    .iter()
-                    .map(|s| SlotDocument { slot: &s.slot, hardware: &s.hardware, memory_bytes: s.memory_bytes })
-                    .collect(),
-            })
-            .collect();
+        let agents = status.agents.iter().map(Into::into).collect();
         let imported = status
             .imported
             .iter()
@@ -196,7 +209,8 @@ impl<'a> From<&'a v1::StatusReply> for StatusDocument<'a> {
                 imported_unix_ms: s.imported_unix_ms,
             })
             .collect();
-        Self { schema: "fleet.status/1", campaigns, imported, agents }
+        let storage_problems = &status.storage_problems;
+        Self { schema: "fleet.status/1", campaigns, imported, agents, storage_problems }
     }
 }
 

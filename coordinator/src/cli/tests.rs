@@ -8,7 +8,7 @@ use fleet_common::lease::{Holder, LeaseTerms};
 use fleet_common::record::Record;
 use fleet_common::telemetry::Seal;
 
-use super::serve::{CONTENT_SPACE, Running};
+use super::serve::{Kind, Running};
 use super::{Cli, Failure, client, dispatch};
 use crate::core::{CellEntry, Event, Submission};
 use crate::report::tests::records;
@@ -32,13 +32,21 @@ pub(super) fn finished(state: &Path, name: &str, records: &[Record]) {
         excluded_json: vec![],
         warnings: vec![],
         keep: Default::default(),
+        scheduling: Default::default(),
     }))];
     for r in records {
         let (trial, attempt) = (r.trial.clone(), Attempt::FIRST);
         let holder = Holder { agent: r.machine.agent.clone(), slot: r.machine.slot.clone() };
         events.push(Event::LeaseGranted { trial: trial.clone(), attempt, holder });
         let (class, record) = (r.outcome.kind(), r.to_json());
-        events.push(Event::TrialRecorded { trial, attempt, class, record, seal: Seal::default() });
+        events.push(Event::TrialRecorded {
+            trial,
+            attempt,
+            class,
+            record,
+            seal: Seal::default(),
+            figures: Default::default(),
+        });
     }
     store.commit(events.into_iter().map(|e| (1, e)).collect()).expect("commits");
 }
@@ -57,7 +65,7 @@ impl World {
     pub(super) async fn keeping(dir: tempfile::TempDir, keep: Keep) -> Self {
         let address = "127.0.0.1:0".parse().expect("an address");
         let running =
-            Running::start(&dir.path().join("state"), address, TERMS, keep, CONTENT_SPACE).await.expect("starts");
+            Running::start(&dir.path().join("state"), address, TERMS, keep, Kind::default()).await.expect("starts");
         Self { dir, running }
     }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use fleet_common::id::{CampaignName, HardwareClass};
 use fleet_common::lease::{StateKind, TrialState};
-use fleet_common::plan::Plan;
+use fleet_common::plan::{Kinds, Plan};
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::{self, Hardware};
 
-use super::{CellEntry, Core, Event, Refusal, Reply, Submission, Token};
+use super::{CellEntry, Core, Event, Refusal, Reply, Scheduling, Submission, Token};
 
 /// A campaign, parsed and planned by whoever received it: that takes time, and the core must not.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,16 +19,21 @@ pub struct Prepared {
     pub toml: String,
     /// Its plan.
     pub plan: Plan,
+    /// What its cells have in common.
+    pub kinds: Kinds,
+}
+
+impl Prepared {
+    /// Estimates what the cells of a plan need, which takes a while.
+    pub fn new(campaign: spec::Campaign, toml: String, plan: Plan) -> Self {
+        let kinds = Kinds::of(&plan);
+        Self { campaign, toml, plan, kinds }
+    }
 }
 
 impl Core {
-    /// The classes of all connected slots, each once.
-    pub(super) fn classes(&self) -> BTreeSet<HardwareClass> {
-        self.agents.values().flat_map(|a| a.slots.iter().map(|s| s.hardware.clone())).collect()
-    }
-
     pub(super) fn submit(&mut self, token: Token, prepared: Prepared) {
-        let Prepared { campaign, toml, plan } = prepared;
+        let Prepared { campaign, toml, plan, kinds } = prepared;
         if self.state.imports().sets().contains_key(&campaign.name) {
             let refusal = Refusal::NotNow(format!(
                 "\"{}\" is a set of imported records; give the campaign another name",
@@ -39,8 +44,18 @@ impl Core {
         // A machine that is off today does not leave the comparison.
         let earlier = self.state.campaigns().get(&campaign.name).into_iter().flat_map(|c| &c.trials);
         let earlier: BTreeSet<HardwareClass> = earlier.filter_map(|t| t.hardware.clone()).collect();
-        let classes: Vec<HardwareClass> = self.classes().union(&earlier).cloned().collect();
+        let classes: Vec<HardwareClass> = self.classes(&campaign.select).union(&earlier).cloned().collect();
         if campaign.hardware == Hardware::Each && classes.is_empty() {
+            let connected = self.classes(&spec::Select::default());
+            if !connected.is_empty() {
+                let refusal = Refusal::NotNow(format!(
+                    "hardware = \"each\" asks for every class of hardware that is here and meets [select], and none of the \
+                     {} that are here does: {}. `fleet agents` shows their models, labels and memory",
+                    connected.len(),
+                    connected.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("; ")
+                ));
+                return self.reply(token, Reply::Submitted(Err(refusal)));
+            }
             let refusal = Refusal::NotNow(
                 "hardware = \"each\" asks for every class of hardware that is here, and no agent is connected; start the \
                  agents first, or name the classes: hardware = [\"NVIDIA GeForce RTX 2060\", …]"
@@ -66,6 +81,7 @@ impl Core {
             excluded_json: plan.excluded.iter().map(fleet_common::canonical::json).collect(),
             warnings: plan.warnings,
             keep: campaign.output,
+            scheduling: Scheduling { priority: campaign.priority, select: campaign.select, kinds },
         };
         let total = submission.trials.len() as u64;
         if !self.is_same(&submission) {

@@ -2,11 +2,14 @@
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, SlotId, TrialId};
 use fleet_common::lease::{Holder, Release};
+use fleet_common::plan::{Kind, Kinds};
 use fleet_common::record::OutcomeClass;
-use fleet_common::spec::Output;
+use fleet_common::spec::{Output, Priority, Select};
 use fleet_common::telemetry::Seal;
 use fleet_common::wire::v1::lease_released::Cause;
 use fleet_common::wire::{self, WireError, v1};
+
+use crate::scheduler::Figures;
 
 /// Something that became true.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +62,8 @@ pub enum Event {
         record: Vec<u8>,
         /// Its samples.
         seal: Seal,
+        /// What the scheduler learns from it.
+        figures: Figures,
     },
     /// A former holder's record came late; it is kept outside the statistics.
     ReportSuperseded {
@@ -114,6 +119,24 @@ pub enum Event {
         /// The file that it came from.
         file_name: String,
     },
+    /// Nothing new runs on an agent's slots any more.
+    SlotsDrained {
+        /// Whose.
+        agent: AgentId,
+        /// Which; `None`: all, also those that come later.
+        slot: Option<SlotId>,
+        /// Why.
+        reason: String,
+        /// Its agent found something wrong with the device; otherwise an operator wanted it.
+        fault: bool,
+    },
+    /// The end of that.
+    SlotsUndrained {
+        /// Whose.
+        agent: AgentId,
+        /// Which; `None`: all.
+        slot: Option<SlotId>,
+    },
 }
 
 /// What a campaign asks for, as it was planned: replay must not depend on the planner's version.
@@ -133,6 +156,19 @@ pub struct Submission {
     pub warnings: Vec<String>,
     /// What agents keep.
     pub keep: Output,
+    /// Where and when its trials run.
+    pub scheduling: Scheduling,
+}
+
+/// What the scheduler is told of a campaign.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scheduling {
+    /// Its share beside others.
+    pub priority: Priority,
+    /// Where its trials may run.
+    pub select: Select,
+    /// What its cells have in common; empty where an earlier version did not plan it.
+    pub kinds: Kinds,
 }
 
 /// A cell as the coordinator hands it out.
@@ -164,6 +200,13 @@ impl Event {
                 warnings: s.warnings,
                 keep_weights: s.keep.weights,
                 keep_adapter: s.keep.adapter,
+                priority: s.scheduling.priority.get().into(),
+                select_json: match s.scheduling.select.is_everything() {
+                    true => String::new(),
+                    false => fleet_common::canonical::json(&s.scheduling.select),
+                },
+                kinds: s.scheduling.kinds.kinds.into_iter().map(to_planned).collect(),
+                kind_of_cell: s.scheduling.kinds.of_cell,
             }),
             Self::CampaignCancelled { name } => E::CampaignCancelled(v1::CampaignCancelled { name: name.into() }),
             Self::LeaseGranted { trial, attempt, holder } => E::LeaseGranted(v1::LeaseGranted {
@@ -184,15 +227,21 @@ impl Event {
                 reason,
                 cause: to_cause(cause).into(),
             }),
-            Self::TrialRecorded { trial, attempt, class, record, seal } => E::TrialRecorded(v1::TrialRecorded {
-                trial: Some((&trial).into()),
-                attempt: attempt.get(),
-                record_json: record,
-                samples_stored: seal.stored,
-                samples_missing: seal.missing,
-                samples_crc32: seal.crc32,
-                outcome_class: class.name().to_owned(),
-            }),
+            Self::TrialRecorded { trial, attempt, class, record, seal, figures } => {
+                E::TrialRecorded(v1::TrialRecorded {
+                    trial: Some((&trial).into()),
+                    attempt: attempt.get(),
+                    record_json: record,
+                    samples_stored: seal.stored,
+                    samples_missing: seal.missing,
+                    samples_crc32: seal.crc32,
+                    outcome_class: class.name().to_owned(),
+                    peak_bytes: figures.peak_bytes,
+                    seconds: figures.seconds,
+                    hardware: figures.hardware.map(String::from).unwrap_or_default(),
+                    cap_bytes: figures.cap_bytes,
+                })
+            }
             Self::ReportSuperseded { trial, attempt, record } => E::ReportSuperseded(v1::ReportSuperseded {
                 trial: Some((&trial).into()),
                 attempt: attempt.get(),
@@ -215,6 +264,16 @@ impl Event {
             Self::SetImported { name, content, records, file_name } => {
                 E::SetImported(v1::SetImported { name: name.into(), content, records, file_name })
             }
+            Self::SlotsDrained { agent, slot, reason, fault } => E::SlotsDrained(v1::SlotsDrained {
+                agent: agent.into(),
+                slot: slot.map(String::from).unwrap_or_default(),
+                reason,
+                fault,
+            }),
+            Self::SlotsUndrained { agent, slot } => E::SlotsUndrained(v1::SlotsUndrained {
+                agent: agent.into(),
+                slot: slot.map(String::from).unwrap_or_default(),
+            }),
         };
         v1::JournalEvent { at_unix_ms, event: Some(event) }
     }
@@ -242,6 +301,14 @@ impl Event {
                 excluded_json: s.excluded_json,
                 warnings: s.warnings,
                 keep: Output { weights: s.keep_weights, adapter: s.keep_adapter },
+                scheduling: Scheduling {
+                    priority: i64::from(s.priority).try_into().map_err(WireError::Invalid)?,
+                    select: match s.select_json.as_str() {
+                        "" => Select::default(),
+                        json => serde_json::from_str(json).map_err(|e| WireError::Invalid(e.to_string()))?,
+                    },
+                    kinds: Kinds { kinds: s.kinds.into_iter().map(from_planned).collect(), of_cell: s.kind_of_cell },
+                },
             })),
             E::CampaignCancelled(c) => Self::CampaignCancelled { name: c.name.parse()? },
             E::LeaseGranted(l) => Self::LeaseGranted {
@@ -267,6 +334,12 @@ impl Event {
                     .ok_or_else(|| WireError::Invalid(format!("an unknown outcome \"{}\"", r.outcome_class)))?,
                 record: r.record_json,
                 seal: Seal { stored: r.samples_stored, missing: r.samples_missing, crc32: r.samples_crc32 },
+                figures: Figures {
+                    peak_bytes: r.peak_bytes,
+                    seconds: r.seconds,
+                    hardware: Some(r.hardware).filter(|h| !h.is_empty()).map(|h| h.parse()).transpose()?,
+                    cap_bytes: r.cap_bytes,
+                },
             },
             E::ReportSuperseded(r) => Self::ReportSuperseded {
                 trial: wire::trial(r.trial)?,
@@ -287,11 +360,31 @@ impl Event {
                 records: s.records,
                 file_name: s.file_name,
             },
+            E::SlotsDrained(d) => {
+                Self::SlotsDrained { agent: d.agent.parse()?, slot: slot(d.slot)?, reason: d.reason, fault: d.fault }
+            }
+            E::SlotsUndrained(d) => Self::SlotsUndrained { agent: d.agent.parse()?, slot: slot(d.slot)? },
         })
     }
 }
 
-const fn to_cause(cause: Release) -> Cause {
+fn slot(text: String) -> Result<Option<SlotId>, WireError> {
+    Ok(Some(text).filter(|t| !t.is_empty()).map(|t| t.parse()).transpose()?)
+}
+
+fn to_planned(kind: Kind) -> v1::PlannedKind {
+    let Kind { key, family, budget_bytes, peak_bytes, work } = kind;
+    v1::PlannedKind { key, family, budget_bytes, peak_bytes, work }
+}
+
+fn from_planned(kind: v1::PlannedKind) -> Kind {
+    let v1::PlannedKind { key, family, budget_bytes, peak_bytes, work } = kind;
+    // What is not a positive number is unknown.
+    let work = if work.is_finite() { work.max(0.0) } else { 0.0 };
+    Kind { key, family, budget_bytes, peak_bytes, work }
+}
+
+pub(super) const fn to_cause(cause: Release) -> Cause {
     match cause {
         Release::Silent => Cause::Silent,
         Release::Restarted => Cause::Restarted,
@@ -301,7 +394,7 @@ const fn to_cause(cause: Release) -> Cause {
     }
 }
 
-fn from_cause(cause: Cause) -> Result<Release, WireError> {
+pub(super) fn from_cause(cause: Cause) -> Result<Release, WireError> {
     Release::ALL
         .into_iter()
         .find(|r| to_cause(*r) == cause)

@@ -38,9 +38,9 @@ pub enum Source {
 /// All that was imported.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Imports {
-    sets: BTreeMap<CampaignName, ImportedSet>,
+    pub(super) sets: BTreeMap<CampaignName, ImportedSet>,
     /// By content: number of a part's first record → how many records the part has.
-    parts: HashMap<String, BTreeMap<u64, u64>>,
+    pub(super) parts: HashMap<String, BTreeMap<u64, u64>>,
 }
 
 impl Imports {

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use fleet_common::id::{AgentId, Attempt, HardwareClass, TrialId};
+use fleet_common::id::{AgentId, Attempt, TrialId};
 use fleet_common::lease::{Holder, Release, TrialState};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
 
-use super::{Agent, Claim, Core, Event, Offer, Parked, Progress, Reply, Reported, SlotInfo, Token, Verdict};
+use super::{Agent, Claim, Core, Event, Progress, Reply, Reported, Token, Verdict};
+use crate::scheduler::Figures;
 
 /// A coordinator that has not looked for so long was stopped, or its machine was.
 const STOPPED_MS: u64 = 2_000;
@@ -15,15 +16,7 @@ const STOPPED_MS: u64 = 2_000;
 impl Core {
     /// Settles both sides' views: what the agent claims is judged, and what it should hold but does not claim is taken
     /// back at once, without waiting for the lease's time.
-    pub(super) fn register(
-        &mut self,
-        token: Token,
-        agent: AgentId,
-        version: String,
-        host: String,
-        slots: Vec<SlotInfo>,
-        held: Vec<Claim>,
-    ) {
+    pub(super) fn register(&mut self, token: Token, agent: AgentId, known: Agent, held: Vec<Claim>) {
         let claimed: HashSet<(TrialId, Attempt)> = held.iter().map(|c| (c.trial.clone(), c.attempt)).collect();
         let dropped: Vec<TrialId> = self
             .state
@@ -37,12 +30,11 @@ impl Core {
         for trial in dropped {
             self.lose(&trial, Release::Restarted, "its agent was restarted");
         }
-        // Questions of the agent's slots that came before it was known are answered, so that they are asked again; a
-        // question that is only forgotten would be waited for without end.
-        for parked in self.parked.extract_if(.., |p| p.holder.agent == agent).collect::<Vec<_>>() {
-            self.reply(parked.token, Reply::Leased(None));
-        }
-        self.agents.insert(agent.clone(), Agent { version, host, slots, heard: self.now.mono });
+        // Questions of the agent's slots that came before it was known.
+        self.ask_again(&agent);
+        self.quarantine(&agent, &known.slots);
+        self.agents.insert(agent.clone(), known);
+        self.refresh_fleet();
         let verdicts = held.into_iter().map(|claim| self.judge(&agent, claim)).collect();
         self.reply(token, Reply::Registered(verdicts));
     }
@@ -52,6 +44,7 @@ impl Core {
         let holder = Holder { agent: agent.clone(), slot: claim.slot.clone() };
         let keep = match self.state.trial(&claim.trial) {
             None => Err("the coordinator does not know this trial".to_owned()),
+            Some(_) if self.is_anothers(agent, &claim.trial, claim.attempt) => Err(super::ANOTHERS.to_owned()),
             Some(t) if t.life.is_held(&holder, claim.attempt) => Ok(()),
             Some(t) if t.life.may_resume(claim.attempt) && self.state.held_by(&holder).is_none() => {
                 self.record(Event::LeaseResumed {
@@ -93,75 +86,11 @@ impl Core {
         self.reply(token, Reply::Heartbeat(Some(verdicts)));
     }
 
-    pub(super) fn pull(&mut self, token: Token, holder: Holder, wait_ms: u64) {
-        if let Some(agent) = self.agents.get_mut(&holder.agent) {
-            agent.heard = self.now.mono;
-        }
-        // A slot asks once at a time: an older question of the same slot lost its asker, or will be asked again.
-        for parked in self.parked.extract_if(.., |p| p.holder == holder).collect::<Vec<_>>() {
-            self.reply(parked.token, Reply::Leased(None));
-        }
-        // The answer to an earlier question got lost: the slot holds a lease that it does not know of.
-        if let Some(offer) = self.state.held_by(&holder).and_then(|trial| self.offer(trial)) {
-            self.state.renew(&offer.trial, &holder, self.now.mono);
-            return self.reply(token, Reply::Leased(Some(offer)));
-        }
-        self.parked.push(Parked { token, holder, until: self.now.mono + wait_ms });
-    }
-
-    fn class_of(&self, holder: &Holder) -> Option<&HardwareClass> {
-        let agent = self.agents.get(&holder.agent)?;
-        agent.slots.iter().find(|s| s.slot == holder.slot).map(|s| &s.hardware)
-    }
-
-    fn offer(&self, trial: &TrialId) -> Option<Offer> {
-        let entry = self.state.trial(trial)?;
-        Some(Offer {
-            trial: trial.clone(),
-            attempt: entry.life.attempt?,
-            cell: self.state.cell(&trial.cell)?.clone(),
-            keep: self.state.keep(trial),
-        })
-    }
-
-    /// The trial that a slot should get: the first in line that did not fail there, or that has nowhere else to go.
-    fn next_for(&self, holder: &Holder) -> Option<&TrialId> {
-        let class = self.class_of(holder)?;
-        self.state.queue().line_for(class).find(|trial| {
-            let failed_here = self.state.trial(trial).is_some_and(|t| t.failed_on.contains(holder));
-            !failed_here || !self.may_run_elsewhere(trial, holder)
-        })
-    }
-
     /// Whether another connected slot could run the trial, and has not failed at it.
     fn may_run_elsewhere(&self, trial: &TrialId, here: &Holder) -> bool {
-        let failed_on = |holder: &Holder| self.state.trial(trial).is_some_and(|t| t.failed_on.contains(holder));
-        self.agents.iter().any(|(agent, known)| {
-            known.slots.iter().any(|s| {
-                let holder = Holder { agent: agent.clone(), slot: s.slot.clone() };
-                holder != *here && trial.hardware.as_ref().is_none_or(|h| *h == s.hardware) && !failed_on(&holder)
-            })
-        })
-    }
-
-    /// Grants work to parked questions, oldest first, and answers those whose time is over.
-    pub(super) fn serve_parked(&mut self) {
-        let mut still = Vec::new();
-        for parked in std::mem::take(&mut self.parked) {
-            let next = self.next_for(&parked.holder).cloned();
-            match next.and_then(|trial| self.state.trial(&trial).map(|t| (t.life.next_attempt(), trial))) {
-                Some((attempt, trial)) => {
-                    let holder = parked.holder.clone();
-                    self.record(Event::LeaseGranted { trial: trial.clone(), attempt, holder });
-                    self.progress.insert(trial.clone(), (Progress::default(), self.now.mono));
-                    let offer = self.offer(&trial);
-                    self.reply(parked.token, Reply::Leased(offer));
-                }
-                None if parked.until <= self.now.mono => self.reply(parked.token, Reply::Leased(None)),
-                None => still.push(parked),
-            }
-        }
-        self.parked = still;
+        let view = self.view();
+        let place = self.state.place(trial);
+        place.is_some_and(|p| view.fleet.elsewhere(view.estimates, view.queue.account(&p.account), &p.group, here))
     }
 
     #[allow(clippy::too_many_arguments, reason = "a report has that many parts")]
@@ -174,6 +103,7 @@ impl Core {
         reason: String,
         record: Vec<u8>,
         seal: Seal,
+        figures: Figures,
     ) -> Reported {
         let Some(entry) = self.state.trial(&trial) else { return Reported::NotWanted };
         let life = &entry.life;
@@ -193,6 +123,10 @@ impl Core {
         }
         self.progress.remove(&trial);
         match class {
+            // The device is at fault, not the trial.
+            OutcomeClass::Crashed if self.is_quarantined(holder) => {
+                self.record(Event::LeaseReleased { trial, attempt, cause: Release::Unfit, reason });
+            }
             // What happened to the machine says nothing about the cell: try again, but not for ever.
             OutcomeClass::Crashed if self.may_lose_again(&trial) => self.lose(&trial, Release::Crashed, &reason),
             // What is wrong may be that machine's copy of the data.
@@ -202,7 +136,15 @@ impl Core {
             OutcomeClass::Cancelled => {
                 self.record(Event::LeaseReleased { trial, attempt, cause: Release::Returned, reason });
             }
-            _ => self.record(Event::TrialRecorded { trial, attempt, class, record, seal }),
+            _ => {
+                let expected = |core: &Self, trial| core.state.estimates().size(core.state.kind(trial));
+                let before = expected(self, &trial);
+                self.record(Event::TrialRecorded { trial: trial.clone(), attempt, class, record, seal, figures });
+                if expected(self, &trial) < before {
+                    // What seemed too large for a slot may fit it.
+                    self.questions.wake_all();
+                }
+            }
         }
         Reported::Recorded
     }
@@ -251,7 +193,11 @@ impl Core {
         // An agent that holds nothing and says nothing is no longer here.
         let (now, silence) = (self.now.mono, self.terms.time_ms * 2);
         let busy: HashSet<AgentId> = self.state.leases().map(|(h, _)| h.agent.clone()).collect();
+        let before = self.agents.len();
         self.agents.retain(|id, a| busy.contains(id) || now.0.saturating_sub(a.heard.0) < silence);
+        if self.agents.len() != before {
+            self.refresh_fleet();
+        }
     }
 }
 

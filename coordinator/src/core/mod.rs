@@ -5,9 +5,13 @@
 
 mod campaigns;
 mod content;
+mod drains;
 mod event;
+mod explain;
 mod imports;
 mod leases;
+mod serve;
+mod slots;
 mod state;
 mod status;
 
@@ -21,12 +25,17 @@ use fleet_common::spec::Output;
 use fleet_common::telemetry::Seal;
 use fleet_content::Item;
 
+use crate::scheduler::{Affinity, Eta, Figures, Fleet, NoAffinity, Shares};
+
 pub use campaigns::Prepared;
 pub use content::wanted;
-pub use event::{CellEntry, Event, Submission};
+pub use drains::{Drain, Drains};
+pub use event::{CellEntry, Event, Scheduling, Submission};
+pub use explain::{Expected, ExpectedDuration, Explanation, Line, PastAttempt, SlotReason};
 pub use imports::{ImportedSet, Imports, Source};
-pub use state::{ApplyError, Campaign, State, TrialEntry};
-pub use status::{AgentView, Attempts, CampaignView, Description, Running, Snapshot};
+pub use slots::{Drained, SlotAbout};
+pub use state::{ApplyError, Campaign, Past, Restored, State, TrialEntry};
+pub use status::{AgentView, Attempts, CampaignView, Description, Running, SlotState, Snapshot};
 
 /// Names one question, so that its answer finds back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +59,8 @@ pub struct SlotInfo {
     pub hardware: HardwareClass,
     /// Its memory, bytes.
     pub memory_bytes: u64,
+    /// What else it says.
+    pub about: SlotAbout,
 }
 
 /// A lease as an agent claims to hold it.
@@ -129,6 +140,8 @@ pub enum Input {
         held: Vec<Claim>,
         /// The data sets and weights that it has.
         content: HashSet<Item>,
+        /// Rises with every introduction of the agent; 0 where it does not count.
+        number: u64,
     },
     /// A free slot asks for work.
     Pull {
@@ -170,6 +183,8 @@ pub enum Input {
         record: Vec<u8>,
         /// Its samples, as stored.
         seal: Seal,
+        /// What the scheduler learns from it.
+        figures: Figures,
     },
     /// An agent gives a lease back.
     Release {
@@ -188,6 +203,8 @@ pub enum Input {
     Wasted {
         /// Whom to answer.
         token: Token,
+        /// Who, where that is known.
+        agent: Option<AgentId>,
         /// Of an attempt each, with its document.
         wastes: Vec<(TrialId, Attempt, Vec<u8>)>,
     },
@@ -195,10 +212,36 @@ pub enum Input {
     Knows {
         /// Whom to answer.
         token: Token,
+        /// Who, where that is known.
+        agent: Option<AgentId>,
         /// The trial.
         trial: TrialId,
         /// The attempt.
         attempt: Attempt,
+    },
+    /// A person asks why trials are not running: a trial's id, or the beginning of a cell's.
+    Explain(Token, String),
+    /// A person wants nothing new to run on an agent's slots.
+    Drain {
+        /// Whom to answer.
+        token: Token,
+        /// Whose.
+        agent: AgentId,
+        /// Which; `None`: all.
+        slot: Option<SlotId>,
+        /// Why.
+        reason: String,
+        /// What runs there is given back.
+        now: bool,
+    },
+    /// A person wants an end of that.
+    Undrain {
+        /// Whom to answer.
+        token: Token,
+        /// Whose.
+        agent: AgentId,
+        /// Which; `None`: all.
+        slot: Option<SlotId>,
     },
     /// Time has passed.
     Tick,
@@ -225,6 +268,9 @@ pub struct Verdict {
     /// Go on, or stop for this reason.
     pub keep: Result<(), String>,
 }
+
+/// What an agent hears that claims another's attempt.
+pub const ANOTHERS: &str = "this attempt was granted to another agent";
 
 /// A lease that is offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,6 +341,12 @@ pub enum Reply {
     Noted,
     /// Whether this attempt was ever granted.
     Knows(bool),
+    /// To a question why.
+    Explained(Result<Vec<Explanation>, Refusal>),
+    /// To drain and undrain.
+    Drained(Result<Drained, Refusal>),
+    /// To an agent that has something on an attempt that was granted to another.
+    NotItsOwn,
 }
 
 /// What follows from an input: facts to make durable, then answers to send.
@@ -313,26 +365,27 @@ struct Agent {
     host: String,
     slots: Vec<SlotInfo>,
     heard: Millis,
-}
-
-/// A pull that waits for work.
-#[derive(Debug, Clone, PartialEq)]
-struct Parked {
-    token: Token,
-    holder: Holder,
-    until: Millis,
+    /// Of its latest introduction.
+    number: u64,
 }
 
 /// The coordinator's mind.
-#[derive(Debug)]
 pub struct Core {
     state: State,
     terms: LeaseTerms,
     agents: BTreeMap<AgentId, Agent>,
+    questions: serve::Questions,
+    /// The slots as the scheduler sees them.
+    fleet: Fleet,
+    shares: Shares,
+    affinity: Box<dyn Affinity + Send>,
+    /// There will be no other agents than those that are here.
+    closed: bool,
     /// What agents have. Not durable, like them.
     content: HashMap<AgentId, HashSet<Item>>,
-    parked: Vec<Parked>,
     progress: HashMap<TrialId, (Progress, Millis)>,
+    /// When campaigns will be over, and when that was worked out.
+    ahead: (Option<Millis>, BTreeMap<CampaignName, Result<Eta, String>>),
     /// The latest tick.
     ticked: Option<Millis>,
     now: Now,
@@ -346,18 +399,38 @@ impl Core {
             state,
             terms,
             agents: BTreeMap::new(),
+            questions: serve::Questions::default(),
+            fleet: Fleet::default(),
+            shares: Shares::default(),
+            affinity: Box::new(NoAffinity),
+            closed: false,
             content: HashMap::new(),
-            parked: Vec::new(),
             progress: HashMap::new(),
+            ahead: (None, BTreeMap::new()),
             ticked: None,
             now: Now { mono: Millis(0), unix_ms: 0 },
             step: Step::default(),
         }
     }
 
+    /// The same for a fleet that will have no other agents: what fits none of their slots is tried on the roomiest one
+    /// instead of waiting for a larger one that never comes.
+    pub fn closed(mut self) -> Self {
+        self.closed = true;
+        self.fleet.closed = true;
+        self
+    }
+
+    /// What trials prefer among the slots that they fit.
+    pub fn with_affinity(mut self, affinity: Box<dyn Affinity + Send>) -> Self {
+        self.affinity = affinity;
+        self
+    }
+
     /// Starts over from what is durable, after a commit failed; agents, questions and progress are kept.
     pub fn replace_state(&mut self, state: State) {
         self.state = state;
+        self.refresh_fleet();
     }
 
     /// What is known.
@@ -391,30 +464,46 @@ impl Core {
                 self.reply(token, Reply::Described(description.map(Box::new)));
             }
             Input::Status(token, campaign) => {
+                self.look_ahead();
                 let snapshot = self.snapshot(campaign.as_ref());
                 self.reply(token, Reply::Status(snapshot.map(Box::new)));
             }
-            Input::Register { token, agent, version, host, slots, held, content } => {
-                self.register(token, agent.clone(), version, host, slots, held);
-                self.has(&agent, content);
+            Input::Register { token, agent, version, host, slots, held, number, content } => {
+                let later = self.agents.get(&agent).is_some_and(|known| number != 0 && number < known.number);
+                if later {
+                    // It was overtaken: what it does not claim was granted since, and nobody waits for the answer.
+                    self.reply(token, Reply::Registered(Vec::new()));
+                } else {
+                    let known = Agent { version, host, slots, heard: now.mono, number };
+                    self.register(token, agent.clone(), known, held);
+                    self.has(&agent, content);
+                }
             }
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
-            Input::Gone(token) => self.parked.retain(|p| p.token != token),
+            Input::Gone(token) => self.questions.forget(token),
             Input::Heartbeat { token, agent, running, content } => {
                 if let Some(content) = content {
                     self.has(&agent, content);
                 }
                 self.heartbeat(token, &agent, running);
             }
-            Input::Report { token, holder, trial, attempt, class, reason, record, seal } => {
-                let reported = self.report(&holder, trial, attempt, class, reason, record, seal);
+            Input::Wasted { token, agent: Some(agent), wastes }
+                if wastes.iter().any(|(trial, attempt, _)| self.is_anothers(&agent, trial, *attempt)) =>
+            {
+                self.reply(token, Reply::NotItsOwn);
+            }
+            Input::Knows { token, agent: Some(agent), trial, attempt } if self.is_anothers(&agent, &trial, attempt) => {
+                self.reply(token, Reply::NotItsOwn);
+            }
+            Input::Report { token, holder, trial, attempt, class, reason, record, seal, figures } => {
+                let reported = self.report(&holder, trial, attempt, class, reason, record, seal, figures);
                 self.reply(token, Reply::Reported(reported));
             }
             Input::Release { token, holder, trial, attempt, reason } => {
                 self.release(&holder, &trial, attempt, reason);
                 self.reply(token, Reply::Released);
             }
-            Input::Wasted { token, wastes } => {
+            Input::Wasted { token, wastes, .. } => {
                 for (trial, attempt, waste) in wastes {
                     let told = self.state.trial(&trial).is_none_or(|t| t.wasted.contains_key(&attempt));
                     if !told && self.was_granted(&trial, attempt) {
@@ -423,13 +512,19 @@ impl Core {
                 }
                 self.reply(token, Reply::Noted);
             }
-            Input::Knows { token, trial, attempt } => {
+            Input::Knows { token, trial, attempt, .. } => {
                 let granted = self.was_granted(&trial, attempt);
                 self.reply(token, Reply::Knows(granted));
             }
+            Input::Explain(token, what) => {
+                let explained = self.explain(&what);
+                self.reply(token, Reply::Explained(explained));
+            }
+            Input::Drain { token, agent, slot, reason, now } => self.drain(token, agent, slot, reason, now),
+            Input::Undrain { token, agent, slot } => self.undrain(token, agent, slot),
             Input::Tick => self.tick(),
         }
-        self.serve_parked();
+        self.serve();
         std::mem::take(&mut self.step)
     }
 
@@ -440,8 +535,14 @@ impl Core {
         // reach the journal.
         assert!(applied.is_ok() || !cfg!(test), "{applied:?}");
         if applied.is_ok() {
+            self.questions.wake_by(&event);
             self.step.events.push(event);
         }
+    }
+
+    /// Whether an attempt was granted to another agent than this one.
+    fn is_anothers(&self, agent: &AgentId, trial: &TrialId, attempt: Attempt) -> bool {
+        self.state.granted_to(trial, attempt).is_some_and(|granted| granted != agent)
     }
 
     fn was_granted(&self, trial: &TrialId, attempt: Attempt) -> bool {

@@ -1,16 +1,21 @@
 //! What the coordinator knows that must survive: a fold over the events.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, TrialId};
-use fleet_common::lease::{Holder, InvalidTransition, Millis, Trial, TrialState};
+use fleet_common::lease::{Holder, InvalidTransition, Millis, Release, Trial, TrialState};
 use fleet_common::record::OutcomeClass;
-use fleet_common::spec::Output;
+use fleet_common::spec::{Output, Priority, Select};
 
-use super::event::{CellEntry, Event};
+use super::drains::{Drain, Drains};
+use super::event::{CellEntry, Event, Submission};
 use super::imports::Imports;
-use crate::scheduler::{Queue, Rank};
+use crate::scheduler::{Account, Estimates, GroupKey, KindId, Place, Queue, Rank};
+
+pub use snapshot::Restored;
 
 /// A campaign.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +34,10 @@ pub struct Campaign {
     pub submitted_unix_ms: u64,
     /// It was called off.
     pub cancelled: bool,
+    /// Its share beside others.
+    pub priority: Priority,
+    /// Where its trials may run.
+    pub select: Arc<Select>,
 }
 
 /// A trial and what surrounds it.
@@ -48,9 +57,31 @@ pub struct TrialEntry {
     pub wasted: BTreeMap<Attempt, Vec<u8>>,
     /// Slots on which it failed: others are tried first.
     pub failed_on: BTreeSet<Holder>,
+    /// Attempts that ended without a record, the latest of them.
+    pub past: Vec<Past>,
+    /// Which agent was granted which attempt.
+    granted: BTreeMap<Attempt, AgentId>,
     /// Campaigns that ask for it and were not called off.
-    wanted_by: BTreeSet<CampaignName>,
+    pub(super) wanted_by: BTreeSet<CampaignName>,
 }
+
+/// An attempt that ended without a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// Which.
+    pub attempt: Attempt,
+    /// Who had it.
+    pub holder: Holder,
+    /// How it ended.
+    pub cause: Release,
+    /// Why, in words.
+    pub reason: String,
+    /// When, milliseconds since 1970.
+    pub at_unix_ms: u64,
+}
+
+/// Attempts that are remembered; more say nothing new.
+const MOST_PAST: usize = 12;
 
 /// Everything that the journal says, folded.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -63,6 +94,10 @@ pub struct State {
     queue: Queue,
     submissions: u64,
     imports: Imports,
+    /// What is known of sizes and lengths.
+    estimates: Estimates,
+    kinds: HashMap<CellId, KindId>,
+    drains: Drains,
 }
 
 /// An event that does not follow from what went before: a slip of the core, or a journal with a hole in it.
@@ -89,28 +124,7 @@ impl State {
     pub fn apply(&mut self, event: &Event, now: Millis, at_unix_ms: u64) -> Result<(), ApplyError> {
         match event {
             Event::CampaignSubmitted(s) => {
-                for cell in &s.cells {
-                    // The latest submission knows best where the data is.
-                    self.cells.insert(cell.id.clone(), Arc::new(cell.clone()));
-                }
-                let campaign = Campaign {
-                    toml: s.toml.clone(),
-                    trials: s.trials.clone(),
-                    excluded_json: s.excluded_json.clone(),
-                    warnings: s.warnings.clone(),
-                    keep: s.keep,
-                    submitted_unix_ms: at_unix_ms,
-                    cancelled: false,
-                };
-                let before = self.campaigns.insert(s.name.clone(), campaign);
-                let wanted: BTreeSet<&TrialId> = s.trials.iter().collect();
-                for trial in before.iter().flat_map(|b| &b.trials).filter(|t| !wanted.contains(t)) {
-                    self.unwant(trial, &s.name);
-                }
-                for trial in &s.trials {
-                    self.want(trial, &s.name);
-                }
-                self.submissions += 1;
+                self.submit(s, at_unix_ms);
                 Ok(())
             }
             Event::CampaignCancelled { name } => {
@@ -122,25 +136,33 @@ impl State {
                 }
                 Ok(())
             }
-            Event::LeaseGranted { trial, attempt, holder } => {
-                self.step(trial, |t| t.grant(holder.clone(), *attempt, now))
-            }
-            Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.resume(holder.clone(), now)),
-            Event::LeaseReleased { trial, cause, reason, .. } => {
-                let holder = self.entry(trial)?.life.holder().cloned();
-                self.step(trial, |t| t.release(*cause))?;
-                let entry = self.entry(trial)?;
-                entry.note = Some(reason.clone());
-                entry.failed_on.extend(holder.filter(|_| cause.is_failure()));
+            Event::LeaseGranted { trial, attempt, holder } => self.step(trial, |t| {
+                t.life.grant(holder.clone(), *attempt, now)?;
+                t.granted.insert(*attempt, holder.agent.clone());
                 Ok(())
-            }
-            Event::TrialRecorded { trial, class, .. } => {
-                self.step(trial, Trial::finish)?;
+            }),
+            Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.life.resume(holder.clone(), now)),
+            Event::LeaseReleased { trial, cause, reason, .. } => self.step(trial, |t| {
+                let holder = t.life.holder().cloned();
+                t.life.release(*cause)?;
+                t.note = Some(reason.clone());
+                if let (Some(holder), Some(attempt)) = (holder, t.life.attempt) {
+                    t.past.drain(..t.past.len().saturating_sub(MOST_PAST - 1));
+                    let (cause, reason) = (*cause, reason.clone());
+                    t.past.push(Past { attempt, holder: holder.clone(), cause, reason, at_unix_ms });
+                    t.failed_on.extend(Some(holder).filter(|_| cause.is_failure()));
+                }
+                Ok(())
+            }),
+            Event::TrialRecorded { trial, class, figures, .. } => {
+                self.step(trial, |t| t.life.finish())?;
                 self.entry(trial)?.class = Some(*class);
+                let kind = self.kind(trial);
+                self.estimates.observe(kind, *class, figures);
                 Ok(())
             }
             Event::TrialGivenUp { trial, reason, .. } => {
-                self.step(trial, Trial::give_up)?;
+                self.step(trial, |t| t.life.give_up())?;
                 let entry = self.entry(trial)?;
                 entry.class = Some(OutcomeClass::Lost);
                 entry.note = Some(reason.clone());
@@ -155,11 +177,13 @@ impl State {
                 Ok(())
             }
             Event::TrialRetried { trial, campaign } => {
-                self.step(trial, Trial::retry)?;
-                let entry = self.entry(trial)?;
-                entry.class = None;
-                entry.failed_on.clear();
-                entry.wanted_by.insert(campaign.clone());
+                self.step(trial, |t| {
+                    t.life.retry()?;
+                    t.class = None;
+                    t.failed_on.clear();
+                    t.wanted_by.insert(campaign.clone());
+                    Ok(())
+                })?;
                 if let Some(campaign) = self.campaigns.get_mut(campaign) {
                     campaign.cancelled = false;
                 }
@@ -172,6 +196,15 @@ impl State {
             Event::SetImported { name, content, records, file_name } => {
                 self.imports.name_set(name, content, *records, file_name, at_unix_ms)
             }
+            Event::SlotsDrained { agent, slot, reason, fault } => {
+                let drain = Drain { reason: reason.clone(), fault: *fault, since_unix_ms: at_unix_ms };
+                self.drains.drain(agent, slot.as_ref(), drain);
+                Ok(())
+            }
+            Event::SlotsUndrained { agent, slot } => {
+                self.drains.undrain(agent, slot.as_ref());
+                Ok(())
+            }
         }
     }
 
@@ -179,66 +212,146 @@ impl State {
         self.trials.get_mut(trial).ok_or_else(|| ApplyError::Unknown(format!("trial {trial}")))
     }
 
+    /// Takes a campaign in, new or again.
+    fn submit(&mut self, s: &Submission, at_unix_ms: u64) {
+        // Their places may change with what follows.
+        let earlier = self.campaigns.get(&s.name).map(|c| c.trials.clone()).unwrap_or_default();
+        earlier.iter().chain(&s.trials).for_each(|trial| self.leave_line(trial));
+        let kinds: Vec<KindId> = s.scheduling.kinds.kinds.iter().map(|k| self.estimates.learn_kind(k)).collect();
+        for (i, cell) in s.cells.iter().enumerate() {
+            // The latest submission knows best where the data is.
+            self.cells.insert(cell.id.clone(), Arc::new(cell.clone()));
+            let kind = s.scheduling.kinds.of_cell.get(i).and_then(|k| kinds.get(*k as usize));
+            if let Some(kind) = kind {
+                self.learn_kind_of(&cell.id, *kind);
+            }
+        }
+        let select = Arc::new(s.scheduling.select.clone());
+        let priority = s.scheduling.priority;
+        let campaign = Campaign {
+            toml: s.toml.clone(),
+            trials: s.trials.clone(),
+            excluded_json: s.excluded_json.clone(),
+            warnings: s.warnings.clone(),
+            keep: s.keep,
+            submitted_unix_ms: at_unix_ms,
+            cancelled: false,
+            priority,
+            select: select.clone(),
+        };
+        self.campaigns.insert(s.name.clone(), campaign);
+        self.queue.open(s.name.clone(), Account { priority, select });
+        let wanted: HashSet<&TrialId> = s.trials.iter().collect();
+        for trial in earlier.iter().filter(|t| !wanted.contains(t)) {
+            self.unwant(trial, &s.name);
+        }
+        for trial in &s.trials {
+            self.want(trial, &s.name);
+        }
+        self.submissions += 1;
+    }
+
+    /// Notes the kind of a cell. Trials of other campaigns may wait under another: a version before this planned none.
+    fn learn_kind_of(&mut self, cell: &CellId, kind: KindId) {
+        if self.kinds.get(cell) == Some(&kind) {
+            return;
+        }
+        let first = TrialId { cell: cell.clone(), hardware: None, repeat: 0 };
+        let of_cell = self.trials.range(first..).map(|(id, _)| id).take_while(|id| id.cell == *cell);
+        let in_line: Vec<TrialId> =
+            of_cell.filter(|id| self.place(id).is_some_and(|place| self.queue.contains(&place, id))).cloned().collect();
+        in_line.iter().for_each(|id| self.leave_line(id));
+        self.kinds.insert(cell.clone(), kind);
+        in_line.iter().for_each(|id| self.enter_line(id));
+    }
+
+    /// The kind of a trial's cell.
+    pub fn kind(&self, trial: &TrialId) -> KindId {
+        self.kinds.get(&trial.cell).copied().unwrap_or_default()
+    }
+
+    /// Where a trial stands when it waits: with the campaign of the highest priority that asks for it.
+    pub fn place(&self, trial: &TrialId) -> Option<Place> {
+        let entry = self.trials.get(trial)?;
+        let priority = |name: &CampaignName| self.campaigns.get(name).map(|c| c.priority);
+        let account = entry.wanted_by.iter().rev().max_by_key(|name| priority(name))?.clone();
+        let failed_on = entry.failed_on.clone();
+        let group = GroupKey { colour: trial.hardware.clone(), kind: self.kind(trial), failed_on };
+        Some(Place { account, group, rank: entry.rank })
+    }
+
+    fn leave_line(&mut self, trial: &TrialId) {
+        if let Some(place) = self.place(trial) {
+            self.queue.remove(&place, trial);
+        }
+    }
+
+    fn enter_line(&mut self, trial: &TrialId) {
+        let waits = self.trials.get(trial).is_some_and(|t| t.life.state == TrialState::Waiting);
+        if let Some(place) = self.place(trial).filter(|_| waits) {
+            self.queue.insert(place, trial.clone());
+        }
+    }
+
     /// Moves a trial, and keeps the queue and the list of held slots in step with it.
     fn step(
         &mut self,
         id: &TrialId,
-        transition: impl FnOnce(&mut Trial) -> Result<(), InvalidTransition>,
+        transition: impl FnOnce(&mut TrialEntry) -> Result<(), InvalidTransition>,
     ) -> Result<(), ApplyError> {
+        self.leave_line(id);
         let entry = self.trials.get_mut(id).ok_or_else(|| ApplyError::Unknown(format!("trial {id}")))?;
-        let before = entry.life.state.clone();
-        transition(&mut entry.life).map_err(|source| ApplyError::Transition { trial: id.clone(), source })?;
-        if before == TrialState::Waiting {
-            self.queue.remove(entry.rank, id);
-        }
-        if let TrialState::Leased { holder, .. } = &before {
-            self.held.remove(holder);
-        }
-        match &entry.life.state {
-            TrialState::Waiting => self.queue.insert(entry.rank, id.clone()),
-            TrialState::Leased { holder, .. } => {
-                self.held.insert(holder.clone(), id.clone());
+        let before = entry.life.holder().cloned();
+        let moved = transition(entry).map_err(|source| ApplyError::Transition { trial: id.clone(), source });
+        let after = entry.life.holder().cloned();
+        if before != after {
+            if let Some(holder) = before {
+                self.held.remove(&holder);
             }
-            TrialState::Finished | TrialState::Cancelled => {}
+            if let Some(holder) = after {
+                self.held.insert(holder, id.clone());
+            }
         }
-        Ok(())
+        self.enter_line(id);
+        moved
     }
 
     /// A campaign asks for a trial: a new one waits, one that was called off waits again, a finished one serves.
     fn want(&mut self, trial: &TrialId, name: &CampaignName) {
         let rank = Rank::of(self.submissions, name, trial);
-        if let Some(entry) = self.trials.get_mut(trial) {
-            entry.wanted_by.insert(name.clone());
-            if entry.life.state == TrialState::Cancelled {
-                entry.rank = rank;
-                entry.failed_on.clear();
-                let reopened = self.step(trial, Trial::retry);
-                debug_assert!(reopened.is_ok(), "a cancelled trial may be opened again");
-            }
-        } else {
-            let entry = TrialEntry {
-                life: Trial::default(),
-                rank,
-                class: None,
-                note: None,
-                superseded: 0,
-                wasted: BTreeMap::new(),
-                failed_on: BTreeSet::new(),
-                wanted_by: [name.clone()].into(),
-            };
-            self.trials.insert(trial.clone(), entry);
-            self.queue.insert(rank, trial.clone());
+        self.leave_line(trial);
+        let entry = self.trials.entry(trial.clone()).or_insert_with(|| TrialEntry {
+            life: Trial::default(),
+            rank,
+            class: None,
+            note: None,
+            superseded: 0,
+            wasted: BTreeMap::new(),
+            failed_on: BTreeSet::new(),
+            past: Vec::new(),
+            granted: BTreeMap::new(),
+            wanted_by: BTreeSet::new(),
+        });
+        entry.wanted_by.insert(name.clone());
+        if entry.life.state == TrialState::Cancelled {
+            entry.rank = rank;
+            entry.failed_on.clear();
+            let reopened = entry.life.retry();
+            debug_assert!(reopened.is_ok(), "a cancelled trial may be opened again");
         }
+        self.enter_line(trial);
     }
 
     /// A campaign no longer asks for a trial: it is called off unless it has ended or another campaign wants it.
     fn unwant(&mut self, trial: &TrialId, name: &CampaignName) {
+        self.leave_line(trial);
         let Some(entry) = self.trials.get_mut(trial) else { return };
         entry.wanted_by.remove(name);
         if entry.wanted_by.is_empty() {
             // An ended trial has no arrow to Cancelled, and should not.
-            let _ = self.step(trial, Trial::cancel);
+            let _ = self.step(trial, |t| t.life.cancel());
         }
+        self.enter_line(trial);
     }
 
     /// All campaigns.
@@ -251,9 +364,19 @@ impl State {
         &self.imports
     }
 
+    /// How many trials are known.
+    pub fn trial_count(&self) -> usize {
+        self.trials.len()
+    }
+
     /// A trial.
     pub fn trial(&self, id: &TrialId) -> Option<&TrialEntry> {
         self.trials.get(id)
+    }
+
+    /// The agent that was granted an attempt.
+    pub fn granted_to(&self, id: &TrialId, attempt: Attempt) -> Option<&AgentId> {
+        self.trials.get(id)?.granted.get(&attempt)
     }
 
     /// A cell.
@@ -267,6 +390,25 @@ impl State {
         let wishes = campaigns.filter_map(|c| self.campaigns.get(c)).map(|c| &c.keep);
         wishes
             .fold(Output::default(), |a, b| Output { weights: a.weights || b.weights, adapter: a.adapter || b.adapter })
+    }
+
+    /// The trials whose ids begin with `cell`, a beginning of a cell id.
+    pub fn trials_of(&self, cell: &str) -> impl Iterator<Item = (&TrialId, &TrialEntry)> {
+        let first = format!("{cell:0<32}").parse::<CellId>().ok();
+        let from = first.map(|cell| TrialId { cell, hardware: None, repeat: 0 });
+        let cell = cell.to_owned();
+        let from = from.into_iter().flat_map(|from| self.trials.range(from..));
+        from.take_while(move |(id, _)| id.cell.as_str().starts_with(&cell))
+    }
+
+    /// What is known of sizes and lengths.
+    pub fn estimates(&self) -> &Estimates {
+        &self.estimates
+    }
+
+    /// What is drained.
+    pub fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     /// The trials that wait, in line.

@@ -1,14 +1,15 @@
 //! Where things stand, for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, TrialId};
-use fleet_common::lease::{Holder, TrialState};
+use fleet_common::lease::{Holder, Millis, TrialState};
 use fleet_common::plan::CellSettings;
 use fleet_common::record::OutcomeClass;
+use fleet_common::spec::Priority;
 
-use super::{Core, ImportedSet, Progress, Refusal, SlotInfo};
-use crate::scheduler::Queue;
+use super::{Core, Drain, ImportedSet, Progress, Refusal, SlotInfo};
+use crate::scheduler::{self, AtWork, Busy, Eta, GroupKey};
 
 /// Campaigns and agents at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,10 @@ pub struct CampaignView {
     pub running: Vec<Running>,
     /// Why trials wait.
     pub waits: BTreeMap<String, u64>,
+    /// Its share beside others.
+    pub priority: Priority,
+    /// When it will be over, or why that cannot be said; `None` if it is.
+    pub eta: Option<Result<Eta, String>>,
 }
 
 /// A trial at work.
@@ -70,6 +75,19 @@ pub struct AgentView {
     pub slots: Vec<SlotInfo>,
     /// Milliseconds since it was last heard of.
     pub silent_ms: u64,
+    /// How each slot is, in their order.
+    pub states: Vec<SlotState>,
+}
+
+/// How a slot is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SlotState {
+    /// Why nothing new runs there, if so.
+    pub drained: Option<Drain>,
+    /// What runs there, in words.
+    pub label: Option<String>,
+    /// How much longer that is expected to take, where anything is known.
+    pub seconds_left: Option<f64>,
 }
 
 /// What a campaign asks for.
@@ -123,12 +141,13 @@ impl Core {
         if let Some(name) = only {
             self.locate(name)?;
         }
+        let busy = self.busy();
         let campaigns = self
             .state
             .campaigns()
             .iter()
             .filter(|(name, _)| only.is_none_or(|only| only == *name))
-            .map(|(name, campaign)| self.view(name, campaign))
+            .map(|(name, campaign)| self.campaign_view(&busy, name, campaign))
             .collect();
         let agents = self
             .agents
@@ -138,6 +157,7 @@ impl Core {
                 host: a.host.clone(),
                 version: a.version.clone(),
                 slots: a.slots.clone(),
+                states: a.slots.iter().map(|s| self.slot_state(&busy, id, s)).collect(),
                 silent_ms: self.now.mono.0.saturating_sub(a.heard.0),
             })
             .collect();
@@ -146,8 +166,66 @@ impl Core {
         Ok(Snapshot { campaigns, agents, imported })
     }
 
-    fn view(&self, name: &CampaignName, campaign: &super::Campaign) -> CampaignView {
-        let classes = self.classes();
+    fn slot_state(&self, busy: &Busy, agent: &AgentId, slot: &SlotInfo) -> SlotState {
+        let holder = Holder { agent: agent.clone(), slot: slot.slot.clone() };
+        SlotState {
+            drained: self.state.drains().of(&holder).cloned(),
+            label: self.state.held_by(&holder).map(|trial| self.label(trial)),
+            seconds_left: busy.get(&holder).copied().flatten(),
+        }
+    }
+
+    /// The trials at work, with the length that is expected of them.
+    fn at_work(&self) -> Vec<(Holder, AtWork)> {
+        let mut at_work = Vec::new();
+        for (holder, trial) in self.state.leases() {
+            let (Some(server), Some(place)) = (self.fleet.servers().get(holder), self.state.place(trial)) else {
+                continue;
+            };
+            let since = self.progress.get(trial).map_or(self.now.mono, |(_, since)| *since);
+            let work = AtWork {
+                account: place.account,
+                kin: self.fleet.kind_of(holder).filter(|_| server.drained.is_none()),
+                whole: self.state.estimates().duration(place.group.kind, &server.class),
+                elapsed: self.now.mono.0.saturating_sub(since.0) as f64 / 1e3,
+            };
+            at_work.push((holder.clone(), work));
+        }
+        at_work
+    }
+
+    /// The slots at work, with what is left of it, where anything is known of that.
+    pub(super) fn busy(&self) -> Busy {
+        let mut busy: Busy = self.state.leases().map(|(holder, _)| (holder.clone(), None)).collect();
+        for (holder, work) in self.at_work() {
+            busy.insert(holder, work.whole.is_known().then(|| work.left(1.0)));
+        }
+        busy
+    }
+
+    /// Looks ahead, unless that was done a moment ago: those who watch ask twice a second.
+    pub(super) fn look_ahead(&mut self) {
+        let groups: usize = self.state.queue().lines().map(|(_, line)| line.len()).sum();
+        let work = (groups * self.fleet.servers().len()) as u64;
+        let is_fresh = |at: &Millis| self.now.mono.0.saturating_sub(at.0) < FRESH_MS + work / PER_MS;
+        let knows_all = self.state.queue().lines().all(|(name, _)| self.ahead.1.contains_key(name));
+        if self.ahead.0.as_ref().is_some_and(is_fresh) && knows_all {
+            return;
+        }
+        let at_work = self.at_work();
+        let mut free = vec![0; self.fleet.kinds()];
+        for holder in self.fleet.servers().keys() {
+            if self.state.held_by(holder).is_none()
+                && let Some(kin) = self.fleet.kind_of(holder)
+            {
+                free[kin] += 1;
+            }
+        }
+        let at_work: Vec<AtWork> = at_work.into_iter().map(|(_, work)| work).collect();
+        self.ahead = (Some(self.now.mono), scheduler::eta(self.view(), &at_work, &free));
+    }
+
+    fn campaign_view(&self, busy: &Busy, name: &CampaignName, campaign: &super::Campaign) -> CampaignView {
         let mut view = CampaignView {
             name: name.clone(),
             submitted_unix_ms: campaign.submitted_unix_ms,
@@ -156,12 +234,29 @@ impl Core {
             cancelled: 0,
             running: Vec::new(),
             waits: BTreeMap::new(),
+            priority: campaign.priority,
+            eta: None,
         };
+        let mut wait = |account: &CampaignName, group: &GroupKey, trials: usize| {
+            let reason = scheduler::reason(self.view(), busy, account, group);
+            *view.waits.entry(reason).or_default() += trials as u64;
+        };
+        // Trials wait with one campaign; what others ask for, too, is looked up one by one.
+        for (group, items) in self.state.queue().line(name).into_iter().flatten() {
+            wait(name, group, items.len());
+        }
+        let mut accounts = BTreeSet::from([name.clone()]);
+        let shared = campaign.trials.iter().filter(|id| self.state.trial(id).is_some_and(|t| t.wanted_by.len() > 1));
+        for (id, place) in shared.filter_map(|id| Some((id, self.state.place(id)?))) {
+            if place.account != *name && self.state.queue().contains(&place, id) {
+                wait(&place.account, &place.group, 1);
+                accounts.insert(place.account);
+            }
+        }
         for (id, entry) in campaign.trials.iter().filter_map(|id| Some((id, self.state.trial(id)?))) {
             match &entry.life.state {
                 TrialState::Waiting => {
                     view.waiting += 1;
-                    *view.waits.entry(Queue::reason(id, &classes)).or_default() += 1;
                 }
                 TrialState::Leased { holder, .. } => {
                     let (progress, since) = self.progress.get(id).cloned().unwrap_or_default();
@@ -180,11 +275,14 @@ impl Core {
                 TrialState::Cancelled => view.cancelled += 1,
             }
         }
+        if view.waiting > 0 || !view.running.is_empty() {
+            view.eta = accounts.iter().filter_map(|a| self.ahead.1.get(a)).cloned().reduce(later);
+        }
         view
     }
 
     /// "lora · vit_micro · static · textures · seed 1".
-    fn label(&self, trial: &TrialId) -> String {
+    pub(super) fn label(&self, trial: &TrialId) -> String {
         let settings: Option<CellSettings> =
             self.state.cell(&trial.cell).and_then(|c| serde_json::from_str(&c.settings_json).ok());
         match settings {
@@ -200,4 +298,15 @@ impl Core {
             None => trial.cell.short().to_owned(),
         }
     }
+}
+
+/// A look ahead is as good as new for so long.
+const FRESH_MS: u64 = 2_000;
+/// And a millisecond longer per so many slots times groups, so that looking ahead stays a small part of the work.
+const PER_MS: u64 = 100;
+
+/// What is over when both are.
+fn later(a: Result<Eta, String>, b: Result<Eta, String>) -> Result<Eta, String> {
+    let (a, b) = (a?, b?);
+    Ok(Eta { seconds: a.seconds.max(b.seconds), seconds_90: a.seconds_90.max(b.seconds_90), note: a.note.or(b.note) })
 }

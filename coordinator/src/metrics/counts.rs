@@ -6,6 +6,7 @@ use std::time::Duration;
 use fleet_common::lease::Release;
 use fleet_common::record::{EnergyDomain, OutcomeClass, Record};
 use fleet_common::telemetry::Seal;
+use fleet_secure::server::Refused;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,6 +15,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use super::Tally;
 use crate::core::{Reply, Reported};
+use crate::store::Made;
 
 /// Names and values of labels; all values are the program's own, so that their number is bounded.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
@@ -34,10 +36,13 @@ pub struct Counts {
     commits: Histogram,
     refused_commits: Counter,
     journal_bytes: Gauge,
+    snapshot_bytes: Gauge,
+    snapshot_event: Gauge,
     samples: Counter,
     sample_bytes: Counter,
     refused_batches: Counter,
     unknown_samples: Counter,
+    refused: Family<Labels<1>, Counter>,
     sealed: Counter,
     missing: Counter,
     joules: Family<Labels<2>, Counter<f64, AtomicU64>>,
@@ -126,6 +131,18 @@ impl Default for Counts {
                 "Size of the journal's durable part, in bytes",
                 Gauge::default(),
             ),
+            snapshot_bytes: kept(
+                r,
+                "fleet_snapshot_size_bytes",
+                "Size of the latest snapshot, in bytes",
+                Gauge::default(),
+            ),
+            snapshot_event: kept(
+                r,
+                "fleet_snapshot_event",
+                "Number of the latest event in the latest snapshot; a start replays the events behind it",
+                Gauge::default(),
+            ),
             samples: counter(r, "fleet_samples_stored", "Samples stored, again after a broken stream among them"),
             sample_bytes: counter(r, "fleet_samples_stored_bytes", "Bytes of those samples as they arrive"),
             refused_batches: counter(r, "fleet_sample_batches_refused", "Batches of samples that the disk refused"),
@@ -133,6 +150,12 @@ impl Default for Counts {
                 r,
                 "fleet_samples_unknown",
                 "Samples of attempts that this coordinator never granted; they are dropped",
+            ),
+            refused: kept(
+                r,
+                "fleet_refused",
+                "Connections and requests that were refused for safety's sake, by reason",
+                Family::default(),
             ),
             sealed: counter(r, "fleet_samples_sealed", "Samples that were there when their trial's record arrived"),
             missing: counter(
@@ -164,6 +187,7 @@ impl Default for Counts {
 impl Counts {
     /// A rate needs the value before the first event, too.
     fn begin_at_zero(&self) {
+        Refused::ALL.into_iter().for_each(|r| drop(self.refused.get_or_create(&[("reason", r.reason())])));
         Release::ALL.into_iter().for_each(|r| drop(self.ended.get_or_create(&[("cause", cause(r))])));
         for class in OutcomeClass::ALL {
             drop(self.reports.get_or_create(&[("outcome", class.name()), ("verdict", verdict(Reported::Recorded))]));
@@ -183,6 +207,12 @@ impl Counts {
         self.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// A snapshot was made.
+    pub fn snapshot(&self, made: &Made) {
+        self.snapshot_bytes.set(i64::try_from(made.bytes).unwrap_or(i64::MAX));
+        self.snapshot_event.set(i64::try_from(made.sequence).unwrap_or(i64::MAX));
+    }
+
     /// These events are durable; that took so long.
     pub fn committed(&self, tally: &Tally, took: Duration) {
         self.commits.observe(took.as_secs_f64());
@@ -199,6 +229,11 @@ impl Counts {
     /// The disk refused a commit.
     pub fn refused_commit(&self) {
         self.refused_commits.inc();
+    }
+
+    /// Somebody was refused.
+    pub fn refused(&self, refused: Refused) {
+        self.refused.get_or_create(&[("reason", refused.reason())]).inc();
     }
 
     /// This answer goes out.

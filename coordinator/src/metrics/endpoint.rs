@@ -39,7 +39,7 @@ impl Endpoint {
 impl Observed for Endpoint {
     async fn metrics(&self) -> Result<String, String> {
         let snapshot = self.snapshot().await?;
-        Ok(text(&self.counts, &snapshot, self.driver.queued(), &self.state))
+        Ok(text(&self.counts, &snapshot, self.driver.queued(), self.driver.health(), &self.state))
     }
 
     async fn health(&self) -> Result<(), String> {

@@ -20,12 +20,14 @@ pub use requests::Timed;
 pub use tally::Tally;
 
 use crate::core::Snapshot;
+use crate::store::Health;
 
 /// The text for a scrape: what was counted, where things stand, how full the driver's inbox is, and the process.
-fn text(counts: &Counts, snapshot: &Snapshot, queued: usize, state: &Path) -> String {
+fn text(counts: &Counts, snapshot: &Snapshot, queued: usize, health: &Health, state: &Path) -> String {
     let mut page = Page::of(process::METRICS.iter().chain(standing::ALL));
     process::put(&mut page, "fleet", env!("CARGO_PKG_VERSION"), state);
     page.put(&standing::QUEUED, [], queued as f64);
+    standing::put_health(&mut page, health);
     standing::put(&mut page, snapshot);
     page.text(counts.registry())
 }
@@ -33,5 +35,5 @@ fn text(counts: &Counts, snapshot: &Snapshot, queued: usize, state: &Path) -> St
 /// What a coordinator shows that knows nothing yet: every metric is declared in it.
 pub fn declared() -> String {
     let nothing = Snapshot { campaigns: Vec::new(), agents: Vec::new(), imported: Vec::new() };
-    text(&Counts::default(), &nothing, 0, Path::new("/"))
+    text(&Counts::default(), &nothing, 0, &Health::default(), Path::new("/"))
 }

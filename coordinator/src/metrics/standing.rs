@@ -6,6 +6,7 @@ use fleet_common::record::OutcomeClass;
 use fleet_observe::page::Page;
 
 use crate::core::{CampaignView, Snapshot};
+use crate::store::{Health, Part};
 
 fleet_observe::metrics! {
     CAMPAIGNS = Gauge "fleet_campaigns", "Campaigns that the coordinator knows";
@@ -19,6 +20,7 @@ fleet_observe::metrics! {
     SLOTS = Gauge "fleet_slots", "Slots of connected agents by hardware class and state: busy, free";
     PROGRESS = Gauge "fleet_running_trial_progress_ratio", "Done share of the phase that a running trial is in, 0 to 1";
     RUNNING = Gauge "fleet_running_trial_seconds", "Time since a running trial's lease was granted, in seconds";
+    FAILING = Gauge "fleet_storage_failing", "Whether a part of the storage failed when it was last used: journal, index, samples, snapshot; 0 or 1";
     QUEUED = Gauge "fleet_driver_inputs_waiting", "Inputs that wait for the thread that owns the core";
 }
 
@@ -41,6 +43,13 @@ pub(super) fn put(page: &mut Page, snapshot: &Snapshot) {
     campaigns.into_iter().take(MOST_CAMPAIGNS).for_each(|c| campaign(page, c));
     agents(page, snapshot);
     running(page, snapshot);
+}
+
+/// Puts what of the storage fails on a page.
+pub(super) fn put_health(page: &mut Page, health: &Health) {
+    for part in Part::ALL {
+        page.put(&FAILING, [("part", part.name())], f64::from(u8::from(health.is_failing(part))));
+    }
 }
 
 fn campaign(page: &mut Page, campaign: &CampaignView) {

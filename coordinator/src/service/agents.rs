@@ -16,8 +16,9 @@ use tracing::Instrument as _;
 
 use super::arrivals::{Report, Sender, span};
 use super::rpc::agents_server::Agents;
-use super::{Service, ServiceError};
-use crate::core::{Claim, Input, Progress, Reply, Reported, SlotInfo, Verdict};
+use super::{Service, ServiceError, slots};
+use crate::core::{Claim, Input, Progress, Reply, Reported, Verdict};
+use crate::security::Caller;
 
 /// The longest that a question for work may wait: shorter than what proxies and routers cut off.
 const MAX_WAIT_MS: u64 = 55_000;
@@ -52,27 +53,27 @@ fn verdict(verdict: Verdict) -> v1::Verdict {
 #[tonic::async_trait]
 impl Agents for Service {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterReply>, Status> {
-        let r = request.into_inner();
+        let (_, from, r) = request.into_parts();
         let agent: AgentId = r.agent.parse().map_err(WireError::from).map_err(ServiceError::from)?;
+        self.confine(&from, &agent)?;
         let slots = r
             .slots
             .into_iter()
-            .map(|s| {
-                Ok(SlotInfo { slot: s.slot.parse()?, hardware: s.hardware.parse()?, memory_bytes: s.memory_bytes })
-            })
+            .map(slots::from_wire)
             .collect::<Result<Vec<_>, WireError>>()
             .map_err(ServiceError::from)?;
         let held =
             r.held.into_iter().map(|l| claim(&agent, l)).collect::<Result<_, _>>().map_err(ServiceError::from)?;
         tracing::info!(%agent, host = r.host, slots = slots.len(), "an agent registered");
-        let (version, host) = (r.version, r.host);
+        let (version, host, number) = (r.version, r.host, r.number);
         let content = items(r.content);
         let reply = self
             .driver
-            .ask(|token| Input::Register { token, agent, version, host, slots, held, content })
+            .ask(|token| Input::Register { token, agent, version, host, slots, held, number, content })
             .await
             .map_err(ServiceError::from)?;
         let Reply::Registered(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        self.note_claims(&from, &verdicts);
         Ok(Response::new(v1::RegisterReply {
             heartbeat_every_ms: self.driver.terms().renew_every_ms,
             verdicts: verdicts.into_iter().map(verdict).collect(),
@@ -80,8 +81,9 @@ impl Agents for Service {
     }
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Result<Response<v1::PullReply>, Status> {
-        let r = request.into_inner();
+        let (_, from, r) = request.into_parts();
         let holder = holder(&r.agent, &r.slot).map_err(ServiceError::from)?;
+        self.confine(&from, &holder.agent)?;
         let (asker, wait_ms) = (holder.clone(), r.wait_ms.min(MAX_WAIT_MS));
         let reply =
             self.driver.ask(|token| Input::Pull { token, holder, wait_ms }).await.map_err(ServiceError::from)?;
@@ -101,8 +103,9 @@ impl Agents for Service {
     }
 
     async fn heartbeat(&self, request: Request<v1::HeartbeatRequest>) -> Result<Response<v1::HeartbeatReply>, Status> {
-        let r = request.into_inner();
+        let (_, from, r) = request.into_parts();
         let agent: AgentId = r.agent.parse().map_err(WireError::from).map_err(ServiceError::from)?;
+        self.confine(&from, &agent)?;
         let running = r
             .progress
             .into_iter()
@@ -120,17 +123,20 @@ impl Agents for Service {
             .await
             .map_err(ServiceError::from)?;
         let Reply::Heartbeat(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        self.note_claims(&from, verdicts.as_deref().unwrap_or_default());
         let register_again = verdicts.is_none();
         let verdicts = verdicts.unwrap_or_default().into_iter().map(verdict).collect();
         Ok(Response::new(v1::HeartbeatReply { verdicts, register_again }))
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportReply>, Status> {
-        let r = request.into_inner();
+        let (_, from, r) = request.into_parts();
         let holder = holder(&r.agent, &r.slot).map_err(ServiceError::from)?;
+        self.confine(&from, &holder.agent)?;
         let trial = wire::trial(r.trial).map_err(ServiceError::from)?;
         let attempt = r.attempt.try_into().map_err(WireError::from).map_err(ServiceError::from)?;
         let record = Record::from_json(&r.record_json).map_err(ServiceError::BadRequest)?;
+        self.confine(&from, &record.machine.agent)?;
         if record.trial != trial || record.attempt != attempt || record.settings.id() != trial.cell {
             let text = format!(
                 "the record is of trial {} attempt {}, not of {trial} attempt {attempt}",
@@ -140,7 +146,7 @@ impl Agents for Service {
         }
         let span = span(&trial, attempt, &holder);
         let report = Report { holder, trial, attempt, record, json: r.record_json };
-        let reported = self.take(report).instrument(span).await?;
+        let reported = self.take(report, &from).instrument(span).await?;
         let outcome = match reported {
             Reported::Recorded => v1::report_reply::Outcome::Recorded,
             Reported::AlreadyRecorded => v1::report_reply::Outcome::AlreadyRecorded,
@@ -151,11 +157,13 @@ impl Agents for Service {
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseReply>, Status> {
-        let r = request.into_inner();
+        let (_, from, r) = request.into_parts();
         let agent: AgentId = r.agent.parse().map_err(WireError::from).map_err(ServiceError::from)?;
+        self.confine(&from, &agent)?;
         let lease = r.lease.ok_or(WireError::Missing("a lease")).map_err(ServiceError::from)?;
         let (trial, attempt, holder) = wire::lease(&agent, lease).map_err(ServiceError::from)?;
         let reason = r.reason;
+        self.own(&trial, attempt, &from).await?;
         span(&trial, attempt, &holder).in_scope(|| tracing::info!(reason, "a lease is given back"));
         self.driver
             .ask(|token| Input::Release { token, holder, trial, attempt, reason })
@@ -165,18 +173,23 @@ impl Agents for Service {
     }
 
     async fn wasted(&self, request: Request<v1::WastedRequest>) -> Result<Response<v1::WastedReply>, Status> {
-        let wastes = request
-            .into_inner()
+        let (_, from, r) = request.into_parts();
+        let agent = Caller::of(&from).agent();
+        let wastes = r
             .waste_json
             .into_iter()
             .map(|document| {
-                let waste = Waste::from_json(&document)?;
+                let waste = Waste::from_json(&document).map_err(ServiceError::BadRequest)?;
+                self.confine(&from, &waste.agent)?;
                 Ok((waste.trial, waste.attempt, document))
             })
-            .collect::<Result<_, String>>()
-            .map_err(ServiceError::BadRequest)?;
-        self.driver.ask(|token| Input::Wasted { token, wastes }).await.map_err(ServiceError::from)?;
-        Ok(Response::new(v1::WastedReply {}))
+            .collect::<Result<_, ServiceError>>()?;
+        let reply =
+            self.driver.ask(|token| Input::Wasted { token, agent, wastes }).await.map_err(ServiceError::from)?;
+        match reply {
+            Reply::Noted => Ok(Response::new(v1::WastedReply {})),
+            other => Err(self.unexpected(&from, &other).into()),
+        }
     }
 
     type SamplesStream = Pin<Box<dyn Stream<Item = Result<v1::SampleAck, Status>> + Send>>;
@@ -186,7 +199,7 @@ impl Agents for Service {
         request: Request<Streaming<v1::SampleBatch>>,
     ) -> Result<Response<Self::SamplesStream>, Status> {
         let sender = Sender::of(&request);
-        let mut batches = request.into_inner();
+        let (_, from, mut batches) = request.into_parts();
         let service = self.clone();
         // Few, so that an agent that does not read its acknowledgements is slowed down rather than served ahead.
         let (acks, receiver) = mpsc::channel(8);
@@ -194,9 +207,12 @@ impl Agents for Service {
             let mut known = None;
             while let Some(batch) = batches.next().await {
                 let ack = match batch {
-                    Ok(batch) => service.store(batch, &sender, &mut known).await,
+                    Ok(batch) => service.store(batch, &sender, &from, &mut known).await,
                     // The agent opens another and sends again what was not acknowledged.
                     Err(status) => {
+                        if status.code() == tonic::Code::OutOfRange {
+                            service.counts.refused(fleet_secure::server::Refused::MessageTooLarge);
+                        }
                         let (agent, slot) = (&sender.agent, &sender.slot);
                         return tracing::debug!(agent, slot, message = status.message(), "a sample stream broke");
                     }

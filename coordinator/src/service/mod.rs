@@ -4,11 +4,15 @@
 
 mod agents;
 mod arrivals;
+mod backup;
+mod certificates;
+mod confined;
 mod content;
 mod import;
 mod operator;
 mod retention;
 mod samples;
+mod slots;
 
 use std::sync::Arc;
 
@@ -27,6 +31,7 @@ pub mod rpc {
     tonic::include_proto!("fleet.v1");
 }
 
+pub use certificates::Desk;
 pub use content::ContentService;
 use rpc::agents_server::AgentsServer;
 use rpc::operator_server::OperatorServer;
@@ -79,6 +84,8 @@ enum ServiceError {
     Storage(String),
     #[error("{0}")]
     Removed(String),
+    #[error("{0}")]
+    NotItsOwn(String),
     #[error("the core answered another question than was asked; this is a bug")]
     WrongAnswer,
 }
@@ -93,6 +100,7 @@ impl From<ServiceError> for Status {
             ServiceError::Removed(_) | ServiceError::Refused(Refusal::NotNow(_) | Refusal::Imported { .. }) => {
                 Self::failed_precondition(text)
             }
+            ServiceError::NotItsOwn(_) => Self::permission_denied(text),
             ServiceError::WrongAnswer => Self::internal(text),
         }
     }

@@ -13,8 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::rpc::operator_server::Operator;
-use super::{Service, ServiceError};
-use crate::core::{CampaignView, Input, Prepared, Refusal, Reply, SlotInfo, Snapshot, Source};
+use super::{Service, ServiceError, slots};
+use crate::core::{CampaignView, Input, Prepared, Refusal, Reply, Snapshot, Source};
 
 /// How often a watcher is told of changes.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -75,7 +75,7 @@ impl Operator for Service {
         let toml = r.toml;
         let prepared = tokio::task::spawn_blocking(move || {
             let plan = plan(&campaign, &resolution);
-            Box::new(Prepared { campaign, toml, plan })
+            Box::new(Prepared::new(campaign, toml, plan))
         })
         .await
         .map_err(|e| ServiceError::Storage(e.to_string()))?;
@@ -97,7 +97,8 @@ impl Operator for Service {
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let campaign = request.into_inner().campaign.as_deref().map(name).transpose()?;
-        Ok(Response::new(status_reply(self.snapshot(campaign).await?)))
+        let storage_problems = self.driver.health().problems();
+        Ok(Response::new(v1::StatusReply { storage_problems, ..status_reply(self.snapshot(campaign).await?) }))
     }
 
     type WatchStream = Answers<v1::StatusReply>;
@@ -233,6 +234,36 @@ impl Operator for Service {
         tracing::info!(set = set_name, records, new, "records were imported");
         Ok(Response::new(v1::ImportReply { records, new }))
     }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainReply>, Status> {
+        let what = request.into_inner().what;
+        let reply = self.driver.ask(|token| Input::Explain(token, what)).await.map_err(ServiceError::from)?;
+        let Reply::Explained(outcome) = reply else { return Err(ServiceError::WrongAnswer.into()) };
+        let explained = outcome.map_err(ServiceError::from)?;
+        let trial_json = explained.iter().map(|e| fleet_common::canonical::json(e).into_bytes()).collect();
+        Ok(Response::new(v1::ExplainReply { trial_json }))
+    }
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainReply>, Status> {
+        let v1::DrainRequest { agent, slot, reason, now } = request.into_inner();
+        let (agent, slot) = slots::named(&agent, &slot).map_err(ServiceError::from)?;
+        let reason = slots::plain(&reason);
+        tracing::info!(%agent, slot = slot.as_ref().map_or("all", |s| s.as_str()), reason, now, "slots are drained");
+        self.drained(|token| Input::Drain { token, agent, slot, reason, now }).await
+    }
+
+    async fn undrain(&self, request: Request<v1::UndrainRequest>) -> Result<Response<v1::DrainReply>, Status> {
+        let v1::UndrainRequest { agent, slot } = request.into_inner();
+        let (agent, slot) = slots::named(&agent, &slot).map_err(ServiceError::from)?;
+        tracing::info!(%agent, slot = slot.as_ref().map_or("all", |s| s.as_str()), "slots are undrained");
+        self.drained(|token| Input::Undrain { token, agent, slot }).await
+    }
+
+    type BackupStream = Answers<v1::BackupPart>;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        Ok(Response::new(self.backed_up(request.into_inner()).await?))
+    }
 }
 
 /// A record of an imported set. The coordinator has none of its samples.
@@ -268,10 +299,6 @@ fn is_over(campaign: &CampaignView) -> bool {
     campaign.waiting == 0 && campaign.running.is_empty()
 }
 
-fn slot(slot: SlotInfo) -> v1::Slot {
-    v1::Slot { slot: slot.slot.into(), hardware: slot.hardware.into(), memory_bytes: slot.memory_bytes }
-}
-
 fn status_reply(snapshot: Snapshot) -> v1::StatusReply {
     let campaigns = snapshot
         .campaigns
@@ -304,6 +331,8 @@ fn status_reply(snapshot: Snapshot) -> v1::StatusReply {
                 })
                 .collect(),
             waits: c.waits.into_iter().map(|(reason, count)| v1::WaitReason { reason, count }).collect(),
+            eta: c.eta.map(slots::eta),
+            priority: c.priority.get().into(),
         })
         .collect();
     let agents = snapshot
@@ -313,8 +342,9 @@ fn status_reply(snapshot: Snapshot) -> v1::StatusReply {
             agent: a.agent.into(),
             host: a.host,
             version: a.version,
-            slots: a.slots.into_iter().map(slot).collect(),
+            slots: a.slots.into_iter().map(slots::to_wire).collect(),
             silent_ms: a.silent_ms,
+            states: a.states.into_iter().map(slots::state).collect(),
         })
         .collect();
     let imported = snapshot
@@ -327,5 +357,5 @@ fn status_reply(snapshot: Snapshot) -> v1::StatusReply {
             imported_unix_ms: set.imported_unix_ms,
         })
         .collect();
-    v1::StatusReply { campaigns, agents, imported }
+    v1::StatusReply { campaigns, agents, imported, ..Default::default() }
 }

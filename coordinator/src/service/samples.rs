@@ -94,7 +94,7 @@ impl Service {
 
 /// Messages that are made on a thread which may wait for the disk, and for the asker. Sending says whether the asker is
 /// still there.
-fn answers<T: Send + 'static>(
+pub(super) fn answers<T: Send + 'static>(
     make: impl FnOnce(&dyn Fn(Result<T, ServiceError>) -> bool) + Send + 'static,
 ) -> Answers<T> {
     let (sender, receiver) = mpsc::channel(AHEAD);

@@ -1,33 +1,54 @@
-//! What the coordinator keeps: the journal (the truth), the index (queryable, made again from the journal at any time),
-//! the samples.
+//! What the coordinator keeps: the journal (the truth), snapshots and the index (made again from the journal at any
+//! time), the samples. `README.md` beside this file says what is where, and why.
 //!
 //! ```text
+//! STATE/version      of the layout
 //! STATE/lock         held while the coordinator runs
-//! STATE/journal      events
+//! STATE/journal/     events, in segments
+//! STATE/snapshots/   the state up to an event
 //! STATE/index/       sled
 //! STATE/samples/     samples, see there
 //! STATE/content/     data sets and weights that were shared, by hash
 //! ```
 
+mod archive;
+mod backup;
 mod content;
+mod health;
 mod index;
-mod journal;
+pub mod journal;
+mod layout;
+mod replay;
 mod samples;
+pub mod snapshot;
+mod upkeep;
+mod verify;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fleet_common::lease::Millis;
-use fleet_common::wire::v1;
 use prost::Message;
 
+pub(crate) use archive::beside_name;
+pub use archive::{ArchiveError, Moved, export, import};
+pub use backup::{Copying, Manifest};
 pub use content::{Content, Refused, Shared};
-pub use index::{Index, IndexError, SledIndex, Stored};
+pub use health::{Health, Part};
+pub use index::{Index, IndexError, Place, Placed, SledIndex, Stored};
 pub use journal::{Damage, Journal, JournalError};
+pub use layout::{LAYOUT, Layout};
+pub use replay::Made;
 pub use samples::{Keep, KeepTime, Reader, Removal, Samples, SamplesError, flatten};
+pub use snapshot::SnapshotError;
+pub use upkeep::{Limits, Rebuilt, rebuild};
+pub use verify::{Finding, Verified, verify};
 
 use crate::core::{Event, State};
+use journal::{Bound, From, View};
+use upkeep::Upkeep;
 
 /// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +67,42 @@ pub enum StoreError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// There is nothing to look at.
+    #[error(
+        "{path} is not a coordinator's state folder: expected a journal in it; name the folder that `fleet serve --state` has"
+    )]
+    NoState {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A later version wrote it.
+    #[error(
+        "the state folder {path} was written by a later version of fleet (its layout is {found}, this version knows up \
+         to {LAYOUT}); use that version, or let it write a file for this one with `fleet store export`"
+    )]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// The version of its layout.
+        found: u32,
+    },
+    /// A later version wrote an event.
+    #[error(
+        "event {sequence} in {path} is of a kind that this version of fleet does not know: a later version wrote it. Use \
+         that version; leaving the event out would give a state that never was"
+    )]
+    NewerEvent {
+        /// The segment.
+        path: PathBuf,
+        /// The event's number.
+        sequence: u64,
+    },
     /// See [`JournalError`].
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// See [`SnapshotError`].
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// See [`IndexError`].
     #[error(transparent)]
     Index(#[from] IndexError),
@@ -60,14 +114,20 @@ pub enum StoreError {
 /// What was found when the state folder was opened.
 #[derive(Debug, Default)]
 pub struct Opened {
-    /// Events replayed.
+    /// The latest event of the snapshot that the state was read from; 0 for none.
+    pub snapshot: u64,
+    /// Events replayed behind it.
     pub events: u64,
     /// Stretches of the journal that could not be read.
     pub damage: Vec<Damage>,
     /// Events that were read but do not follow from those before: their forerunners are in the damage.
     pub misfits: Vec<String>,
+    /// Snapshots that are there and were not used, with the reason.
+    pub refused: Vec<String>,
     /// The index had to be made again.
     pub rebuilt: bool,
+    /// The folder had the layout of an earlier version.
+    pub migrated: bool,
 }
 
 /// The state folder, open.
@@ -77,78 +137,118 @@ pub struct Store {
     pub index: Arc<dyn Index>,
     /// Shared with readers.
     pub samples: Arc<Samples>,
+    /// Shared with those who tell.
+    pub health: Arc<Health>,
     path: PathBuf,
+    /// The latest durable record.
+    bound: Option<Bound>,
+    upkeep: Upkeep,
     _lock: File,
 }
 
+/// How long a lock may outlive its holder: a program that was being started then has a copy of it until it runs.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Takes a state folder for this process alone.
+pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
+    let io = |source| StoreError::Io { path: path.to_owned(), source };
+    let lock = File::create(path.join("lock")).map_err(io)?;
+    let until = Instant::now() + FAREWELL;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
+            Err(std::fs::TryLockError::Error(source)) => return Err(io(source)),
+        }
+    }
+}
+
 impl Store {
-    /// Opens or creates a state folder and replays it.
+    /// Opens or creates a state folder: the latest snapshot, and what the journal has behind it. A folder of an earlier
+    /// layout is brought to this one.
     ///
     /// # Errors
     /// It is in use, cannot be written to, or holds something else.
     pub fn open(path: &Path) -> Result<(Self, State, Opened), StoreError> {
-        let io = |source| StoreError::Io { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(io)?;
-        let lock = File::create(path.join("lock")).map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
-            Err(std::fs::TryLockError::Error(source)) => return Err(io(source)),
-        }
-        let (journal, replay) = Journal::open(&path.join("journal"))?;
-        let mut opened = Opened { damage: replay.damage, ..Opened::default() };
-        let (state, events, misfits) = fold(replay.records, Millis(0));
-        opened.misfits = misfits;
-        opened.events = events.len() as u64;
-        let index = Self::open_index(&path.join("index"), &journal, &events, &mut opened)?;
-        let samples = Arc::new(Samples::open(&path.join("samples"))?);
-        let store = Self { journal, index: Arc::new(index), samples, path: path.to_owned(), _lock: lock };
-        Ok((store, state, opened))
+        Self::open_with(path, Limits::default())
     }
 
-    /// The index, brought up to date; made again where it cannot be opened or knows more than the journal (whose tail
-    /// was cut).
-    fn open_index(
-        path: &Path,
-        journal: &Journal,
-        events: &[(u64, Event)],
-        opened: &mut Opened,
-    ) -> Result<SledIndex, StoreError> {
-        let index = match SledIndex::open(path) {
-            Ok(index) if index.applied() <= journal.latest() => index,
-            _ => {
-                opened.rebuilt = true;
-                let io = |source| StoreError::Io { path: path.to_owned(), source };
-                match std::fs::remove_dir_all(path) {
-                    Ok(()) => {}
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(io(e)),
-                }
-                SledIndex::open(path)?
-            }
-        };
-        let applied = index.applied();
-        let behind = &events[events.partition_point(|(sequence, _)| *sequence <= applied)..];
-        // In parts, so that a long journal does not become one enormous batch.
-        for part in behind.chunks(1000) {
-            index.apply(part)?;
+    /// The same with other limits.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_with(path: &Path, limits: Limits) -> Result<(Self, State, Opened), StoreError> {
+        let io = |source| StoreError::Io { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(io)?;
+        let lock = lock(path)?;
+        if let Layout::Newer(found) = layout::look(path).map_err(io)? {
+            return Err(StoreError::Newer { path: path.to_owned(), found });
         }
-        Ok(index)
+        let mut opened = Opened { migrated: layout::migrate(path).map_err(io)?, ..Opened::default() };
+        let (journal, tail) = Journal::open_with(&path.join(layout::JOURNAL), limits.segment_bytes)?;
+        let base = replay::base(&path.join(SNAPSHOTS), journal.view(), Millis(0)).map_err(io)?;
+        let (rest, sequence) = (base.rest(), base.sequence());
+        opened.snapshot = sequence;
+        opened.refused = base.refused;
+        let mut state = base.state;
+        let index = open_index(path, journal.latest(), &mut opened)?;
+        let applied = index.applied();
+        // Of what is in the snapshot, the index may lack something.
+        let from = if applied < sequence { From::After(applied) } else { rest };
+        let mut batch = Batch { index: &index, events: Vec::new(), bytes: 0 };
+        let folded = replay::fold(journal.view(), from, &mut state, sequence, Millis(0), |_, placed| {
+            if placed.sequence > applied { batch.add(placed) } else { Ok(()) }
+        })?;
+        batch.apply()?;
+        opened.events = folded.events;
+        opened.misfits = folded.misfits;
+        if folded.untold > 0 {
+            opened.misfits.push(format!("{} more events do not fit", folded.untold));
+        }
+        opened.damage = [base.damage, folded.damage, tail].concat();
+        let samples = Arc::new(Samples::open(&path.join("samples"))?);
+        let bound = folded.bound.or(base.bound);
+        // How long the journal was at the snapshot does not matter enough to look for it.
+        let upkeep = Upkeep::new(limits, sequence, journal.bytes());
+        let store = Self {
+            journal,
+            index: Arc::new(index),
+            samples,
+            health: Arc::default(),
+            path: path.to_owned(),
+            bound,
+            upkeep,
+            _lock: lock,
+        };
+        Ok((store, state, opened))
     }
 
     /// Makes events durable, with one sync for all of them, and brings the index up to date.
     ///
     /// # Errors
     /// The journal could not be written: none of the events counts. An index that fails behind a written journal is no
-    /// error, because the events do count; it answers no more questions until the next start brings it up to date.
+    /// error, because the events do count; [`Store::upkeep`] brings it up to date once it can be written again.
     pub fn commit(&mut self, events: Vec<(u64, Event)>) -> Result<(), StoreError> {
-        let mut numbered = Vec::with_capacity(events.len());
+        let mut placed = Vec::with_capacity(events.len());
+        let mut bound = self.bound;
         for (at_unix_ms, event) in events {
-            numbered.push((self.journal.append(&event.to_journal(at_unix_ms).encode_to_vec())?, event));
+            let now = self.journal.append(&event.to_journal(at_unix_ms).encode_to_vec())?;
+            bound = Some(now);
+            placed.push(Placed { sequence: now.sequence, at: now.at, event });
         }
-        self.journal.commit()?;
-        if let Err(error) = self.index.apply(&numbered) {
-            tracing::error!(%error, "results are safe in the journal, and cannot be shown");
+        if let Err(error) = self.journal.commit() {
+            self.health.fails(Part::Journal, &error);
+            return Err(error.into());
+        }
+        self.health.works(Part::Journal);
+        self.bound = bound;
+        if !self.health.is_failing(Part::Index)
+            && let Err(error) = self.index.apply(&placed)
+        {
+            self.health.fails(Part::Index, &error);
         }
         Ok(())
     }
@@ -158,166 +258,80 @@ impl Store {
         self.journal.bytes()
     }
 
+    /// What of the journal is durable.
+    pub fn journal(&self) -> &View {
+        self.journal.view()
+    }
+
     /// The state as the journal has it, leases renewed at `now`: the way back after a commit failed.
     ///
     /// # Errors
     /// The journal cannot be read.
     pub fn replay(&self, now: Millis) -> Result<State, StoreError> {
-        Ok(fold(self.journal.read()?, now).0)
+        let io = |source| StoreError::Io { path: self.path.clone(), source };
+        let base = replay::base(&self.snapshots(), self.journal.view(), now).map_err(io)?;
+        let (rest, sequence, mut state) = (base.rest(), base.sequence(), base.state);
+        replay::fold(self.journal.view(), rest, &mut state, sequence, now, |_, _| Ok(()))?;
+        Ok(state)
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// The folder of the snapshots.
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
+    }
 }
 
-/// Folds journal records into a state; returns the events too, and what did not fit.
-fn fold(records: Vec<(u64, Vec<u8>)>, now: Millis) -> (State, Vec<(u64, Event)>, Vec<String>) {
-    let mut state = State::default();
-    let mut events = Vec::new();
-    let mut misfits = Vec::new();
-    for (sequence, payload) in records {
-        let applied = v1::JournalEvent::decode(payload.as_slice()).map_err(|e| e.to_string()).and_then(|entry| {
-            let at = entry.at_unix_ms;
-            let event = Event::from_journal(entry).map_err(|e| e.to_string())?;
-            state.apply(&event, now, at).map_err(|e| e.to_string())?;
-            Ok(event)
-        });
-        match applied {
-            Ok(event) => events.push((sequence, event)),
-            Err(why) => misfits.push(format!("event {sequence}: {why}")),
-        }
+/// The folder of the snapshots in a state folder.
+pub(crate) const SNAPSHOTS: &str = "snapshots";
+/// The folder of the index in a state folder.
+pub(crate) const INDEX: &str = "index";
+
+/// The index; made again where it cannot be opened, is of another version, or knows more than the journal (whose tail
+/// was cut).
+fn open_index(path: &Path, latest: u64, opened: &mut Opened) -> Result<SledIndex, StoreError> {
+    let (index, journal) = (path.join(INDEX), path.join(layout::JOURNAL));
+    match SledIndex::open(&index, &journal) {
+        Ok(open) if open.is_current()? && open.applied() <= latest => return Ok(open),
+        _ => {}
     }
-    (state, events, misfits)
+    opened.rebuilt = true;
+    match std::fs::remove_dir_all(&index) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(SledIndex::open(&index, &journal)?),
+    }
+}
+
+/// Events on their way into the index, in parts, so that a long journal does not become one enormous batch.
+struct Batch<'a> {
+    index: &'a dyn Index,
+    events: Vec<Placed>,
+    bytes: usize,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, placed: Placed) -> Result<(), StoreError> {
+        if let Event::ImportedPart { records, .. } = &placed.event {
+            self.bytes += records.iter().map(Vec::len).sum::<usize>();
+        }
+        // The record stays in the journal.
+        self.events.push(placed);
+        if self.events.len() >= 1000 || self.bytes >= 8 << 20 { self.apply() } else { Ok(()) }
+    }
+
+    fn apply(&mut self) -> Result<(), StoreError> {
+        self.index.apply(&self.events)?;
+        self.events.clear();
+        self.bytes = 0;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use fleet_common::id::Attempt;
-    use fleet_common::lease::StateKind;
-    use fleet_common::record::OutcomeClass;
-    use fleet_common::telemetry::Seal;
-
-    use super::*;
-    use crate::core::{CellEntry, Submission};
-
-    fn story() -> Vec<(u64, Event)> {
-        let trial = |n: u8| format!("{n:032x}/0").parse().expect("an id");
-        let submitted = Event::CampaignSubmitted(Box::new(Submission {
-            name: "c".parse().expect("a name"),
-            toml: String::new(),
-            cells: vec![CellEntry {
-                id: format!("{:032x}", 1).parse().expect("an id"),
-                settings_json: "{}".into(),
-                dataset: "dtd".into(),
-            }],
-            trials: vec![trial(1), trial(2)],
-            excluded_json: vec![],
-            warnings: vec![],
-            keep: Default::default(),
-        }));
-        let holder =
-            fleet_common::lease::Holder { agent: "a".parse().expect("an id"), slot: "cpu".parse().expect("a slot") };
-        let granted = |n| Event::LeaseGranted { trial: trial(n), attempt: Attempt::FIRST, holder: holder.clone() };
-        let recorded = |n| Event::TrialRecorded {
-            trial: trial(n),
-            attempt: Attempt::FIRST,
-            class: OutcomeClass::Completed,
-            record: vec![n; 10],
-            seal: Seal::default(),
-        };
-        [submitted, granted(1), recorded(1), granted(2), recorded(2)].into_iter().map(|e| (1, e)).collect()
-    }
-
-    fn kinds(state: &State) -> Vec<StateKind> {
-        (1..=2u8)
-            .map(|n| state.trial(&format!("{n:032x}/0").parse().expect("an id")).expect("known").life.state.kind())
-            .collect()
-    }
-
-    #[test]
-    fn a_restart_knows_what_was_committed_and_a_second_coordinator_is_refused() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (mut store, _, opened) = Store::open(dir.path()).expect("opens");
-        assert_eq!((opened.events, opened.rebuilt), (0, false));
-        store.commit(story()).expect("commits");
-        assert!(matches!(Store::open(dir.path()).err(), Some(StoreError::InUse { .. })));
-        assert_eq!(kinds(&store.replay(Millis(5)).expect("replays")), [StateKind::Finished; 2]);
-        drop(store);
-        let (store, state, opened) = Store::open(dir.path()).expect("opens again");
-        assert_eq!((opened.events, opened.rebuilt), (5, false));
-        assert_eq!(kinds(&state), [StateKind::Finished; 2]);
-        let first = format!("{:032x}/0", 1).parse().expect("an id");
-        assert_eq!(store.index.record(&first).expect("reads").expect("there").record, vec![1; 10]);
-    }
-
-    #[test]
-    fn a_lost_index_and_one_ahead_of_a_cut_journal_are_made_again() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (mut store, _, _) = Store::open(dir.path()).expect("opens");
-        store.commit(story()).expect("commits");
-        drop(store);
-        // The index is gone.
-        std::fs::remove_dir_all(dir.path().join("index")).expect("removes");
-        let (store, _, _) = Store::open(dir.path()).expect("opens");
-        let second = format!("{:032x}/0", 2).parse().expect("an id");
-        assert!(store.index.record(&second).expect("reads").is_some());
-        drop(store);
-        // The journal lost its last record; the index must forget it too.
-        let journal = dir.path().join("journal");
-        let bytes = std::fs::read(&journal).expect("reads");
-        std::fs::write(&journal, &bytes[..bytes.len() - 1]).expect("cuts");
-        let (store, state, opened) = Store::open(dir.path()).expect("opens");
-        assert!(opened.rebuilt && opened.damage.len() == 1, "{opened:?}");
-        assert_eq!(kinds(&state), [StateKind::Finished, StateKind::Leased]);
-        assert!(store.index.record(&second).expect("reads").is_none());
-    }
-
-    /// A crash in the middle of an import leaves parts, which are not a set; a lost index has its records again.
-    #[test]
-    fn an_import_is_whole_or_not_there() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (mut store, _, _) = Store::open(dir.path()).expect("opens");
-        let part = |first, records| Event::ImportedPart { content: "aa".into(), first, records };
-        let name = "set".parse().expect("a name");
-        let named = Event::SetImported { name, content: "aa".into(), records: 3, file_name: "f".into() };
-        let events = [part(0, vec![vec![1], vec![2]]), part(2, vec![vec![3]]), named];
-        store.commit(events.into_iter().map(|e| (1, e)).collect()).expect("commits");
-        drop(store);
-        std::fs::remove_dir_all(dir.path().join("index")).expect("removes");
-        let (store, state, _) = Store::open(dir.path()).expect("opens");
-        assert_eq!(state.imports().sets().len(), 1);
-        let read: Vec<_> = (0..3).map(|n| store.index.imported("aa", n).expect("reads")).collect();
-        assert_eq!(read, [vec![1], vec![2], vec![3]]);
-        assert!(store.index.imported("aa", 3).expect_err("beyond").to_string().contains("record 3"));
-        drop(store);
-        let journal = dir.path().join("journal");
-        let bytes = std::fs::read(&journal).expect("reads");
-        std::fs::write(&journal, &bytes[..bytes.len() - 1]).expect("cuts");
-        let (_, state, opened) = Store::open(dir.path()).expect("opens");
-        assert!(state.imports().sets().is_empty() && opened.misfits.is_empty(), "{opened:?}");
-    }
-
-    #[test]
-    fn a_hole_in_the_journal_is_reported_event_by_event() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let (mut store, _, _) = Store::open(dir.path()).expect("opens");
-        let mut events = story();
-        let granted = events.remove(1);
-        store.commit(vec![events.remove(0)]).expect("commits");
-        let before = std::fs::metadata(dir.path().join("journal")).expect("there").len();
-        store.commit(vec![granted]).expect("commits");
-        store.commit(events).expect("commits");
-        drop(store);
-        // Damage the grant: the record behind it no longer fits.
-        let journal = dir.path().join("journal");
-        let mut bytes = std::fs::read(&journal).expect("reads");
-        bytes[before as usize + 22] ^= 1;
-        std::fs::write(&journal, &bytes).expect("writes");
-        let (_, state, opened) = Store::open(dir.path()).expect("opens");
-        assert_eq!(opened.damage.len(), 1);
-        assert!(opened.misfits.len() == 1 && opened.misfits[0].contains("event 3"), "{:?}", opened.misfits);
-        assert_eq!(kinds(&state), [StateKind::Waiting, StateKind::Finished]);
-    }
-}
+mod tests;

@@ -18,7 +18,8 @@ pub struct Compared {
     pub seconds: Vec<(f64, f64)>,
     /// Most bytes our tensors held.
     pub live_peak: u64,
-    /// Our peak of resident memory over the baseline, in bytes; the largest of the rounds.
+    /// Our peak of resident memory over the baseline, in bytes; the largest of the rounds. On a GPU all peaks are the
+    /// tensors'.
     pub resident_peak: u64,
     /// Python's, where glibc returns freed memory.
     pub python_returned: u64,
@@ -69,7 +70,7 @@ pub fn compare(
     for round in 0..setting.rounds {
         let ours = ours::run(row, setting, images)?;
         same_work(row, &ours, &python)?;
-        let theirs = python.steps(row.steps())?;
+        let theirs = python.steps(row.steps(setting.on_cuda()))?;
         let mean = theirs.seconds.iter().sum::<f64>() / theirs.seconds.len() as f64;
         progress(&format!("round {}: ours {:.3} s, Python {mean:.3} s per step", round + 1, ours.seconds));
         seconds.push((ours.seconds, mean));
@@ -80,8 +81,13 @@ pub fn compare(
     let mut versions = python.ready.versions.clone();
     versions.insert("Python".to_owned(), python.ready.python.clone());
     drop(python);
-    let mut frugal = Python::start(row, setting, Freed::Returned)?;
-    let python_returned = frugal.steps(row.steps().min(2))?.peak.saturating_sub(frugal.ready.baseline);
+    // A GPU's allocator counts tensors, whatever glibc does.
+    let python_returned = if setting.on_cuda() {
+        python_kept
+    } else {
+        let mut frugal = Python::start(row, setting, Freed::Returned)?;
+        frugal.steps(row.steps(false).min(2))?.peak.saturating_sub(frugal.ready.baseline)
+    };
     Ok(Compared { row: row.clone(), seconds, live_peak, resident_peak, python_returned, python_kept, versions })
 }
 

@@ -24,7 +24,7 @@ pub use compare::{Compared, compare};
 pub use data::Images;
 pub use machine::Machine;
 pub use ours::baseline;
-pub use python::is_set_up;
+pub use python::interpreter;
 pub use resident::most as most_resident;
 pub use row::{Row, Scan, matrix};
 pub use table::{line, page};
@@ -38,8 +38,19 @@ pub struct Setting {
     pub baseline: u64,
     /// The repository, which has `.bench/venv` and `tests/bench`.
     pub root: std::path::PathBuf,
+    /// The interpreter that has timm, peft and torch.
+    pub python: std::path::PathBuf,
+    /// Where either side computes.
+    pub device: fleet_common::worker::JobDevice,
     /// Threads for either side.
     pub threads: u32,
     /// How often the two sides take turns.
     pub rounds: u32,
+}
+
+impl Setting {
+    /// Whether the two sides compute on a GPU, where peaks are those of tensors.
+    pub fn on_cuda(&self) -> bool {
+        self.device == fleet_common::worker::JobDevice::Cuda
+    }
 }

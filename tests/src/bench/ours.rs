@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use fleet_common::plan::CellSettings;
 use fleet_common::record::{Outcome, Training};
-use fleet_common::worker::{Event, Job, JobDevice, Phase};
+use fleet_common::worker::{Event, Job, Phase};
 use serde_json::json;
 
 use super::data::CLASSES;
@@ -24,7 +24,7 @@ pub(super) struct Ours {
     pub seconds: f64,
     /// Most bytes that tensors held, over warm-up and timed steps.
     pub live_peak: u64,
-    /// Peak of the process's resident memory over [`Setting::baseline`], in bytes.
+    /// Peak of the process's resident memory over [`Setting::baseline`], in bytes; on a GPU the tensors'.
     pub resident_peak: u64,
     /// Parameters that trained.
     pub trainable: u64,
@@ -59,10 +59,11 @@ pub(super) fn run(row: &Row, setting: &Setting, images: &Images) -> Result<Ours,
     let (training, resident) = ended.map_err(|e| format!("our worker, at {row}: {e}"))?;
     let phases = || training.phases.iter().filter(|p| matches!(p.phase, Phase::WarmUp | Phase::Train));
     let timed = phases().find(|p| p.phase == Phase::Train).ok_or("our worker recorded no training")?;
+    let live_peak = phases().map(|p| p.peak_bytes).max().unwrap_or(0);
     Ok(Ours {
         seconds: timed.compute_seconds / timed.steps as f64,
-        live_peak: phases().map(|p| p.peak_bytes).max().unwrap_or(0),
-        resident_peak: resident.saturating_sub(setting.baseline),
+        live_peak,
+        resident_peak: if setting.on_cuda() { live_peak } else { resident.saturating_sub(setting.baseline) },
         trainable: training.trainable,
     })
 }
@@ -95,7 +96,7 @@ fn job(row: &Row, setting: &Setting, images: &Images) -> Result<Job, String> {
         "image_size": row.backbone.image_size(), "checkpointing": row.checkpointing,
         "dataset": { "name": "dealt", "fingerprint": "none", "classes": CLASSES }, "weights": { "from": "scratch" },
         "seed": 0, "budget_bytes": null,
-        "train": { "steps": WARM_UP_STEPS + row.steps(), "warm_up_steps": WARM_UP_STEPS, "batch": row.batch,
+        "train": { "steps": WARM_UP_STEPS + row.steps(setting.on_cuda()), "warm_up_steps": WARM_UP_STEPS, "batch": row.batch,
                    "learning_rate": row.method.default_learning_rate(), "weight_decay": WEIGHT_DECAY,
                    "sampling": "replacement", "augment": true },
         "evaluate": { "batch": 8, "limit": 8 }
@@ -105,7 +106,7 @@ fn job(row: &Row, setting: &Setting, images: &Images) -> Result<Job, String> {
     let dataset = folder.to_str().ok_or("the temporary folder's name is not UTF-8")?.to_owned().try_into()?;
     Ok(Job {
         settings,
-        device: JobDevice::Cpu,
+        device: setting.device,
         threads: setting.threads,
         data_dir: folder,
         dataset,

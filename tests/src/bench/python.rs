@@ -60,10 +60,10 @@ impl Python {
             "backbone": row.backbone, "image_size": row.backbone.image_size(), "batch": row.batch,
             "method": row.method_settings()?, "checkpointing": row.checkpointing, "classes": CLASSES,
             "learning_rate": row.method.default_learning_rate(), "weight_decay": WEIGHT_DECAY,
-            "threads": setting.threads, "scan": row.scan.name(), "warm_up_steps": row.python_warm_up(),
+            "threads": setting.threads, "device": setting.device, "scan": row.scan.name(), "warm_up_steps": row.python_warm_up(),
         });
-        let interpreter = interpreter(&setting.root);
-        let mut command = Command::new(&interpreter);
+        let interpreter = &setting.python;
+        let mut command = Command::new(interpreter);
         command.arg(setting.root.join("tests/bench/steps.py")).arg(asked.to_string());
         if freed == Freed::Returned {
             command.envs(RETURN_MEMORY);
@@ -106,11 +106,7 @@ fn read<T: for<'de> Deserialize<'de>>(lines: &mut Lines<BufReader<ChildStdout>>)
     serde_json::from_str(&line).map_err(|e| format!("expected a line of JSON, found \"{line}\" ({e})"))
 }
 
-fn interpreter(root: &Path) -> PathBuf {
+/// What tests/bench/set-up.sh makes.
+pub fn interpreter(root: &Path) -> PathBuf {
     root.join(".bench/venv/bin/python")
-}
-
-/// Whether tests/bench/set-up.sh has been run.
-pub fn is_set_up(root: &Path) -> bool {
-    interpreter(root).exists()
 }

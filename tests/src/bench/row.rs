@@ -114,9 +114,10 @@ impl Row {
         MethodSettings::resolve(self.method, self.backbone, &MethodSpecs { adalora, ..MethodSpecs::default() })
     }
 
-    /// Timed steps per turn: about as many seconds whatever the batch.
-    pub fn steps(&self) -> u32 {
+    /// Timed steps per turn: on a CPU about as many seconds whatever the batch, on a GPU enough to last.
+    pub fn steps(&self, on_cuda: bool) -> u32 {
         match self.scan {
+            Scan::Unbound if on_cuda => 20,
             Scan::Unbound => (48 / self.batch).clamp(2, 6),
             Scan::Published => 1,
         }

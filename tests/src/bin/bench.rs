@@ -5,7 +5,8 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
-use fleet_tests::bench::{Images, Machine, Row, Setting, baseline, compare, is_set_up, line, matrix, page};
+use fleet_common::worker::JobDevice;
+use fleet_tests::bench::{Images, Machine, Row, Setting, baseline, compare, interpreter, line, matrix, page};
 
 /// Compares a training step of fleet-worker with the same step in timm, peft and torch.
 ///
@@ -24,6 +25,12 @@ struct Arguments {
     /// Threads of either side; one per core when absent.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
+    /// Where either side computes: cpu or cuda.
+    #[arg(long, default_value = "cpu", value_parser = device)]
+    device: JobDevice,
+    /// The interpreter that has timm, peft and torch: that of tests/bench/set-up.sh when absent.
+    #[arg(long)]
+    python: Option<PathBuf>,
     /// Where to write the table.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -44,7 +51,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), String> {
     let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    if !is_set_up(&root) {
+    let python = arguments.python.clone().unwrap_or_else(|| interpreter(&root));
+    if arguments.python.is_none() && !python.exists() {
         return Err("Python's side is not set up: run tests/bench/set-up.sh (or `make bench`, which does)".to_owned());
     }
     let worker = match &arguments.worker {
@@ -56,9 +64,11 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     }
     let machine_threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
     let setting = Setting {
-        baseline: baseline(&worker)?,
+        baseline: if arguments.device == JobDevice::Cuda { 0 } else { baseline(&worker)? },
         worker,
         root,
+        python,
+        device: arguments.device,
         threads: arguments.threads.unwrap_or(machine_threads),
         rounds: if arguments.quick { 1 } else { arguments.rounds },
     };
@@ -88,6 +98,14 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         eprintln!("bench:   missed: {row}");
     }
     Ok(())
+}
+
+fn device(text: &str) -> Result<JobDevice, String> {
+    match text {
+        "cpu" => Ok(JobDevice::Cpu),
+        "cuda" => Ok(JobDevice::Cuda),
+        _ => Err(format!("expected cpu or cuda, found \"{text}\"")),
+    }
 }
 
 /// fleet-worker in the folder of this program.

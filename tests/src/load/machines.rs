@@ -95,6 +95,7 @@ impl Machines {
             slot: slot.clone(),
             hardware: "Simulated GPU (8 GiB)".to_owned(),
             memory_bytes: 8 << 30,
+            ..Default::default()
         };
         let request = v1::RegisterRequest {
             agent: agent.clone(),

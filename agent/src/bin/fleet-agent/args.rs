@@ -1,13 +1,16 @@
 //! What may be asked of the agent.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use fleet_agent::device::{Label, default_lock_dir};
+use fleet_agent::device::{Label, Limit, default_lock_dir};
 use fleet_agent::meter::{DEFAULT_HERTZ, HWMON, IDLE_SECONDS, POWERCAP, Places, WallSource, default_cache_dir};
 use fleet_agent::profile;
+use fleet_common::tags::Tag;
 use fleet_common::units::Bytes;
 use fleet_observe::log;
+use fleet_secure::token::Given;
 
 /// Runs the trials of NetScore Fleet on this machine: one worker process per device, metered, under a memory budget.
 #[derive(Debug, Parser)]
@@ -21,9 +24,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Asks a coordinator for trials and runs them until it is stopped (Ctrl-C or SIGTERM ends it tidily).
     #[command(
-        after_help = "Example: fleet-agent run --coordinator http://192.168.1.10:7070 --data ~/data --weights ~/weights"
+        after_help = "Example: fleet-agent join TOKEN, once; then: fleet-agent run --data ~/data --weights ~/weights"
     )]
-    Run(Run),
+    Run(Box<Run>),
+    /// Exchanges a token for this machine's certificate, with a key that never leaves it.
+    #[command(
+        after_help = "Example: fleet-agent join nsfjoin_…\nThen: fleet-agent run --data ~/data --weights ~/weights\nWith - instead of the token it is read from standard input, where no list of processes shows it."
+    )]
+    Join(Join),
     /// Shows what this machine has (devices, libtorch, CUDA, meters, budget, data), what is missing, and how to get it.
     #[command(after_help = "Example: fleet-agent doctor --data ~/data\nExit code 1 when no trial could run here.")]
     Doctor(Doctor),
@@ -122,20 +130,33 @@ pub(crate) enum Characterise {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Address of the coordinator
-    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL", default_value = "http://127.0.0.1:7070")]
-    pub(crate) coordinator: String,
+    /// Address of the coordinator: https://HOST:PORT with the certificate of `fleet-agent join`, http:// without
+    /// encryption [default: where this agent has joined, or else http://127.0.0.1:7070]
+    #[arg(long, env = "FLEET_COORDINATOR", value_name = "URL")]
+    pub(crate) coordinator: Option<String>,
+    /// Join with this token first, unless there is a certificate of the same fleet that still counts; - reads it from
+    /// standard input
+    #[arg(long, env = "FLEET_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub(crate) join: Option<Given>,
     /// Folder for this agent's own files
     #[arg(long, env = "FLEET_AGENT_STATE", value_name = "DIR", default_value = "fleet-state/agent")]
     pub(crate) state: PathBuf,
     /// Devices to offer, such as cpu or cuda:0 [default: all GPUs, or the CPU where there is none]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, env = "FLEET_DEVICES", value_name = "LIST", value_delimiter = ',')]
     pub(crate) devices: Vec<String>,
     /// Sets this machine apart from others with the same device: appended to the hardware class of its slots, as in
     /// "AMD EPYC, 2 CPUs [TEXT]", so that its results are not averaged with theirs. For what a device's name does not
     /// say: a power limit, a cooler, a memory speed
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, env = "FLEET_LABEL", value_name = "TEXT")]
     pub(crate) label: Option<Label>,
+    /// Says something of this machine that campaigns select by, such as room=lab-2; may be repeated. Unlike --label it
+    /// changes no hardware class: results of machines that differ in it are averaged
+    #[arg(long, env = "FLEET_TAGS", value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub(crate) tag: Vec<Tag>,
+    /// Gives a device only trials whose budget is at most this, such as cuda:0=6GiB, because others need the rest of its
+    /// memory; may be repeated
+    #[arg(long, value_name = "SLOT=SIZE")]
+    pub(crate) limit_memory: Vec<Limit>,
     /// Threads per worker [default: all CPUs, shared among the devices]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) threads: Option<u32>,
@@ -159,6 +180,10 @@ pub(crate) struct Run {
     /// Seconds of rest for a device after each trial, so that one does not heat the next
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) cool_down: u64,
+    /// End by itself, with exit code 0, once there was no work for so long and everything is delivered: for machines
+    /// that somebody pays for by the hour [default: stay]
+    #[arg(long, env = "FLEET_LEAVE_WHEN_IDLE", value_name = "TIME", value_parser = idle_time)]
+    pub(crate) leave_when_idle: Option<Duration>,
     /// Readings of each meter per second
     #[arg(long, value_name = "HZ", default_value_t = DEFAULT_HERTZ, value_parser = hertz)]
     pub(crate) meter_hertz: f64,
@@ -171,12 +196,25 @@ pub(crate) struct Run {
     pub(crate) exit_with_parent: bool,
     /// Address where Prometheus reads /metrics, and whoever watches over programs /healthz, such as 127.0.0.1:9465.
     /// Whoever reaches it can read what runs here [default: neither is served]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, env = "FLEET_AGENT_METRICS", value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
     #[command(flatten)]
     pub(crate) log: log::Options,
     #[command(flatten)]
     pub(crate) machine: Machine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The token that `fleet join-token` printed; - reads it from standard input
+    #[arg(value_name = "TOKEN", env = "FLEET_JOIN_TOKEN", hide_env_values = true)]
+    pub(crate) token: Given,
+    /// Address of the coordinator, if it is another one from here
+    #[arg(long, value_name = "URL")]
+    pub(crate) coordinator: Option<String>,
+    /// Folder for this agent's own files
+    #[arg(long, env = "FLEET_AGENT_STATE", value_name = "DIR", default_value = "fleet-state/agent")]
+    pub(crate) state: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -231,9 +269,11 @@ pub(crate) struct Verify {
     /// Name only what is beyond its tolerance
     #[arg(long)]
     pub(crate) brief: bool,
-    /// The worker program [default: fleet-worker beside this program]
-    #[arg(long, env = "FLEET_WORKER", value_name = "FILE")]
-    pub(crate) worker: Option<PathBuf>,
+    /// Where to compute, such as cuda:0; the tolerances are the same, and TF32 is off
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) devices: Devices,
 }
 
 #[derive(Debug, Args)]
@@ -284,6 +324,12 @@ fn number(text: &str, is_right: impl Fn(f64) -> bool, expected: &str) -> Result<
 /// From once a second, which a minute's window needs, to what no sensor is updated faster than.
 fn hertz(text: &str) -> Result<f64, String> {
     number(text, |n| (1.0..=100.0).contains(&n), "readings per second from 1 to 100")
+}
+
+/// A time in one or more units. None at all would be an agent that leaves before it has asked.
+fn idle_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok().filter(|t| *t >= Duration::from_secs(1));
+    time.ok_or_else(|| format!("expected a time of a second or more such as 90s, 10m or 1h 30m, found \"{text}\""))
 }
 
 /// A second's mean at least; nobody waits longer than an hour.

@@ -1,6 +1,7 @@
 //! The agent's command line.
 
 mod args;
+mod joining;
 
 use std::io::Read as _;
 use std::path::Path;
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
     };
     log::start(format, "info");
     let outcome = match cli.command {
-        Command::Run(run) => start(run),
+        Command::Run(run) => start(*run),
+        Command::Join(asked) => joining::join(asked),
         Command::Doctor(doctor) => return examine(&doctor),
         Command::Verify(verify) => return compare(&verify),
         Command::Merge(asked) => return merge(&asked),
@@ -51,11 +53,12 @@ fn main() -> ExitCode {
 }
 
 fn start(run: Run) -> anyhow::Result<()> {
+    let coordinator = joining::before(&run)?;
     let options = daemon::Options {
         content_cache: run.cache.unwrap_or_else(|| run.state.join("cache")),
         content_space: run.cache_space,
         content_from: run.content_from,
-        coordinator: run.coordinator,
+        coordinator,
         state: run.state,
         worker: run.machine.devices.worker(),
         lock_dir: run.machine.devices.lock_dir(),
@@ -63,6 +66,8 @@ fn start(run: Run) -> anyhow::Result<()> {
         weights: run.machine.weights,
         devices: run.devices,
         label: run.label,
+        tags: run.tag.into_iter().collect(),
+        limits: run.limit_memory,
         threads: run.threads,
         nvml: run.machine.devices.nvml,
         meters: run.machine.meters.places(),
@@ -73,6 +78,7 @@ fn start(run: Run) -> anyhow::Result<()> {
         state_space: run.state_space.0,
         metrics: run.metrics,
         cool_down: Duration::from_secs(run.cool_down),
+        leave_when_idle: run.leave_when_idle,
     };
     let (sender, stopping) = watch::channel(false);
     if run.exit_with_parent {
@@ -237,7 +243,18 @@ impl Progress {
 fn compare(asked: &Verify) -> ExitCode {
     // Full-size references take seconds.
     let says = std::io::IsTerminal::is_terminal(&std::io::stderr()) && !asked.json;
-    let document = verify::verify(&worker(asked.worker.as_ref()), &asked.folders, |dir| {
+    let gpu = match asked.device.as_str() {
+        // Needs nothing of this machine.
+        "cpu" => None,
+        name => match slots(&asked.devices, &[name.to_owned()], &Host::read()) {
+            Ok((slots, _)) => slots.into_iter().next().and_then(|slot| slot.gpu),
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(2);
+            }
+        },
+    };
+    let document = verify::verify(&asked.devices.worker(), gpu.as_ref(), &asked.folders, |dir| {
         if says {
             eprintln!("running {}", dir.display());
         }

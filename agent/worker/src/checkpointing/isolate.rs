@@ -61,7 +61,7 @@ impl Bench<'_> {
         let memory = Memory::of(self.device);
         let live = || Ok::<u64, anyhow::Error>(memory.stats()?.live);
         let _on = GradMode::on();
-        let start = live()?;
+        let start = self.settled()?;
         let leaf = Tensor::zeros([1], (Kind::Float, self.device)).set_requires_grad(true);
         let mut xs = self.inputs(&leaf)?;
         let sizes: Vec<u64> = xs.iter().map(bytes).collect();
@@ -74,7 +74,7 @@ impl Bench<'_> {
         let mut ys = run(self.slot, self.index, xs.iter().map(Tensor::shallow_clone).collect(), ctx, choice);
         self.synchronize();
         let forward = from.elapsed();
-        let there = memory.stats()?.peak - before;
+        let there = memory.stats()?.peak.saturating_sub(before);
 
         let begin = Arc::new(Mutex::new(None));
         let root = self.root(&ys, &begin)?;
@@ -83,7 +83,7 @@ impl Bench<'_> {
             for size in sizes {
                 let held = live()?;
                 drop(tensors.remove(0));
-                kept.push(held - live()? < *size);
+                kept.push(held.saturating_sub(live()?) < *size);
             }
             Ok::<_, anyhow::Error>(kept)
         };
@@ -93,7 +93,7 @@ impl Bench<'_> {
         let of =
             |kept: &[bool], sizes: &[u64]| -> u64 { kept.iter().zip(sizes).filter(|(k, _)| **k).map(|(_, s)| s).sum() };
         let borders = of(&inputs, &sizes) + of(&outputs, &of_outputs);
-        let inner = (live()? - start).saturating_sub(borders);
+        let inner = live()?.saturating_sub(start + borders);
 
         let mut measured = Isolated { inner, inputs, outputs, there, back: 0, forward, backward: Duration::ZERO };
         if root.requires_grad() {
@@ -134,6 +134,22 @@ impl Bench<'_> {
         };
         let mut roots = attach(vec![number], &ys.iter().collect::<Vec<_>>(), source)?;
         Ok(roots.swap_remove(0).sum(Kind::Float))
+    }
+
+    /// What is live, once it stays so: on a GPU backward runs on a thread of libtorch's, which may let go of the last
+    /// node's tensors a moment after whoever asked for gradients has them.
+    fn settled(&self) -> anyhow::Result<u64> {
+        let live = || Memory::of(self.device).stats().map(|s| s.live);
+        let mut before = live()?;
+        while let Device::Cuda(_) = self.device {
+            std::thread::sleep(Duration::from_millis(1));
+            let now = live()?;
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        Ok(before)
     }
 
     fn synchronize(&self) {

@@ -8,17 +8,27 @@ use std::thread;
 use anyhow::Context as _;
 use fleet_common::spec::Recipe;
 use fleet_dataset::{Dataset, Split};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Transform;
 use super::processor::normalized;
 use crate::nn::Seed;
+use crate::torch::guard;
+
+/// Bytes of images in host memory.
+#[derive(Debug)]
+pub enum Pixels {
+    /// Ordinary memory.
+    Pageable(Vec<u8>),
+    /// A flat tensor in memory that a GPU reads by itself: the copy to the device is queued rather than waited for.
+    Pinned(Tensor),
+}
 
 /// Some images and their classes, in host memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Batch {
     /// Planes of bytes, (batch, 3, size, size).
-    pub pixels: Vec<u8>,
+    pub pixels: Pixels,
     /// Class of each image.
     pub labels: Vec<i64>,
     /// Side of an image.
@@ -39,13 +49,13 @@ impl Batch {
     /// Equal parts, one after another; `parts` divides the number of images.
     pub fn split(self, parts: u32) -> impl Iterator<Item = Self> {
         let images = self.len() / parts.max(1) as usize;
-        let pixels = self.pixels.len() / self.len().max(1);
+        let pixels = 3 * (self.size as usize).pow(2);
         let mut rest = Some(self);
         std::iter::from_fn(move || {
             let mut part = rest.take()?;
             if part.len() > images {
-                let (later, labels) = (part.pixels.split_off(images * pixels), part.labels.split_off(images));
-                rest = Some(Self { pixels: later, labels, size: part.size });
+                let later = part.pixels.split_off(images * pixels);
+                rest = Some(Self { pixels: later, labels: part.labels.split_off(images), size: part.size });
             }
             Some(part)
         })
@@ -54,8 +64,37 @@ impl Batch {
     /// Normalised images (batch, 3, size, size) and labels (batch) on `device`.
     pub fn to_tensors(&self, recipe: &Recipe, device: Device) -> (Tensor, Tensor) {
         let shape = [self.len() as i64, 3, i64::from(self.size), i64::from(self.size)];
-        let images = normalized(&Tensor::from_slice(&self.pixels).view(shape).to_device(device), recipe);
-        (images, Tensor::from_slice(&self.labels).to_device(device))
+        let pixels = match &self.pixels {
+            Pixels::Pageable(bytes) => Tensor::from_slice(bytes).to_device(device),
+            Pixels::Pinned(bytes) => bytes.to_device_(device, Kind::Uint8, true, false),
+        };
+        (normalized(&pixels.view(shape), recipe), Tensor::from_slice(&self.labels).to_device(device))
+    }
+
+    /// The batch as `device` takes it fastest.
+    fn ready_for(self, device: Device) -> anyhow::Result<Self> {
+        match (self.pixels, device) {
+            (Pixels::Pageable(bytes), Device::Cuda(_)) => {
+                let pinned = guard(|| Tensor::from_slice(&bytes).pin_memory(device))?;
+                Ok(Self { pixels: Pixels::Pinned(pinned), ..self })
+            }
+            (pixels, _) => Ok(Self { pixels, ..self }),
+        }
+    }
+}
+
+impl Pixels {
+    /// Takes what follows the first `at` bytes away.
+    fn split_off(&mut self, at: usize) -> Self {
+        match self {
+            Self::Pageable(bytes) => Self::Pageable(bytes.split_off(at)),
+            Self::Pinned(bytes) => {
+                let (at, all) = (at as i64, bytes.size()[0]);
+                let later = bytes.narrow(0, at, all - at);
+                *bytes = bytes.narrow(0, 0, at);
+                Self::Pinned(later)
+            }
+        }
     }
 }
 
@@ -70,8 +109,9 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Decodes the batches `numbers` of `split` with `threads` threads; `pick` names the images of each batch, and the
-    /// number of a batch and the place of an image in it seed its augmentation.
+    /// Decodes the batches `numbers` of `split` for `device` with `threads` threads; `pick` names the images of each
+    /// batch, and the number of a batch and the place of an image in it seed its augmentation.
+    #[allow(clippy::too_many_arguments, reason = "what a batch depends on")]
     pub fn new(
         dataset: Arc<Dataset>,
         split: Split,
@@ -79,6 +119,7 @@ impl Loader {
         seed: Seed,
         numbers: Range<usize>,
         threads: usize,
+        device: Device,
         pick: impl Fn(usize) -> Vec<usize> + Send + Sync + 'static,
     ) -> Self {
         let pick = Arc::new(pick);
@@ -90,7 +131,12 @@ impl Loader {
                 let (sender, receiver) = sync_channel(0);
                 let (dataset, pick) = (dataset.clone(), pick.clone());
                 let mine = numbers.clone().skip(first).step_by(threads);
-                let work = move || produce(&dataset, split, &transform, seed, mine, &*pick, &sender);
+                let work = move || {
+                    let decode = |number: usize| {
+                        make(&dataset, split, &transform, seed.branch(number as u64), &pick(number))?.ready_for(device)
+                    };
+                    produce(decode, mine, &sender);
+                };
                 thread::Builder::new().name(format!("decode-{first}")).spawn(work).expect("a thread can be started");
                 receiver
             })
@@ -100,16 +146,12 @@ impl Loader {
 }
 
 fn produce(
-    dataset: &Dataset,
-    split: Split,
-    transform: &Transform,
-    seed: Seed,
+    decode: impl Fn(usize) -> anyhow::Result<Batch>,
     numbers: impl Iterator<Item = usize>,
-    pick: &(impl Fn(usize) -> Vec<usize> + ?Sized),
     to: &SyncSender<anyhow::Result<Batch>>,
 ) {
     for number in numbers {
-        let batch = make(dataset, split, transform, seed.branch(number as u64), &pick(number));
+        let batch = decode(number);
         let failed = batch.is_err();
         // Nobody takes batches any more: the trial is over.
         if to.send(batch).is_err() || failed {
@@ -119,13 +161,13 @@ fn produce(
 }
 
 fn make(dataset: &Dataset, split: Split, transform: &Transform, seed: Seed, images: &[usize]) -> anyhow::Result<Batch> {
-    let mut batch = Batch { pixels: Vec::new(), labels: Vec::with_capacity(images.len()), size: transform.size };
+    let (mut pixels, mut labels) = (Vec::new(), Vec::with_capacity(images.len()));
     for (place, &index) in images.iter().enumerate() {
         let image = dataset.decode(split, index)?;
-        batch.pixels.extend(transform.apply(&image, seed.branch(place as u64))?);
-        batch.labels.push(i64::from(dataset.label(split, index)));
+        pixels.extend(transform.apply(&image, seed.branch(place as u64))?);
+        labels.push(i64::from(dataset.label(split, index)));
     }
-    Ok(batch)
+    Ok(Batch { pixels: Pixels::Pageable(pixels), labels, size: transform.size })
 }
 
 impl Iterator for Loader {

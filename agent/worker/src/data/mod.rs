@@ -9,6 +9,6 @@ mod resample;
 mod sampler;
 mod transform;
 
-pub use loader::{Batch, Loader};
+pub use loader::{Batch, Loader, Pixels};
 pub use sampler::{Sampler, evaluation_batches};
 pub use transform::Transform;

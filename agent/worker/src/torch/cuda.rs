@@ -36,21 +36,51 @@ pub unsafe fn cap(bytes: u64, scope: BudgetScope) -> Result<Cap, CapError> {
         BudgetScope::Process => beside(bytes, context_memory()?)?,
     };
     let bytes = cap.bytes;
-    let before = SETTINGS.iter().find_map(|name| std::env::var(name).ok());
-    let now = settings(before.as_deref(), bytes, total);
-    tracing::info!("{}={now} caps the allocator at {bytes} of {total} bytes", SETTINGS[0]);
     // SAFETY: the caller's promise.
-    unsafe { std::env::set_var(SETTINGS[0], now) };
+    let now = unsafe { set(Some((bytes, total))) };
+    tracing::info!("{}={now} caps the allocator at {bytes} of {total} bytes", SETTINGS[0]);
     Ok(cap)
 }
 
-/// The user's settings, and the share that `bytes` are of `total`.
-fn settings(before: Option<&str>, bytes: u64, total: u64) -> String {
-    // libtorch cuts the product down to whole bytes; half a byte more keeps it from falling short.
-    let share = ((bytes as f64 + 0.5) / total.max(1) as f64).min(1.0);
-    let kept = before.unwrap_or_default().split(',').filter(|s| !s.is_empty());
-    let kept = kept.filter(|s| !s.trim_start().starts_with("per_process_memory_fraction"));
-    kept.map(str::to_owned).chain([format!("per_process_memory_fraction:{share:.17}")]).collect::<Vec<_>>().join(",")
+/// Prepares libtorch's CUDA allocator as [`cap`] does, without a cap.
+///
+/// # Safety
+/// As [`cap`].
+pub unsafe fn uncapped() {
+    // SAFETY: the caller's promise.
+    unsafe { set(None) };
+}
+
+/// Puts [`settings`] where libtorch looks for them, and returns them.
+///
+/// # Safety
+/// As [`cap`].
+unsafe fn set(cap: Option<(u64, u64)>) -> String {
+    let before = SETTINGS.iter().find_map(|name| std::env::var(name).ok());
+    let now = settings(before.as_deref(), cap);
+    // SAFETY: the caller's promise.
+    unsafe { std::env::set_var(SETTINGS[0], &now) };
+    now
+}
+
+/// The user's settings, growing segments unless the user has said something of them, and with a cap the share that its
+/// bytes are of all that the device has.
+///
+/// What is capped is what the allocator takes from the device. Segments of fixed sizes leave holes in it: a plan of
+/// 1,992 MiB of tensors did not fit below 2,048 on an H200, and with segments that grow it did.
+fn settings(before: Option<&str>, cap: Option<(u64, u64)>) -> String {
+    let (growing, share) = ("expandable_segments", "per_process_memory_fraction");
+    let before: Vec<&str> = before.unwrap_or_default().split(',').map(str::trim).filter(|s| !s.is_empty()).collect();
+    let mut now: Vec<String> =
+        before.iter().filter(|s| cap.is_none() || !s.starts_with(share)).map(|s| (*s).to_owned()).collect();
+    if !now.iter().any(|s| s.starts_with(growing)) {
+        now.push(format!("{growing}:True"));
+    }
+    if let Some((bytes, total)) = cap {
+        // libtorch cuts the product down to whole bytes; half a byte more keeps it from falling short.
+        now.push(format!("{share}:{:.17}", ((bytes as f64 + 0.5) / total.max(1) as f64).min(1.0)));
+    }
+    now.join(",")
 }
 
 library! {
@@ -180,11 +210,20 @@ mod tests {
     fn the_cap_joins_the_users_settings_and_is_exact() {
         let total = 8_361_345_024u64;
         for budget in [1u64 << 20, 2 << 30, total - 1] {
-            let text = settings(Some("expandable_segments:True,per_process_memory_fraction:0.9"), budget, total);
-            let share = text.strip_prefix("expandable_segments:True,per_process_memory_fraction:").expect(&text);
+            let before = "expandable_segments:False,per_process_memory_fraction:0.9";
+            let text = settings(Some(before), Some((budget, total)));
+            let share = text.strip_prefix("expandable_segments:False,per_process_memory_fraction:").expect(&text);
             let share: f64 = share.parse().expect("a number");
             assert_eq!((share * total as f64) as u64, budget, "as libtorch computes it");
         }
-        assert!(settings(None, 4 * total, total).ends_with(":1.00000000000000000"), "no more than there is");
+        assert!(settings(None, Some((4 * total, total))).ends_with(":1.00000000000000000"), "no more than there is");
+    }
+
+    #[test]
+    fn segments_grow_unless_the_user_says_otherwise() {
+        assert_eq!(settings(None, None), "expandable_segments:True");
+        assert_eq!(settings(Some("max_split_size_mb:64"), None), "max_split_size_mb:64,expandable_segments:True");
+        assert_eq!(settings(Some("expandable_segments:False"), None), "expandable_segments:False");
+        assert!(settings(None, Some((1, 2))).starts_with("expandable_segments:True,per_process_memory_fraction:"));
     }
 }

@@ -52,6 +52,7 @@ unsafe extern "C" {
     pub(super) fn fleet_cuda_stats(device: i64, out: *mut CudaStats) -> *mut c_char;
     pub(super) fn fleet_cuda_memory_info(device: i64, free: *mut u64, total: *mut u64) -> *mut c_char;
     pub(super) fn fleet_cuda_reset_peak(device: i64) -> *mut c_char;
+    pub(super) fn fleet_deterministic() -> *mut c_char;
     pub(super) fn fleet_cuda_stream(device: i64, stream: *mut *mut c_void) -> *mut c_char;
 
     pub(super) fn fleet_function_attach(

@@ -11,8 +11,13 @@ use std::sync::Once;
 
 use super::TorchError;
 
+/// How a panic of tch begins: it unwraps what libtorch threw.
+const TORCH: &str = "called `Result::unwrap()` on an `Err` value: Torch(\"";
+
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
+    /// Where the latest panic that was kept quiet came from.
+    static PLACE: Cell<Option<String>> = const { Cell::new(None) };
 }
 
 /// Runs `f`, turning a panic (tch's way to report a libtorch exception) into an error.
@@ -40,7 +45,9 @@ fn quiet_while_guarded() {
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
+            if GUARDED.get() {
+                PLACE.set(info.location().map(ToString::to_string));
+            } else {
                 loud(info);
             }
         }));
@@ -53,11 +60,15 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without a message");
-    first_lines(text)
+    match (text.strip_prefix(TORCH), PLACE.take()) {
+        // Where tch's wrapper of an operator stands says nothing; the message does.
+        (Some(text), _) => first_lines(text),
+        (None, Some(place)) => format!("{text} (at {place})"),
+        (None, None) => text.to_owned(),
+    }
 }
 
 /// tch's panics carry libtorch's C++ back-trace; the first line says what happened.
 fn first_lines(text: &str) -> String {
-    let text = text.strip_prefix("called `Result::unwrap()` on an `Err` value: Torch(\"").unwrap_or(text);
     text.split("\\nException raised from").next().unwrap_or(text).replace("\\n", "\n").trim_end().to_owned()
 }

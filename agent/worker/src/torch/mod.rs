@@ -88,6 +88,16 @@ pub fn version(tensor: &Tensor) -> i64 {
     unsafe { ffi::fleet_tensor_version(raw(tensor)) }
 }
 
+/// From here on every operator that has a form with a fixed order of additions takes it, so that the same computation
+/// gives the same bits on a GPU, too; operators without one warn.
+///
+/// # Errors
+/// libtorch's.
+pub fn deterministic() -> Result<(), TorchError> {
+    // SAFETY: sets flags.
+    check(unsafe { ffi::fleet_deterministic() })
+}
+
 /// The version of libtorch that this was built against, such as "2.11.0".
 pub fn libtorch_version() -> String {
     // SAFETY: a string constant.

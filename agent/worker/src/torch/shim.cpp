@@ -4,6 +4,7 @@
 // No exception crosses this file's border: every entry returns nullptr, or a message that the caller frees.
 // No panic does either: the callbacks report failure by value (see function.rs).
 
+#include <ATen/Context.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -219,6 +220,16 @@ char* fleet_cuda_memory_info(int64_t device, uint64_t* free_bytes, uint64_t* tot
 char* fleet_cuda_reset_peak(int64_t device) {
   return guarded(
       [&] { c10::getDeviceAllocator(c10::kCUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
+}
+
+// From here on operators that have a form with a fixed order of additions take it; those without warn.
+char* fleet_deterministic() {
+  return guarded([] {
+    auto& context = at::globalContext();
+    context.setDeterministicAlgorithms(true, /*warn_only=*/true);
+    context.setDeterministicCuDNN(true);
+    context.setBenchmarkCuDNN(false);
+  });
 }
 
 // The CUstream that this thread's work on the device goes to; null is the default one.

@@ -35,10 +35,16 @@ pub(super) fn evaluate(
         augment: false,
         recipe: built.recipe,
     };
-    let mut loader =
-        Loader::new(data.dataset.clone(), Split::Test, transform, data.seed, 0..count, data.decode_threads, move |i| {
-            batches[i].clone()
-        });
+    let mut loader = Loader::new(
+        data.dataset.clone(),
+        Split::Test,
+        transform,
+        data.seed,
+        0..count,
+        data.decode_threads,
+        device,
+        move |i| batches[i].clone(),
+    );
     let ctx = Ctx::eval().with_precision(settings.train.precision);
     Place::phase("evaluate").enter();
     let (mut right, mut loss, mut done) = (0.0, 0.0, 0u64);

@@ -13,7 +13,7 @@ use super::build::Built;
 use super::steps::gradients;
 use crate::checkpointing::profile::{Outline, Prediction, Profile};
 use crate::checkpointing::{Planned, Policy, Uniform};
-use crate::data::Batch;
+use crate::data::{Batch, Pixels};
 use crate::nn::{Ctx, Executor, Params, Role, Seed};
 use crate::torch::memory::Memory;
 use crate::torch::timeline::Timeline;
@@ -42,7 +42,7 @@ impl<'a> Rehearsal<'a> {
         let bytes = count as usize * 3 * (size as usize).pow(2);
         let pixels = (0..bytes as u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect();
         let classes = self.settings.dataset.classes.max(1);
-        Batch { pixels, labels: (0..count).map(|i| i64::from(i % classes)).collect(), size }
+        Batch { pixels: Pixels::Pageable(pixels), labels: (0..count).map(|i| i64::from(i % classes)).collect(), size }
     }
 
     /// One pass forward and backward under `policy`, and its memory. Nothing of the model moves.

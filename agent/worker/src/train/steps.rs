@@ -59,6 +59,7 @@ pub(super) fn train(
         data.seed,
         first as usize..train.steps as usize,
         data.decode_threads,
+        device,
         move |step| sampler.step(step as u64),
     );
     let params: Vec<Tensor> = built.params.trainable().map(|p| p.tensor.shallow_clone()).collect();

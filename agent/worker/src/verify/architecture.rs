@@ -177,11 +177,17 @@ impl Architecture {
     /// The model under `method`, with the folder's weights.
     pub(super) fn build(&self, folder: &Folder, method: Rc<dyn Method>, kind: Kind) -> anyhow::Result<Built> {
         let weights = folder.weights(|| self.state())?;
-        self.build_with(weights, method, kind)
+        self.build_with(weights, method, folder.device, kind)
     }
 
-    pub(super) fn build_with(&self, weights: Weights, method: Rc<dyn Method>, kind: Kind) -> anyhow::Result<Built> {
-        let b = Builder::new(method, Some(weights), Seed::root(0), Device::Cpu, kind);
+    pub(super) fn build_with(
+        &self,
+        weights: Weights,
+        method: Rc<dyn Method>,
+        device: Device,
+        kind: Kind,
+    ) -> anyhow::Result<Built> {
+        let b = Builder::new(method, Some(weights), Seed::root(0), device, kind);
         let model = self.model(&b);
         let (params, load) = b.finish()?;
         let load = load.unwrap_or_default();

@@ -60,7 +60,8 @@ fn data(folder: &Folder, architecture: &Architecture) -> anyhow::Result<(Tensor,
     let size = folder.number_or("size", architecture.image_size() as f64)? as i64;
     let classes = folder.int("num_classes")?;
     let labels: Vec<i64> = (0..batch).map(|b| (b * 37 + 11) % classes).collect();
-    Ok((procedural::images(folder.prefix(), batch, size), Tensor::from_slice(&labels)))
+    let images = procedural::images(folder.prefix(), batch, size);
+    Ok((images.to_device(folder.device), Tensor::from_slice(&labels).to_device(folder.device)))
 }
 
 fn full(folder: &Folder, architecture: &Architecture, kind: Kind) -> anyhow::Result<Built> {

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use fleet_common::verify::Check;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// What is allowed.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ impl Checks {
             let name = format!("{name}: expected shape {:?}, found {:?}", reference.size(), got.size());
             return self.push(name, f64::INFINITY, f64::INFINITY, Tolerance::Equal);
         }
-        let double = |t: &Tensor| t.detach().to_kind(Kind::Double);
+        let double = |t: &Tensor| t.detach().to_device(Device::Cpu).to_kind(Kind::Double);
         let (got, reference) = (double(got), double(reference));
         let largest = |t: Tensor| if t.numel() == 0 { 0.0 } else { t.abs().max().double_value(&[]) };
         let (absolute, scale) = (largest(&got - &reference), largest(reference));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::{VerifyError, procedural};
 use crate::nn::Weights;
@@ -13,6 +13,8 @@ use crate::nn::Weights;
 pub(super) struct Folder {
     dir: PathBuf,
     pub(super) config: Value,
+    /// Where its tensors are put.
+    pub(super) device: Device,
     io: Weights,
 }
 
@@ -22,7 +24,7 @@ impl Folder {
         let text = std::fs::read(&path)
             .with_context(|| format!("{}: expected a reference folder with a config.json", dir.display()))?;
         let config: Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-        Ok(Self { config, io: Weights::read(&dir.join("io.safetensors"))?, dir: dir.to_owned() })
+        Ok(Self { config, device: Device::Cpu, io: Weights::read(&dir.join("io.safetensors"))?, dir: dir.to_owned() })
     }
 
     /// The weights of this folder, of the one it is based on, or of the formula, for a state of these names and shapes.
@@ -70,13 +72,13 @@ impl Folder {
 
     /// A tensor of the inputs and outputs.
     pub(super) fn io(&self, name: &str) -> anyhow::Result<Tensor> {
-        let found = self.io.get(name).map(Tensor::shallow_clone);
+        let found = self.io.get(name).map(|t| t.to_device(self.device));
         found.ok_or_else(|| anyhow!("{}: expected a tensor {name} in io.safetensors", self.dir.display()))
     }
 
     /// The tensors whose names begin with `prefix`, by the rest of their names.
     pub(super) fn io_under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, Tensor)> {
-        self.io.names().filter_map(move |n| Some((n.strip_prefix(prefix)?, self.io.get(n)?.shallow_clone())))
+        self.io.names().filter_map(move |n| Some((n.strip_prefix(prefix)?, self.io.get(n)?.to_device(self.device))))
     }
 
     fn wrong(&self, key: &str, expected: &str) -> anyhow::Error {

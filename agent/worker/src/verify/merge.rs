@@ -36,7 +36,8 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
         checks.tensors(format!("merged.{name}"), &values, &reference, Tolerance::LOGITS);
     }
     let plain = peft::method(&MethodSettings::Full);
-    let Built { model, .. } = architecture.build_with(Weights::from_tensors(merged), plain, Kind::Float)?;
+    let Built { model, .. } =
+        architecture.build_with(Weights::from_tensors(merged), plain, folder.device, Kind::Float)?;
     checks.tensors("merged.logits", &logits(model.as_ref()), &folder.io("merged.logits")?, Tolerance::LOGITS);
     Ok(())
 }

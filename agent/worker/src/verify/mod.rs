@@ -21,6 +21,7 @@ use std::path::Path;
 use compare::Checks;
 use fleet_common::verify::{Report, Verdict};
 use folder::Folder;
+use tch::Device;
 
 use crate::torch::guard;
 
@@ -47,18 +48,21 @@ impl From<crate::torch::TorchError> for VerifyError {
     }
 }
 
-/// Runs the reference at `dir`.
-pub fn run(dir: &Path) -> Verdict {
-    match report(dir) {
+/// Runs the reference at `dir` on `device`. Packing and preprocessing are the CPU's in any case, as in a trial.
+pub fn run(dir: &Path, device: Device) -> Verdict {
+    match report(dir, device) {
         Ok(report) => Verdict::of(report),
         Err(error) => Verdict::CannotRun { reason: error.to_string() },
     }
 }
 
-fn report(dir: &Path) -> Result<Report, VerifyError> {
-    let folder = Folder::open(dir)?;
+fn report(dir: &Path, device: Device) -> Result<Report, VerifyError> {
+    let mut folder = Folder::open(dir)?;
     let mut checks = Checks::default();
     let kind = folder.text("kind")?.to_owned();
+    if matches!(kind.as_str(), "backbone" | "training_trace" | "merge" | "scan") {
+        folder.device = device;
+    }
     // A panic of tch's operators (a shape that does not fit) is an error about this folder.
     guard(|| match kind.as_str() {
         "backbone" => backbone::run(&folder, &mut checks),

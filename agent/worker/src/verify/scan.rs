@@ -3,7 +3,7 @@
 
 use anyhow::anyhow;
 use fleet_common::plan::MethodSettings;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::VerifyError;
 use super::compare::{Checks, Tolerance};
@@ -48,7 +48,7 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
     let bias = flag("use_bias", false);
     let shape = if bias { LinearShape::USUAL } else { LinearShape::USUAL.without_bias() };
     let weights = folder.weights(|| Ok(Vec::new()))?;
-    let b = Builder::new(peft::method(&MethodSettings::Full), Some(weights), Seed::root(0), Device::Cpu, Kind::Float);
+    let b = Builder::new(peft::method(&MethodSettings::Full), Some(weights), Seed::root(0), folder.device, Kind::Float);
     let layer = |i: i64| {
         let b = b.sub("layers").sub(i);
         let mixer = b.sub("mixer");

@@ -131,7 +131,7 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
         let (mut got, mut expected) = (param.tensor.detach(), reference);
         if let Some(keys) = noise(folder, &architecture, param) {
             let rest: Vec<i64> = (0..got.size()[0]).filter(|row| !keys.contains(row)).collect();
-            let rest = Tensor::from_slice(&rest);
+            let rest = Tensor::from_slice(&rest).to_device(folder.device);
             (got, expected) = (got.index_select(0, &rest), expected.index_select(0, &rest));
         }
         checks.tensors(format!("final.{name}"), &got, &expected, Tolerance::TRACE);

@@ -1,7 +1,9 @@
 //! The core's decisions, without a network, a disk or a clock.
 
+mod confined;
 mod content;
 mod imports;
+mod placing;
 mod promises;
 mod stories;
 
@@ -18,7 +20,16 @@ use super::*;
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
 
+/// The same campaign is asked for thousands of times; estimating what it needs takes a while.
 fn prepared(seeds: &str, hardware: &str) -> Box<Prepared> {
+    thread_local! {
+        static MADE: std::cell::RefCell<BTreeMap<(String, String), Box<Prepared>>> = Default::default();
+    }
+    let key = (seeds.to_owned(), hardware.to_owned());
+    MADE.with_borrow_mut(|made| made.entry(key).or_insert_with(|| prepare(seeds, hardware)).clone())
+}
+
+fn prepare(seeds: &str, hardware: &str) -> Box<Prepared> {
     let toml = format!(
         "name = \"t\"\nseeds = {seeds}\nhardware = {hardware}\n[matrix]\nmethod = [\"full\", \"lora\"]\n\
          backbone = \"vit_micro\"\ndataset = \"textures\"\n[train]\nsteps = 10\n"
@@ -27,7 +38,7 @@ fn prepared(seeds: &str, hardware: &str) -> Box<Prepared> {
     let identity = DatasetIdentity { fingerprint: "0".repeat(64), classes: 8, train: 10, test: 10 };
     let datasets = [(DatasetName::Textures("textures".into()), Ok(identity))].into();
     let plan = plan(&campaign, &Resolution { datasets, ..Resolution::default() });
-    Box::new(Prepared { campaign, toml, plan })
+    Box::new(Prepared::new(campaign, toml, plan))
 }
 
 fn holder(agent: &str) -> Holder {
@@ -74,21 +85,19 @@ impl World {
     }
 
     fn register(&mut self, agent: &str, held: Vec<Claim>) -> Vec<Verdict> {
+        self.register_as(agent, held, 0)
+    }
+
+    fn register_as(&mut self, agent: &str, held: Vec<Claim>, number: u64) -> Vec<Verdict> {
         let slots = vec![SlotInfo {
             slot: "cpu".parse().expect("a slot"),
             hardware: "CPU".parse().expect("a class"),
             memory_bytes: 1 << 30,
+            about: SlotAbout::default(),
         }];
         let agent: AgentId = agent.parse().expect("an id");
-        let reply = self.ask(|token| Input::Register {
-            token,
-            agent,
-            version: "1".into(),
-            host: "h".into(),
-            slots,
-            held,
-            content: HashSet::new(),
-        });
+        let (version, host, content) = ("1".into(), "h".into(), HashSet::new());
+        let reply = self.ask(|token| Input::Register { token, agent, version, host, slots, held, number, content });
         match reply {
             Some(Reply::Registered(verdicts)) => verdicts,
             other => panic!("{other:?}"),
@@ -113,6 +122,7 @@ impl World {
             reason: "because".into(),
             record: b"{}".to_vec(),
             seal: Seal::default(),
+            figures: Figures::default(),
         });
         match reply {
             Some(Reply::Reported(reported)) => reported,

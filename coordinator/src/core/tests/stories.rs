@@ -60,7 +60,11 @@ fn each_class_of_hardware_gets_a_trial_of_its_own() {
     }
     assert_eq!(got, 2, "the other class's trials wait for their hardware");
     let Some(Reply::Status(Ok(snapshot))) = w.ask(|t| Input::Status(t, None)) else { panic!("no status") };
-    assert_eq!(snapshot.campaigns[0].waits, [("no connected agent has a GPU X".to_owned(), 2)].into());
+    assert_eq!(
+        snapshot.campaigns[0].waits,
+        [("no connected slot is of the class GPU X; there is CPU; start an agent on such a machine".to_owned(), 2)]
+            .into()
+    );
 }
 
 #[test]
@@ -322,7 +326,7 @@ fn a_machine_that_is_off_today_stays_in_the_comparison() {
     let done = w.pull("a").expect("work");
     w.report("a", &done, OutcomeClass::Completed);
     w.pass(150_000);
-    assert!(w.core.classes().is_empty(), "it is off");
+    assert!(w.core.classes(&spec::Select::default()).is_empty(), "it is off");
     assert_eq!(each(&mut w), Some(Reply::Submitted(Ok((2, 0)))));
 }
 
@@ -338,4 +342,23 @@ fn the_latest_submission_says_where_the_data_is() {
     w.ask(|t| Input::Submit(t, moved));
     w.register("a", vec![]);
     assert_eq!(w.pull("a").expect("work").cell.dataset, "/new/flowers");
+}
+
+#[test]
+fn an_introduction_that_was_overtaken_takes_nothing_away() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register_as("a", vec![], 2);
+    let offer = w.pull("a").expect("work");
+    // It was sent before the other one, and claims what was held then: nothing.
+    assert_eq!(w.register_as("a", vec![], 1), []);
+    assert_eq!(w.kind(&offer.trial), StateKind::Leased);
+    assert_eq!(w.report("a", &offer, OutcomeClass::Completed), Reported::Recorded);
+    // One that is later, or of an agent that does not count, is heard.
+    let offer = w.pull("a").expect("work");
+    w.register_as("a", vec![], 3);
+    assert_eq!(w.kind(&offer.trial), StateKind::Waiting);
+    let offer = w.pull("a").expect("work");
+    w.register_as("a", vec![], 0);
+    assert_eq!(w.kind(&offer.trial), StateKind::Waiting);
 }

@@ -9,6 +9,7 @@
 //! A batch is acknowledged once it is durable in the intake. Batches that arrive twice are dropped, overlaps trimmed,
 //! gaps kept as gaps: the numbers tell. [`chunk`] has the form of both files, and reads what earlier versions wrote.
 
+mod check;
 mod chunk;
 mod columns;
 mod intake;
@@ -31,10 +32,11 @@ use fleet_common::telemetry::{Sample, Seal};
 use fleet_common::wire::{self, v1};
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use check::{check, files, intake};
 pub use keep::{Keep, KeepTime};
 pub use reader::Reader;
 pub use removed::Removal;
-use removed::Removed;
+pub(super) use removed::Removed;
 use tails::Tails;
 use writer::{Command, Writer};
 
@@ -165,6 +167,11 @@ impl Drop for Samples {
             let _ = thread.join();
         }
     }
+}
+
+/// The name of an attempt's chunk file without its extension.
+pub(super) fn name(trial: &TrialId, attempt: Attempt) -> String {
+    tails::name(&(trial.clone(), attempt))
 }
 
 /// The samples of some batches.

@@ -25,7 +25,7 @@ pub struct Removal {
 
 /// All removals.
 #[derive(Debug)]
-pub(super) struct Removed {
+pub(in crate::store) struct Removed {
     path: PathBuf,
     known: Mutex<HashMap<String, Removal>>,
 }
@@ -35,7 +35,7 @@ impl Removed {
     ///
     /// # Errors
     /// It cannot be read.
-    pub(super) fn open(path: &Path) -> Result<Self, SamplesError> {
+    pub(in crate::store) fn open(path: &Path) -> Result<Self, SamplesError> {
         let text = match std::fs::read(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -55,7 +55,7 @@ impl Removed {
     }
 
     /// The latest removal of a file of this name.
-    pub(super) fn find(&self, name: &str) -> Option<Removal> {
+    pub(in crate::store) fn find(&self, name: &str) -> Option<Removal> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
