@@ -4,8 +4,8 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=../proto");
-    let descriptors = protox::compile(["fleet/v1/agent.proto", "fleet/v1/artifacts.proto"], ["../proto"])
-        .unwrap_or_else(|e| panic!("{e:?}"));
+    let services = ["agent", "artifacts", "content"].map(|f| format!("fleet/v1/{f}.proto"));
+    let descriptors = protox::compile(services, ["../proto"]).unwrap_or_else(|e| panic!("{e:?}"));
     tonic_prost_build::configure()
         .build_server(false)
         .extern_path(".fleet.v1", "::fleet_common::wire::v1")

@@ -3,8 +3,8 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=../proto");
-    let files = ["types", "agent", "operator", "journal", "samples", "snapshot", "join", "artifacts"]
-        .map(|f| format!("fleet/v1/{f}.proto"));
+    let names = ["types", "agent", "operator", "journal", "samples", "snapshot", "join", "artifacts", "content"];
+    let files = names.map(|f| format!("fleet/v1/{f}.proto"));
     let descriptors = protox::compile(files, ["../proto"]).unwrap_or_else(|e| panic!("{e:?}"));
     prost_build::Config::new().compile_fds(descriptors).expect("messages are generated");
 }

@@ -2,11 +2,8 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=../proto");
-    let descriptors = protox::compile(
-        ["fleet/v1/agent.proto", "fleet/v1/operator.proto", "fleet/v1/join.proto", "fleet/v1/artifacts.proto"],
-        ["../proto"],
-    )
-    .unwrap_or_else(|e| panic!("{e:?}"));
+    let services = ["agent", "operator", "join", "artifacts", "content"].map(|f| format!("fleet/v1/{f}.proto"));
+    let descriptors = protox::compile(services, ["../proto"]).unwrap_or_else(|e| panic!("{e:?}"));
     tonic_prost_build::configure()
         .extern_path(".fleet.v1", "::fleet_common::wire::v1")
         .compile_fds(descriptors)

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use fleet_common::plan::{CellSettings, WeightsRef};
 use fleet_common::spec::DatasetName;
+use fleet_content::Item;
 use fleet_dataset::{Dataset, sha256_of_file};
 
 /// The folders that an agent looks into, and what it has found out about them.
@@ -89,6 +90,14 @@ impl Files {
         }
     }
 
+    /// What has been found here, as far as it was looked at.
+    pub fn known(&self) -> Vec<Item> {
+        let datasets = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
+        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let datasets = datasets.values().filter_map(|(_, hash)| hash.parse().ok().map(Item::Dataset));
+        datasets.chain(weights.values().filter_map(|(_, hash)| hash.parse().ok().map(Item::Weights))).collect()
+    }
+
     fn sha256(&self, file: &Path) -> std::io::Result<String> {
         let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = Stamp::of(&[file.to_owned()]);
@@ -105,11 +114,11 @@ impl Files {
 
 /// Paths, sizes and times of change of files: what differs when a file was replaced, without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp(u64);
+pub(crate) struct Stamp(u64);
 
 impl Stamp {
     /// Of these files, and of all files in these folders.
-    fn of(places: &[PathBuf]) -> Self {
+    pub(crate) fn of(places: &[PathBuf]) -> Self {
         let mut hasher = DefaultHasher::new();
         let mut left: Vec<PathBuf> = places.to_vec();
         while let Some(path) = left.pop() {

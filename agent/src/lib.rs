@@ -12,7 +12,8 @@
 //! | [`half`] | the agent's decisions on leases and records; pure |
 //! | [`doctor`] | what this machine has, what is missing, how to get it |
 //! | [`calibrate`] | a close look at meters, kept for the records |
-//! | [`files`] | data sets and weights by content |
+//! | [`files`] | data sets and weights in this machine's folders, by content |
+//! | [`cache`] | those that were fetched |
 //! | [`ask`] | questions to the worker program |
 //! | [`verify`] | reference folders through our implementation |
 //! | [`profile`] | memory and time of a training step, block by block |
@@ -21,6 +22,7 @@
 pub const VERSION: &str = env!("FLEET_VERSION");
 
 pub mod ask;
+pub mod cache;
 pub mod calibrate;
 mod clock;
 pub mod daemon;

@@ -145,8 +145,7 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
         version: "0".into(),
         host: "h".into(),
         slots: vec![slot("cpu"), slot("cuda:0")],
-        held: vec![],
-        number: 0,
+        ..v1::RegisterRequest::default()
     };
     client.register(introduction).await.expect("registered");
     let pull = v1::PullRequest { agent: "a".into(), slot: "cpu".into(), wait_ms: 1000 };
@@ -160,7 +159,8 @@ async fn a_trial_shows_in_the_metrics_and_in_the_log_under_its_names() {
         of: 10,
         loss: None,
     };
-    client.heartbeat(v1::HeartbeatRequest { agent: "a".into(), progress: vec![progress] }).await.expect("heard");
+    let heartbeat = v1::HeartbeatRequest { agent: "a".into(), progress: vec![progress], ..Default::default() };
+    client.heartbeat(heartbeat).await.expect("heard");
     samples(&mut client, &lease).await;
 
     let page = coordinator.scrape();

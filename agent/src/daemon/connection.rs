@@ -19,30 +19,30 @@ pub(super) const ANSWER: Duration = Duration::from_secs(15);
 /// The client of the coordinator's service for agents.
 pub type Client = AgentsClient<Link>;
 
-/// A client that connects when it is first used and again whenever the connection is lost; to an https address with the
+/// A connection that is made when it is first used and again whenever it is lost; to an https address with the
 /// certificate in the state folder.
 ///
 /// # Errors
 /// The address is not one, or there is no certificate.
-pub fn connect(coordinator: &str, state: &Path) -> anyhow::Result<Client> {
-    Ok(client(link(coordinator, state)?))
-}
-
-/// The connection that all clients of the coordinator share.
 pub(super) fn link(coordinator: &str, state: &Path) -> anyhow::Result<Link> {
     let endpoint = endpoint(coordinator)?
         // A cable that was pulled out is noticed by silence alone.
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20))
         .keep_alive_while_idle(true);
-    let link = Link::new(endpoint, &identity(state))?;
-    tokio::spawn(keep_renewing(link.clone()));
-    Ok(link)
+    Ok(Link::new(endpoint, &identity(state))?)
 }
 
-/// What agents ask over it.
-pub(super) fn client(link: Link) -> Client {
-    AgentsClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
+/// A client on such a connection, whose certificate it renews in time.
+///
+/// # Errors
+/// The address is not one, or there is no certificate.
+pub fn connect(coordinator: &str, state: &Path) -> anyhow::Result<Client> {
+    let link = link(coordinator, state)?;
+    tokio::spawn(keep_renewing(link.clone()));
+    Ok(AgentsClient::new(link)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
 }
 
 /// An answer in time, or a failure: a coordinator that vanished without a word must not hold us for ever.
@@ -60,6 +60,7 @@ pub(super) async fn introduce(shared: &Shared, number: u64, held: Vec<Held>) -> 
         slots: shared.slots.iter().map(|slot| describe::slot(shared, slot)).collect(),
         held: held.iter().map(Into::into).collect(),
         number,
+        content: shared.content_here(),
     };
     Ok(answer(shared.client.clone().register(request)).await?.into_inner())
 }
@@ -72,7 +73,8 @@ pub(super) async fn renew(shared: &Shared, held: Vec<Held>) -> Result<v1::Heartb
         // What has no place at work any more waits to be delivered or given back.
         held.iter().map(|held| of(held).unwrap_or_else(|| waiting(held))).collect()
     };
-    let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress };
+    let content = Some(v1::ContentHere { items: shared.content_here() });
+    let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress, content };
     Ok(answer(shared.client.clone().heartbeat(request)).await?.into_inner())
 }
 

@@ -10,6 +10,7 @@
 //! STATE/wasted/      energy that is in no record, until it is told
 //! STATE/resume/      states that interrupted trials go on from, also on their way to other machines
 //! STATE/logs/        what workers logged, one file per attempt
+//! STATE/cache/       data sets and weights that were fetched, unless --cache names another place
 //! STATE/artifacts/   trained weights, where a campaign wants them kept
 //! ```
 
@@ -17,6 +18,7 @@ mod artifacts;
 mod attempt;
 mod characterise;
 mod connection;
+mod content;
 mod describe;
 mod driver;
 mod endpoint;
@@ -42,6 +44,7 @@ use anyhow::{Context as _, bail};
 use fleet_common::id::{AgentId, Attempt, SlotId, TrialId};
 use fleet_common::record::{PhaseRecord, Record};
 use fleet_common::tags::Tags;
+use fleet_common::units::Bytes;
 use fleet_observe::log;
 use tokio::sync::watch;
 use tracing::Instrument as _;
@@ -115,6 +118,12 @@ pub struct Options {
     pub cool_down: Duration,
     /// Where metrics are served, as HOST:PORT; nowhere if none.
     pub metrics: Option<String>,
+    /// Where data sets and weights that were fetched are kept.
+    pub content_cache: PathBuf,
+    /// Most bytes that they may take.
+    pub content_space: Bytes,
+    /// Folders of content that are asked before the coordinator.
+    pub content_from: Vec<PathBuf>,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
     /// The daemon ends once it had nothing to do for so long; never if none.
@@ -137,6 +146,8 @@ struct Shared {
     untold: Untold,
     cache: Mutex<meter::Cache>,
     faults: describe::Faults,
+    /// Data sets and weights that were fetched.
+    content: Arc<content::Content>,
     metrics: Arc<Metrics>,
     threads: u32,
     client: Client,
@@ -152,6 +163,11 @@ struct Shared {
 impl Shared {
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<SlotId, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The data sets and weights that are here, as far as that is known.
+    fn content_here(&self) -> Vec<String> {
+        self.content.here(&self.files)
     }
 
     /// What is known about meters, as it stands.
@@ -231,15 +247,19 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         let owner = format!("agent {id}, process {}, state {}", std::process::id(), state.display());
         locks.push(DeviceLock::take(&options.lock_dir, &slot.id, &owner)?);
     }
-    let link = connection::link(&options.coordinator, state)?;
+    let client = connect(&options.coordinator, state)?;
+    // Of its own, so that bulk does not stand in front of heartbeats.
+    let bulk = connection::link(&options.coordinator, state)?;
+    let content = content::Content::open(&options, bulk.clone())?;
     let threads = options.threads.unwrap_or_else(|| (host.cpus / slots.len().max(1) as u32).max(1));
-    let artifacts = Artifacts::new(options.artifacts.clone(), link.clone(), options.artifacts_rate);
+    let artifacts = Artifacts::new(options.artifacts.clone(), bulk, options.artifacts_rate);
     let shared = Arc::new(Shared {
         files: Arc::new(Files::new(options.data.clone(), options.weights.clone())),
         outbox: Outbox::open(state.join("outbox")).context("cannot make the outbox")?,
         untold: Untold::new(state.join("wasted")),
         cache: Mutex::new(meter::Cache::open(&options.meter_cache)),
         faults: describe::Faults::default(),
+        content: Arc::new(content),
         metrics: Metrics::new(id.as_str(), &host.name, &slots),
         id,
         host,
@@ -248,7 +268,7 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
         options,
         threads,
         artifacts,
-        client: connection::client(link),
+        client,
         running: Mutex::default(),
         preparing: Preparing::default(),
         stopping,

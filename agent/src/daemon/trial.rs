@@ -1,6 +1,5 @@
 //! One trial: check what it needs, run the worker, meter it, write its record.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use fleet_common::wire::{self, WireError, v1};
 use fleet_common::worker::{Event, Job, JobDevice, Phase, SaveStates};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::Span;
 
 use super::Shared;
 use super::artifacts::{keep, take_over};
@@ -23,6 +21,7 @@ use super::characterise::Cooling;
 use super::process::Worker;
 use super::resume::{States, prune};
 use super::spool::Spool;
+use crate::cache::Ready;
 use crate::clock;
 use crate::device::{DeviceLock, Slot};
 use crate::half::{Held, SHUTTING_DOWN};
@@ -43,6 +42,8 @@ const LAST_READING: Duration = Duration::from_millis(1500);
 const BEHIND_THE_END: f64 = 0.6;
 /// How often a device that should cool is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// What a slot is at while what it needs comes from elsewhere.
+const FETCH: &str = "fetch";
 /// Samples go up in batches of this age.
 const BATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -190,6 +191,13 @@ pub(super) async fn run(
     let Following { progress, mut stop } = following;
     set(&progress, "checking data", 0, 0, None);
     tracing::info!(trial = %lease.trial, attempt = %lease.attempt, slot = %slot.id, "starting");
+    // Before the attempt's clocks and meters begin: a download is no part of what a trial costs.
+    let told = progress.clone();
+    let tell = move |done, of| set(&told, FETCH, done, of, None);
+    let checked = tokio::select! {
+        checked = shared.content.ready(&shared.files, lease, tell) => checked,
+        reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
+    };
     let states = States::of(&shared.options.state, &lease.trial);
     if lease.resume.is_some() {
         set(&progress, "fetching state", 0, 0, None);
@@ -200,28 +208,15 @@ pub(super) async fn run(
     };
     let mut attempt = AttemptLog::start(shared, slot, lease, states);
     attempt.refused = starts_over;
-
-    let checking = {
-        let (files, lease) = (shared.files.clone(), lease.clone());
-        let span = Span::current();
-        tokio::task::spawn_blocking(move || {
-            let _within = span.entered();
-            files.check_dataset(&lease.settings, &lease.dataset)?;
-            files.find_weights(&lease.settings)
-        })
-    };
-    let checked = tokio::select! {
-        checked = checking => checked.unwrap_or_else(|e| Err(e.to_string())),
-        reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
-    };
     tokio::select! {
         () = cool(shared, slot, &progress, &mut attempt) => {}
         reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
     }
     let (outcome, training) = match checked {
         Err(message) => (Outcome::BadInput { message }, Training::default()),
-        Ok(weights) => {
-            let job = job(shared, slot, lease, weights, &attempt);
+        // Keeps what it is made of in the cache until the worker has ended.
+        Ok(ready) => {
+            let job = job(shared, slot, lease, &ready, &attempt);
             match work(shared, slot, lock, lease, spool, &job, &progress, &mut stop, &mut attempt).await {
                 Ok(ended) => ended,
                 Err(reason) => {
@@ -264,15 +259,15 @@ fn set(progress: &Mutex<Progress>, phase: &str, done: u64, of: u64, loss: Option
     *progress = Progress { phase: phase.to_owned(), done, of, loss: loss.or(progress.loss) };
 }
 
-fn job(shared: &Shared, slot: &Slot, lease: &Lease, weights: Option<PathBuf>, attempt: &AttemptLog) -> Job {
+fn job(shared: &Shared, slot: &Slot, lease: &Lease, ready: &Ready, attempt: &AttemptLog) -> Job {
     let every_seconds = shared.options.save_every.as_secs_f64();
     Job {
         settings: lease.settings.clone(),
         device: if slot.gpu.is_some() { JobDevice::Cuda } else { JobDevice::Cpu },
         threads: shared.threads,
-        data_dir: shared.files.data_dir().to_owned(),
-        dataset: lease.dataset.clone(),
-        weights,
+        data_dir: ready.data_dir.clone(),
+        dataset: ready.dataset.clone(),
+        weights: ready.weights.clone(),
         save_weights: lease.keep.weights.then(|| artifacts(shared, lease).join("weights.safetensors")),
         save_adapter: lease.keep.adapter.then(|| artifacts(shared, lease).join("adapter")),
         save_states: (every_seconds > 0.0).then(|| SaveStates { dir: attempt.states.dir().to_owned(), every_seconds }),

@@ -12,6 +12,11 @@ pub(crate) struct Files {
     pub(crate) classes: Vec<String>,
     train: Half,
     test: Half,
+    root: PathBuf,
+    /// What the root is called below a data folder.
+    called: String,
+    /// Files that say which images are used.
+    lists: Vec<PathBuf>,
 }
 
 /// One half: images at `FOLDER/CLASS/FILE`.
@@ -38,12 +43,12 @@ pub(crate) struct Found {
 }
 
 impl Files {
-    /// Numbers the classes. `place` is where errors say they are.
-    pub(crate) fn new(place: &Path, train: Found, test: Found) -> Result<Self, DatasetError> {
+    /// Numbers the classes. `root` is where errors say they are, and `called` its name below a data folder.
+    pub(crate) fn new(root: &Path, called: &str, train: Found, test: Found) -> Result<Self, DatasetError> {
         let classes: BTreeSet<&str> = train.images.iter().map(|(class, _)| class.as_str()).collect();
         if let Some((class, file)) = test.images.iter().find(|(class, _)| !classes.contains(class.as_str())) {
             return Err(DatasetError::layout(
-                place,
+                root,
                 format!(
                     "test image {class}/{file} is of class \"{class}\", of which there is no training image; known \
                      classes: {}. Add training images or take the class out of the test set",
@@ -52,7 +57,31 @@ impl Files {
             ));
         }
         let classes: Vec<String> = classes.into_iter().map(str::to_owned).collect();
-        Ok(Self { train: Half::new(&classes, train), test: Half::new(&classes, test), classes })
+        Ok(Self {
+            train: Half::new(&classes, train),
+            test: Half::new(&classes, test),
+            classes,
+            root: root.to_owned(),
+            called: called.to_owned(),
+            lists: Vec::new(),
+        })
+    }
+
+    /// Names the lists that the images were found in.
+    pub(crate) fn listed_in(mut self, lists: Vec<PathBuf>) -> Self {
+        self.lists = lists;
+        self
+    }
+
+    /// All files that are read, with their places below a data folder.
+    pub(crate) fn places(&self) -> Vec<(String, PathBuf)> {
+        let images = Split::ALL.into_iter().flat_map(|s| (0..self.half(s).images.len()).map(move |i| self.path(s, i)));
+        let all = self.lists.iter().cloned().chain(images);
+        let named = all.map(|path| {
+            let below = path.strip_prefix(&self.root).unwrap_or(&path).to_string_lossy().into_owned();
+            (format!("{}/{below}", self.called), path)
+        });
+        named.collect()
     }
 
     pub(crate) fn half(&self, split: Split) -> &Half {

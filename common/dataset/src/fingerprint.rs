@@ -2,7 +2,8 @@
 //!
 //! All are SHA-256, in hexadecimal, over a line that names the definition and its version, and then:
 //!
-//! - CIFAR-100: the SHA-256 of `train.bin`, the SHA-256 of `test.bin`; the same for the folder and the archive.
+//! - CIFAR-100: the SHA-256 of `train.bin`, the SHA-256 of `test.bin`; the same for the folder and the archive, and for
+//!   Parquet files, whose images are made into these records.
 //! - image files: for each image, sorted by half (train before test), class and file name: half, class and file name,
 //!   each ended by a zero byte, and the SHA-256 of the file's content.
 //!
@@ -50,21 +51,32 @@ pub(crate) fn of_files(files: &Files, progress: &mut dyn FnMut(u64, u64)) -> Res
     }
     let mut done = 0;
     let mut buffer = vec![0; CHUNK];
-    let mut whole = Sha256::new_with_prefix(b"fleet-dataset images 1\n");
+    let mut whole = begin_images();
     for split in Split::ALL {
         for (index, image) in files.half(split).images.iter().enumerate() {
-            for name in [split.name(), &files.classes[image.class as usize], &image.file] {
-                whole.update(name.as_bytes());
-                whole.update([0]);
-            }
-            whole.update(digest_file(&files.path(split, index), &mut buffer, &mut |bytes| {
+            let digest = digest_file(&files.path(split, index), &mut buffer, &mut |bytes| {
                 done += bytes;
                 // A file that grows meanwhile must not make a share above 1.
                 progress(done, total.max(done));
-            })?);
+            })?;
+            add(&mut whole, split, &files.classes[image.class as usize], &image.file, &digest);
         }
     }
     Ok(canonical::hex(&whole.finalize()))
+}
+
+/// The fingerprint of image files, before the first of them.
+pub(crate) fn begin_images() -> Sha256 {
+    Sha256::new_with_prefix(b"fleet-dataset images 1\n")
+}
+
+/// Adds the next image file.
+pub(crate) fn add(whole: &mut Sha256, split: Split, class: &str, file: &str, content: &[u8; 32]) {
+    for name in [split.name(), class, file] {
+        whole.update(name.as_bytes());
+        whole.update([0]);
+    }
+    whole.update(content);
 }
 
 fn digest_file(path: &Path, buffer: &mut [u8], read: &mut dyn FnMut(u64)) -> Result<[u8; 32], DatasetError> {

@@ -31,7 +31,7 @@ pub(crate) fn open(root: &Path) -> Result<Files, DatasetError> {
         let lacks = if train.is_dir() { "neither a folder test/ nor val/" } else { "no folder train/" };
         return Err(DatasetError::layout(root, format!("has {lacks}; {EXPECTED}. {}", listing(root))));
     }
-    Files::new(root, half(&train)?, half(&test)?)
+    Files::new(root, "images", half(&train)?, half(&test)?)
 }
 
 fn half(folder: &Path) -> Result<Found, DatasetError> {

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `cifar`, `listed`, `folder` | the layouts: CIFAR-100's records, DTD's label files, one sub-folder per class |
+//! | `hub` | the layout of the Hugging Face hub: Parquet files |
 //! | `files` | what the two layouts of image files have in common |
 //! | `decode` | an image file → RGB8 |
 //! | `fingerprint` | what a data set's identity is the hash of |
@@ -14,6 +15,7 @@ mod error;
 mod files;
 mod fingerprint;
 mod folder;
+mod hub;
 mod listed;
 pub mod synth;
 
@@ -28,6 +30,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cifar::Cifar;
 use crate::files::Files;
+use crate::hub::Hub;
 
 /// SHA-256 of a file, hexadecimal: what weights are named by.
 ///
@@ -48,7 +51,9 @@ pub fn sha256_of_file(path: &Path) -> std::io::Result<String> {
 /// Where a data set's files are, some of which may not exist: to see whether they changed since they were last read.
 pub fn places(name: &DatasetName, data_dir: &Path) -> Vec<PathBuf> {
     match name {
-        DatasetName::Cifar100 => ["cifar-100-binary", "cifar-100-binary.tar.gz"].map(|n| data_dir.join(n)).to_vec(),
+        DatasetName::Cifar100 => {
+            ["cifar-100-binary", "cifar-100-binary.tar.gz", "cifar100"].map(|n| data_dir.join(n)).to_vec()
+        }
         DatasetName::Dtd => vec![data_dir.join("dtd")],
         DatasetName::Textures(textures) => vec![data_dir.join(textures)],
         DatasetName::Folder(path) => vec![PathBuf::from(path)],
@@ -100,6 +105,7 @@ pub struct Dataset {
 enum Source {
     Cifar(Cifar),
     Files(Files),
+    Hub(Hub),
 }
 
 // Many threads decode from one data set.
@@ -116,12 +122,15 @@ impl Dataset {
     pub fn open(name: &DatasetName, data_dir: &Path) -> Result<Self, DatasetError> {
         let source = match name {
             DatasetName::Cifar100 => Source::Cifar(Cifar::open(data_dir)?),
-            DatasetName::Dtd => Source::Files(listed::open(
-                "dtd",
-                data_dir,
-                "Get it with `fleet data get dtd`, or fetch dtd-r1.0.1.tar.gz from \
+            DatasetName::Dtd => match dtd_from_the_hub(data_dir)? {
+                Some(shards) => Source::Hub(Hub::open(shards)?),
+                None => Source::Files(listed::open(
+                    "dtd",
+                    data_dir,
+                    "Get it with `fleet data get dtd`, or fetch dtd-r1.0.1.tar.gz from \
                  https://www.robots.ox.ac.uk/~vgg/data/dtd/ and unpack it there",
-            )?),
+                )?),
+            },
             DatasetName::Textures(textures) => Source::Files(listed::open(
                 textures,
                 data_dir,
@@ -137,6 +146,7 @@ impl Dataset {
         match &self.source {
             Source::Cifar(cifar) => cifar.classes(),
             Source::Files(files) => &files.classes,
+            Source::Hub(hub) => &hub.classes,
         }
     }
 
@@ -145,6 +155,7 @@ impl Dataset {
         match &self.source {
             Source::Cifar(cifar) => cifar.len(split),
             Source::Files(files) => files.half(split).images.len(),
+            Source::Hub(hub) => hub.len(split),
         }
     }
 
@@ -156,6 +167,7 @@ impl Dataset {
         match &self.source {
             Source::Cifar(cifar) => cifar.label(split, index),
             Source::Files(files) => files.half(split).images[index].class,
+            Source::Hub(hub) => hub.label(split, index),
         }
     }
 
@@ -167,6 +179,7 @@ impl Dataset {
         match &self.source {
             Source::Cifar(cifar) => Ok(cifar.image(split, index)),
             Source::Files(files) => decode::decode_file(&files.path(split, index)),
+            Source::Hub(hub) => hub.decode(split, index),
         }
     }
 
@@ -176,6 +189,7 @@ impl Dataset {
         let fingerprint = match &self.source {
             Source::Cifar(cifar) => cifar.fingerprint(progress),
             Source::Files(files) => files.fingerprint(progress)?,
+            Source::Hub(hub) => hub.fingerprint(progress),
         };
         // Labels are u32, so the number of classes fits.
         Ok(DatasetIdentity {
@@ -186,11 +200,30 @@ impl Dataset {
         })
     }
 
+    /// The files that it consists of, each with the place that it has below a data folder; an image folder's are below
+    /// `images/`, because its own path means nothing elsewhere.
+    pub fn files(&self) -> Vec<(String, PathBuf)> {
+        match &self.source {
+            Source::Cifar(cifar) => cifar.files().to_vec(),
+            Source::Files(files) => files.places(),
+            Source::Hub(hub) => hub.files(),
+        }
+    }
+
     /// How its images become a model's inputs.
     pub fn protocol(&self) -> Protocol {
         match &self.source {
             Source::Cifar(_) => Protocol::Resize,
-            Source::Files(_) => Protocol::Crop,
+            Source::Files(_) | Source::Hub(_) => Protocol::Crop,
         }
     }
+}
+
+/// DTD's Parquet files, unless its official layout is there.
+fn dtd_from_the_hub(data_dir: &Path) -> Result<Option<hub::Shards>, DatasetError> {
+    let root = data_dir.join("dtd");
+    if root.join("images").exists() || root.join("labels").exists() {
+        return Ok(None);
+    }
+    hub::find(&root, "dtd")
 }

@@ -79,7 +79,8 @@ pub(crate) fn open(name: &str, data_dir: &Path, help: &str) -> Result<Files, Dat
         }
     }
     let half = |list| Found { folder: images.clone(), images: list };
-    Files::new(&root, half(train), half(test))
+    let lists = LISTS.map(|list| root.join("labels").join(list)).to_vec();
+    Ok(Files::new(&root, name, half(train), half(test))?.listed_in(lists))
 }
 
 /// `CLASS/FILE`, neither of which may lead out of `images/`.

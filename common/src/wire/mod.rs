@@ -22,5 +22,12 @@ pub const AGENT_HEADER: &str = "fleet-agent";
 /// The same for the slot that they are of.
 pub const SLOT_HEADER: &str = "fleet-slot";
 
+/// Bytes of a blob in one message, to agents.
+pub const CONTENT_CHUNK_BYTES: usize = 256 << 10;
+/// Bytes of a blob in one message that a coordinator accepts.
+pub const MOST_PUT_BYTES: usize = 1 << 20;
+/// Blobs that one question may name.
+pub const MOST_BLOBS: usize = 4096;
+
 /// Samples per batch: about 40 kB, a second of 20 series at 100 Hz.
 pub const MAX_SAMPLES_PER_BATCH: usize = 2048;

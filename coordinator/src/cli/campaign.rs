@@ -13,7 +13,7 @@ use prost::Message as _;
 use serde::Serialize;
 use tonic::transport::Channel;
 
-use super::{Coordinator, Failure, Files, Json, Named, client, print_json, records, resolve};
+use super::{Coordinator, Failure, Files, Json, Named, client, print_json, records, resolve, share};
 use crate::service::rpc::operator_client::OperatorClient;
 
 /// `fleet submit`.
@@ -24,6 +24,10 @@ pub(super) struct Submit {
     file: PathBuf,
     #[command(flatten)]
     files: Files,
+    /// Do not copy the campaign's data sets and weights to the coordinator: every agent has them, or a store that it
+    /// was told of
+    #[arg(long)]
+    no_share: bool,
     #[command(flatten)]
     coordinator: Coordinator,
     #[command(flatten)]
@@ -35,6 +39,9 @@ impl Submit {
         let (campaign, toml) = resolve::campaign(&self.file)?;
         let resolution = resolve::resolve(&campaign, &self.files)?;
         let mut client = client::connect(&self.coordinator.coordinator).await?;
+        if !self.no_share {
+            share::campaign(&self.coordinator.coordinator, &self.files, &resolution).await?;
+        }
         let reply = submit(&mut client, &self.file, toml, resolution).await?;
         if self.json.json {
             print_json(&serde_json::json!({

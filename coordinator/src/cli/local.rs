@@ -83,14 +83,8 @@ impl Local {
 
         let loopback = ([127, 0, 0, 1], 0).into();
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
-        let coordinator = Running::start(
-            &self.state.join("coordinator"),
-            loopback,
-            terms,
-            keep,
-            Kind { closed: true, ..Kind::default() },
-        )
-        .await?;
+        let kind = Kind { closed: true, ..Kind::default() };
+        let coordinator = Running::start(&self.state.join("coordinator"), loopback, terms, keep, kind).await?;
         let address = format!("http://{}", coordinator.address);
         let mut client = client::connect(&address).await?;
         let work = async {

@@ -31,6 +31,7 @@ mod resolve;
 mod samples;
 mod secured;
 mod serve;
+mod share;
 mod status;
 mod store;
 #[cfg(test)]
@@ -141,12 +142,15 @@ enum Command {
     /// A coordinator's state folder, while no coordinator holds it: check, rebuild, move.
     #[command(subcommand, after_help = "Example: fleet store verify /var/lib/fleet")]
     Store(store::Store),
-    /// Data sets: get the public ones, check them, look at them, or write the procedural textures.
+    /// Data sets: get the public ones, check them, look at them, share them, or write the procedural textures.
     #[command(subcommand, after_help = "Example: fleet data info cifar100 --data ~/data")]
     Data(data::Data),
-    /// Initial weights: get the public ones, check them.
+    /// Initial weights: get the public ones, check them, share them.
     #[command(subcommand, after_help = "Example: fleet weights get --weights ~/weights")]
     Weights(weights::Weights),
+    /// Lists the data sets and weights that agents can have from the coordinator.
+    #[command(after_help = "Example: fleet shared\nExample: fleet shared --remove ITEM")]
+    Shared(share::Listing),
 }
 
 /// Where the coordinator is.
@@ -239,6 +243,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Store(store) => store.run().await,
         Command::Data(data) => data.run().await,
         Command::Weights(weights) => weights.run().await,
+        Command::Shared(listing) => listing.run().await,
     }
 }
 

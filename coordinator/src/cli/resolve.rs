@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fleet_common::plan::{DatasetIdentity, Resolution};
@@ -56,14 +56,18 @@ pub(super) fn identify(name: &DatasetName, data: &Path) -> Result<DatasetIdentit
     identity.map_err(|e| e.to_string())
 }
 
-/// SHA-256 of a backbone's weights file, if there is one.
-fn weights_of(backbone: Backbone, dir: Option<&Path>) -> Result<Option<String>, Failure> {
+/// A backbone's weights file, if there is one.
+pub(super) fn weights_file(backbone: Backbone, dir: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     let Some(dir) = dir else { return Ok(None) };
     if !dir.is_dir() {
         return Err(Failure::usage(format!("the weights folder {} is not there", dir.display())));
     }
-    let found = fleet_checkpoint::find(dir, backbone.name()).map_err(|e| Failure::usage(e.to_string()))?;
-    let Some(file) = found else { return Ok(None) };
+    fleet_checkpoint::find(dir, backbone.name()).map_err(|e| Failure::usage(e.to_string()))
+}
+
+/// SHA-256 of it.
+fn weights_of(backbone: Backbone, dir: Option<&Path>) -> Result<Option<String>, Failure> {
+    let Some(file) = weights_file(backbone, dir)? else { return Ok(None) };
     let hash = fleet_dataset::sha256_of_file(&file)
         .map_err(|e| Failure::usage(format!("cannot read the weights {}: {e}", file.display())))?;
     Ok(Some(hash))

@@ -23,13 +23,16 @@ use crate::core::Core;
 use crate::driver::{self, Handle};
 use crate::metrics::{Counts, Endpoint, Timed};
 use crate::security::{Guard, Security};
-use crate::service::{Artifacts, Desk, Service};
-use crate::store::{Keep, KeepTime, Samples, Store};
+use crate::service::{Artifacts, ContentService, Desk, Service};
+use crate::store::{Content, Keep, KeepTime, Samples, Store};
 
 /// Open questions and streams get this long to end when the coordinator stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A snapshot of a million trials takes a fraction of this.
 const LAST_SNAPSHOT: Duration = Duration::from_secs(30);
+
+/// Space for shared content, unless more is wanted: the public sets have less than 1 GB each.
+const CONTENT_SPACE: Bytes = Bytes(64 << 30);
 
 /// `fleet serve`.
 #[derive(Debug, Args)]
@@ -58,6 +61,9 @@ pub(super) struct Serve {
     leases: Leases,
     #[command(flatten)]
     retention: Retention,
+    /// Space for data sets and weights that are shared with agents
+    #[arg(long, value_name = "SIZE", default_value_t = CONTENT_SPACE)]
+    content_space: Bytes,
     #[command(flatten)]
     pub(super) log: fleet_observe::log::Options,
 }
@@ -112,14 +118,9 @@ impl Serve {
         };
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
         let scheme = if secured.is_some() { "https" } else { "http" };
-        let running = Running::start(
-            &self.state,
-            address,
-            terms,
-            keep,
-            Kind { secured, closed: false, artifacts: self.artifacts.clone() },
-        )
-        .await?;
+        let (content_space, artifacts) = (self.content_space, self.artifacts.clone());
+        let kind = Kind { secured, closed: false, content_space, artifacts };
+        let running = Running::start(&self.state, address, terms, keep, kind).await?;
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on {scheme}://{}", running.address);
         if let Some(listener) = metrics {
@@ -159,14 +160,21 @@ impl Serve {
 }
 
 /// What sets coordinators apart.
-#[derive(Default)]
 pub(super) struct Kind {
     /// Encrypted: how long certificates last, and what connections may take.
     pub secured: Option<(u64, Limits)>,
     /// No agents will come but those that this process starts itself.
     pub closed: bool,
+    /// Space for shared content.
+    pub content_space: Bytes,
     /// The artifact store, if not the one in the state folder.
     pub artifacts: Option<String>,
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self { secured: None, closed: false, content_space: CONTENT_SPACE, artifacts: None }
+    }
 }
 
 /// A coordinator at work in this process.
@@ -204,6 +212,9 @@ impl Running {
             .await
             .map_err(|e| Failure::failed(e.to_string()))?
             .map_err(|e| Failure::failed(e.to_string()))?;
+        // Behind the store, whose lock keeps the folder ours.
+        let content = Content::open(&state.join("content"), kind.content_space);
+        let content = ContentService::new(Arc::new(content.map_err(|e| Failure::failed(e.to_string()))?));
         for damage in &opened.damage {
             let (file, offset, bytes) = (damage.file.display(), damage.offset, damage.bytes);
             tracing::error!(%file, offset, bytes, "the journal is damaged here; {}", damage.consequence());
@@ -250,6 +261,8 @@ impl Running {
             .http2_keepalive_timeout(Some(Duration::from_secs(20)))
             .add_service(service.agents())
             .add_service(service.operator())
+            .add_service(content.content())
+            .add_service(content.sharing())
             .add_optional_service(desk.as_ref().map(Desk::join))
             .add_optional_service(desk.as_ref().map(Desk::certificates))
             .add_service(artifacts.server());

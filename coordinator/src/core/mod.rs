@@ -4,6 +4,7 @@
 //! durable, and only then sends the replies: what an agent or a person has been told is never forgotten.
 
 mod campaigns;
+mod content;
 mod drains;
 mod event;
 mod explain;
@@ -15,7 +16,7 @@ mod slots;
 mod state;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, HardwareClass, SlotId, TrialId};
 use fleet_common::lease::{Holder, LeaseTerms, Millis};
@@ -23,10 +24,12 @@ use fleet_common::record::OutcomeClass;
 use fleet_common::record_set::RecordSet;
 use fleet_common::spec::Output;
 use fleet_common::telemetry::Seal;
+use fleet_content::Item;
 
 use crate::scheduler::{Affinity, Eta, Figures, Fleet, NoAffinity, Shares};
 
 pub use campaigns::Prepared;
+pub use content::wanted;
 pub use drains::{Drain, Drains};
 pub use event::{CellEntry, Event, Scheduling, Submission};
 pub use explain::{Expected, ExpectedDuration, Explanation, Line, PastAttempt, SlotReason};
@@ -137,6 +140,8 @@ pub enum Input {
         slots: Vec<SlotInfo>,
         /// What it is running.
         held: Vec<Claim>,
+        /// The data sets and weights that it has.
+        content: HashSet<Item>,
         /// Rises with every introduction of the agent; 0 where it does not count.
         number: u64,
     },
@@ -159,6 +164,8 @@ pub enum Input {
         agent: AgentId,
         /// What it is running, and how far it is.
         running: Vec<(Claim, Progress)>,
+        /// The data sets and weights that it has, where that has changed.
+        content: Option<HashSet<Item>>,
     },
     /// An agent delivers a record.
     Report {
@@ -406,6 +413,8 @@ pub struct Core {
     affinity: Box<dyn Affinity + Send>,
     /// There will be no other agents than those that are here.
     closed: bool,
+    /// What agents have. Not durable, like them.
+    content: HashMap<AgentId, HashSet<Item>>,
     progress: HashMap<TrialId, (Progress, Millis)>,
     /// When campaigns will be over, and when that was worked out.
     ahead: (Option<Millis>, BTreeMap<CampaignName, Result<Eta, String>>),
@@ -429,6 +438,7 @@ impl Core {
             shares: Shares::default(),
             affinity: Box::new(NoAffinity),
             closed: false,
+            content: HashMap::new(),
             progress: HashMap::new(),
             ahead: (None, BTreeMap::new()),
             saved: HashMap::new(),
@@ -493,19 +503,25 @@ impl Core {
                 let snapshot = self.snapshot(campaign.as_ref());
                 self.reply(token, Reply::Status(snapshot.map(Box::new)));
             }
-            Input::Register { token, agent, version, host, slots, held, number } => {
+            Input::Register { token, agent, version, host, slots, held, number, content } => {
                 let later = self.agents.get(&agent).is_some_and(|known| number != 0 && number < known.number);
                 if later {
                     // It was overtaken: what it does not claim was granted since, and nobody waits for the answer.
                     self.reply(token, Reply::Registered(Vec::new()));
                 } else {
                     let known = Agent { version, host, slots, heard: now.mono, number };
-                    self.register(token, agent, known, held);
+                    self.register(token, agent.clone(), known, held);
+                    self.has(&agent, content);
                 }
             }
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.questions.forget(token),
-            Input::Heartbeat { token, agent, running } => self.heartbeat(token, &agent, running),
+            Input::Heartbeat { token, agent, running, content } => {
+                if let Some(content) = content {
+                    self.has(&agent, content);
+                }
+                self.heartbeat(token, &agent, running);
+            }
             Input::Wasted { token, agent: Some(agent), wastes }
                 if wastes.iter().any(|(trial, attempt, _)| self.is_anothers(&agent, trial, *attempt)) =>
             {

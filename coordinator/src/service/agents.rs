@@ -1,11 +1,13 @@
 //! What agents call.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 
 use fleet_common::id::{AgentId, SlotId};
 use fleet_common::lease::Holder;
 use fleet_common::record::{Record, Waste};
 use fleet_common::wire::{self, WireError, v1};
+use fleet_content::Item;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -21,9 +23,18 @@ use crate::security::Caller;
 /// The longest that a question for work may wait: shorter than what proxies and routers cut off.
 const MAX_WAIT_MS: u64 = 55_000;
 
+/// Data sets and weights that are noted of an agent.
+const MOST_ITEMS: usize = 1000;
+
 fn claim(agent: &AgentId, lease: v1::HeldLease) -> Result<Claim, WireError> {
     let (trial, attempt, holder) = wire::lease(agent, lease)?;
     Ok(Claim { trial, attempt, slot: holder.slot })
+}
+
+/// What an agent says that it has. It is a hint for placement, so what is no item is left out, and so is what no machine
+/// has so much of.
+fn items(named: Vec<String>) -> HashSet<Item> {
+    named.into_iter().take(MOST_ITEMS).filter_map(|item| item.parse().ok()).collect()
 }
 
 fn holder(agent: &str, slot: &str) -> Result<Holder, WireError> {
@@ -55,9 +66,10 @@ impl Agents for Service {
             r.held.into_iter().map(|l| claim(&agent, l)).collect::<Result<_, _>>().map_err(ServiceError::from)?;
         tracing::info!(%agent, host = r.host, slots = slots.len(), "an agent registered");
         let (version, host, number) = (r.version, r.host, r.number);
+        let content = items(r.content);
         let reply = self
             .driver
-            .ask(|token| Input::Register { token, agent, version, host, slots, held, number })
+            .ask(|token| Input::Register { token, agent, version, host, slots, held, number, content })
             .await
             .map_err(ServiceError::from)?;
         let Reply::Registered(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };
@@ -108,8 +120,12 @@ impl Agents for Service {
             })
             .collect::<Result<_, WireError>>()
             .map_err(ServiceError::from)?;
-        let reply =
-            self.driver.ask(|token| Input::Heartbeat { token, agent, running }).await.map_err(ServiceError::from)?;
+        let content = r.content.map(|content| items(content.items));
+        let reply = self
+            .driver
+            .ask(|token| Input::Heartbeat { token, agent, running, content })
+            .await
+            .map_err(ServiceError::from)?;
         let Reply::Heartbeat(verdicts) = reply else { return Err(ServiceError::WrongAnswer.into()) };
         self.note_claims(&from, verdicts.as_deref().unwrap_or_default());
         let register_again = verdicts.is_none();

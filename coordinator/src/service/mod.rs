@@ -8,6 +8,7 @@ mod artifacts;
 mod backup;
 mod certificates;
 mod confined;
+mod content;
 mod import;
 mod operator;
 mod retention;
@@ -33,6 +34,7 @@ pub mod rpc {
 
 pub use artifacts::Artifacts;
 pub use certificates::Desk;
+pub use content::ContentService;
 use rpc::agents_server::AgentsServer;
 use rpc::operator_server::OperatorServer;
 

@@ -8,10 +8,12 @@
 //! STATE/snapshots/   the state up to an event
 //! STATE/index/       sled
 //! STATE/samples/     samples, see there
+//! STATE/content/     data sets and weights that were shared, by hash
 //! ```
 
 mod archive;
 mod backup;
+mod content;
 mod health;
 mod index;
 pub mod journal;
@@ -33,6 +35,7 @@ use prost::Message;
 pub(crate) use archive::beside_name;
 pub use archive::{ArchiveError, Moved, export, import};
 pub use backup::{Copying, Manifest};
+pub use content::{Content, Refused, Shared};
 pub use health::{Health, Part};
 pub use index::{Index, IndexError, Place, Placed, SledIndex, Stored};
 pub use journal::{Damage, Journal, JournalError};

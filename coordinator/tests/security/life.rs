@@ -63,7 +63,7 @@ async fn renewal_in_the_middle_of_a_stream_loses_nothing() {
     assert_ne!(renewed.serial, before);
     assert_eq!(serial(&identity), renewed.serial);
     // New requests go with the new certificate, the stream and the question go on with the old one.
-    client.heartbeat(v1::HeartbeatRequest { agent: "a".into(), progress: vec![] }).await.expect("heard");
+    client.heartbeat(v1::HeartbeatRequest { agent: "a".into(), ..Default::default() }).await.expect("heard");
     for number in 1..20 {
         batches.send(batch(&lease, number)).await.expect("sent");
         assert_eq!(acks.message().await.expect("answered").expect("acknowledged").number, number);
@@ -86,7 +86,7 @@ async fn an_agent_renews_by_itself_and_an_old_certificate_ends_its_connection() 
     let link = Link::new(world.endpoint(), &identity).expect("a link");
     let renewing = tokio::spawn(join::keep_renewing(link.clone()));
     let mut client = AgentsClient::new(link);
-    let beat = || v1::HeartbeatRequest { agent: "a".into(), progress: vec![] };
+    let beat = || v1::HeartbeatRequest { agent: "a".into(), ..Default::default() };
     let until = unix_now() + 10;
     while unix_now() < until {
         client.heartbeat(beat()).await.expect("never interrupted");

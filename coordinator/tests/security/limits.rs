@@ -76,10 +76,14 @@ async fn what_is_too_large_is_refused() {
     }
     assert_eq!(world.refused("message_too_large"), before + 1.0);
     // Headers, too; the library answers for us.
-    let mut request = tonic::Request::new(v1::HeartbeatRequest { agent: "a".into(), progress: vec![] });
+    let mut request = tonic::Request::new(v1::HeartbeatRequest { agent: "a".into(), ..Default::default() });
     request.metadata_mut().insert("fleet-agent", "a".repeat(64 << 10).parse().expect("text"));
     client.heartbeat(request).await.expect_err("refused");
-    world.agent(&identity).heartbeat(v1::HeartbeatRequest { agent: "a".into(), progress: vec![] }).await.expect("well");
+    world
+        .agent(&identity)
+        .heartbeat(v1::HeartbeatRequest { agent: "a".into(), ..Default::default() })
+        .await
+        .expect("well");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +141,7 @@ async fn a_rack_of_agents_is_not_touched_by_limits() {
         .collect();
     let at_work = clients.into_iter().map(|(mut client, agent)| async move {
         for _ in 0..5 {
-            let beat = v1::HeartbeatRequest { agent: agent.clone(), progress: vec![] };
+            let beat = v1::HeartbeatRequest { agent: agent.clone(), ..Default::default() };
             client.heartbeat(beat).await.expect("heard");
             let pull = v1::PullRequest { agent: agent.clone(), slot: "cpu".into(), wait_ms: 1 };
             client.pull(pull).await.expect("answered");

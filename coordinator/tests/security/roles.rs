@@ -112,7 +112,7 @@ async fn an_agent_has_its_own_leases_and_no_others() {
     // As somebody else.
     not_its_own(b.register(introduction("a", vec![])).await);
     not_its_own(b.pull(question("a")).await);
-    not_its_own(b.heartbeat(v1::HeartbeatRequest { agent: "a".into(), progress: vec![] }).await);
+    not_its_own(b.heartbeat(v1::HeartbeatRequest { agent: "a".into(), ..Default::default() }).await);
     let release =
         |agent: &str| v1::ReleaseRequest { agent: agent.into(), lease: Some(held.clone()), reason: "r".into() };
     not_its_own(b.release(release("a")).await);
@@ -129,7 +129,7 @@ async fn an_agent_has_its_own_leases_and_no_others() {
     let before = world.refused("not_its_own");
     let progress =
         v1::Progress { trial: lease.trial.clone(), attempt: lease.attempt, slot: "cpu".into(), ..Default::default() };
-    let claim = v1::HeartbeatRequest { agent: "b".into(), progress: vec![progress.clone()] };
+    let claim = v1::HeartbeatRequest { agent: "b".into(), progress: vec![progress.clone()], ..Default::default() };
     let verdict = b.heartbeat(claim).await.expect("answered").into_inner().verdicts.remove(0);
     assert!(!verdict.keep && verdict.reason.contains("another agent"), "{verdict:?}");
     let verdict =
@@ -138,7 +138,7 @@ async fn an_agent_has_its_own_leases_and_no_others() {
     assert_eq!(world.refused("not_its_own"), before + 2.0, "claims are counted, too");
 
     // The holder has lost nothing by it.
-    let beat = v1::HeartbeatRequest { agent: "a".into(), progress: vec![progress] };
+    let beat = v1::HeartbeatRequest { agent: "a".into(), progress: vec![progress], ..Default::default() };
     assert!(a.heartbeat(beat).await.expect("answered").into_inner().verdicts[0].keep);
     assert_eq!(sample(&mut a, &lease).await.expect("answered").expect("acknowledged").number, 0);
     a.wasted(waste(&lease, "a")).await.expect("noted");

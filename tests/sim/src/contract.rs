@@ -71,10 +71,11 @@ impl Request {
                     })
                     .collect(),
                 held: held.into_iter().map(claim).collect(),
+                content: std::collections::HashSet::new(),
             },
             Self::Renew(held) => {
                 let running = held.into_iter().map(|held| (claim(held), Progress::default())).collect();
-                Input::Heartbeat { token, agent, running }
+                Input::Heartbeat { token, agent, running, content: None }
             }
             Self::Pull(slot) => Input::Pull { token, holder: Holder { agent, slot }, wait_ms: WAIT_MS },
             Self::Report(held, record) => Input::Report {

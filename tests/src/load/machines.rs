@@ -102,8 +102,7 @@ impl Machines {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: agent.clone(),
             slots: slots.iter().map(of).collect(),
-            held: vec![],
-            number: 0,
+            ..v1::RegisterRequest::default()
         };
         client.register(request).await.map_err(said)?;
         let mut progress = Vec::new();
@@ -123,7 +122,11 @@ impl Machines {
         self._heartbeats.spawn(async move {
             loop {
                 tokio::time::sleep(HEARTBEAT).await;
-                let request = v1::HeartbeatRequest { agent: agent.clone(), progress: progress.clone() };
+                let request = v1::HeartbeatRequest {
+                    agent: agent.clone(),
+                    progress: progress.clone(),
+                    ..v1::HeartbeatRequest::default()
+                };
                 // One that is lost is made up for by the next.
                 let _ = client.heartbeat(request).await;
             }

@@ -176,6 +176,17 @@ pub(crate) struct Run {
     /// Bytes per second on the way there while trials run, so that meters see little of it; 0 for no limit
     #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub(crate) artifacts_rate: Bytes,
+    /// Folder for data sets and weights that this machine lacks and the coordinator has; agents of one machine can share
+    /// one [default: STATE/cache]
+    #[arg(long, env = "FLEET_CACHE", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Space for them; those not wanted for longest go first, those in use stay
+    #[arg(long, env = "FLEET_CACHE_SPACE", value_name = "SIZE", default_value = "50GiB")]
+    pub(crate) cache_space: Bytes,
+    /// A folder of shared content that is asked before the coordinator: a copy of its STATE/content or of an agent's
+    /// cache, on a disk that machines share. May be given several times
+    #[arg(long, env = "FLEET_CONTENT_FROM", value_name = "DIR", value_delimiter = ',')]
+    pub(crate) content_from: Vec<PathBuf>,
     /// Seconds of rest for a device after each trial, so that one does not heat the next
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) cool_down: u64,

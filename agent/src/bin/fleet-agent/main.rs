@@ -55,6 +55,9 @@ fn main() -> ExitCode {
 fn start(run: Run) -> anyhow::Result<()> {
     let coordinator = joining::before(&run)?;
     let options = daemon::Options {
+        content_cache: run.cache.unwrap_or_else(|| run.state.join("cache")),
+        content_space: run.cache_space,
+        content_from: run.content_from,
         coordinator,
         state: run.state,
         worker: run.machine.devices.worker(),

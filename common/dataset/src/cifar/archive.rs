@@ -39,7 +39,9 @@ pub(super) fn read(path: &Path) -> Result<Content, DatasetError> {
             ),
         )
     };
-    Ok(Content { train: train.ok_or_else(|| lacks("train.bin"))?, test: test.ok_or_else(|| lacks("test.bin"))?, names })
+    let files = vec![("cifar-100-binary.tar.gz".to_owned(), path.to_owned())];
+    let (train, test) = (train.ok_or_else(|| lacks("train.bin"))?, test.ok_or_else(|| lacks("test.bin"))?);
+    Ok(Content { train, test, names, files })
 }
 
 fn members(path: &Path, unpacked: &mut impl Read) -> Result<Members, DatasetError> {

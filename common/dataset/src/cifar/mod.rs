@@ -5,6 +5,7 @@
 
 mod archive;
 mod names;
+mod parquet;
 
 use std::fs::File;
 use std::io::Read;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use names::CLASSES;
 
-use crate::{DatasetError, Split, fingerprint};
+use crate::{DatasetError, Split, fingerprint, hub};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -31,6 +32,7 @@ pub(crate) struct Cifar {
     classes: Vec<String>,
     train: Vec<u8>,
     test: Vec<u8>,
+    files: Vec<(String, PathBuf)>,
 }
 
 /// The three files' content and where it was read from.
@@ -38,10 +40,13 @@ struct Content {
     train: (PathBuf, Vec<u8>),
     test: (PathBuf, Vec<u8>),
     names: Option<(PathBuf, Vec<u8>)>,
+    /// Files on the disk, with their places below a data folder.
+    files: Vec<(String, PathBuf)>,
 }
 
 impl Cifar {
-    /// Opens `DATA/cifar-100-binary/`, or else `DATA/cifar-100-binary.tar.gz`, which is never unpacked to disk.
+    /// Opens `DATA/cifar-100-binary/`, or else `DATA/cifar-100-binary.tar.gz`, which is never unpacked to disk, or
+    /// else the hub's Parquet files in `DATA/cifar100/`.
     pub(crate) fn open(data_dir: &Path) -> Result<Self, DatasetError> {
         let folder = data_dir.join("cifar-100-binary");
         let archive = data_dir.join("cifar-100-binary.tar.gz");
@@ -49,10 +54,12 @@ impl Cifar {
             from_folder(&folder)?
         } else if archive.is_file() {
             archive::read(&archive)?
+        } else if let Some(shards) = hub::find(&data_dir.join("cifar100"), "cifar100")? {
+            parquet::read(&shards)?
         } else {
             return Err(DatasetError::missing(
                 "cifar100",
-                &[folder, archive],
+                &[folder, archive, data_dir.join("cifar100/*.parquet")],
                 data_dir,
                 "Get it with `fleet data get cifar100`, or put cifar-100-binary.tar.gz (the binary version, not the Python one) from \
                  https://www.cs.toronto.edu/~kriz/cifar.html there, packed or unpacked",
@@ -65,7 +72,11 @@ impl Cifar {
             check_records(path, bytes)?;
         }
         let classes = CLASSES.map(str::to_owned).to_vec();
-        Ok(Self { classes, train: content.train.1, test: content.test.1 })
+        Ok(Self { classes, train: content.train.1, test: content.test.1, files: content.files })
+    }
+
+    pub(crate) fn files(&self) -> &[(String, PathBuf)] {
+        &self.files
     }
 
     pub(crate) fn classes(&self) -> &[String] {
@@ -121,7 +132,13 @@ fn from_folder(folder: &Path) -> Result<Content, DatasetError> {
         Ok((path, bytes))
     };
     let names = if folder.join(NAMES).exists() { Some(read(NAMES)?) } else { None };
-    Ok(Content { train: read("train.bin")?, test: read("test.bin")?, names })
+    let (train, test) = (read("train.bin")?, read("test.bin")?);
+    let used = [Some(&train.0), Some(&test.0), names.as_ref().map(|(path, _)| path)];
+    let named = used
+        .into_iter()
+        .flatten()
+        .filter_map(|path| Some((format!("cifar-100-binary/{}", path.file_name()?.to_str()?), path.clone())));
+    Ok(Content { files: named.collect(), train, test, names })
 }
 
 /// Reads all, but refuses what is longer than CIFAR-100 can be.

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use fleet_common::spec::DatasetName;
 use fleet_dataset::synth::{self, TextureSet, TextureSpec};
 
-use super::{Failure, Json, print_json, resolve};
+use super::{Failure, Json, print_json, resolve, share};
 
 /// `fleet data`.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,10 @@ pub(super) enum Data {
     /// Writes a set of procedural textures in DTD's layout, the same on every machine.
     #[command(after_help = "Example: fleet data synth --data data --name textures")]
     Synth(Synth),
+    /// Copies a data set to the coordinator, from where agents that do not have it can fetch it.
+    #[command(after_help = "Example: fleet data share dtd --data ~/data\n\
+        `fleet submit` does it by itself. Interrupted, the same command goes on where it was.")]
+    Share(share::Data),
     /// Shows what a data set is: classes, images, fingerprint.
     #[command(after_help = "Example: fleet data info dtd --data ~/data")]
     Info(Info),
@@ -76,6 +80,7 @@ impl Data {
             Self::Get(get) => get.run().await,
             Self::Check(check) => check.run(),
             Self::Synth(synth) => synth.run(),
+            Self::Share(share) => share.run().await,
             Self::Info(info) => info.run(),
         }
     }

@@ -74,7 +74,9 @@ impl Set {
 
     /// Whether something is where it is used from.
     pub(super) fn is_there(&self, data: &Path) -> bool {
-        data.join(self.folder).exists() || (!self.unpacked && self.archive(data).exists())
+        let official = data.join(self.folder).exists() || (!self.unpacked && self.archive(data).exists());
+        // Or somebody's copy from the Hugging Face hub, which is used as it is.
+        official || Dataset::open(&self.name, data).is_ok()
     }
 
     /// Checks what is used: reads all of it.
@@ -96,7 +98,14 @@ impl Set {
             "number of classes and images; no hash of the unpacked files is published to compare with".to_owned()
         };
         let identity = resolve::identify(&self.name, data)?;
-        Ok(Found { identity, checks, place: if packed { archive } else { folder } })
+        let parquet =
+            dataset.files().into_iter().map(|(_, file)| file).find(|f| f.extension().is_some_and(|e| e == "parquet"));
+        let place = match parquet.as_deref().and_then(Path::parent) {
+            Some(parts) => parts.to_owned(),
+            None if packed => archive,
+            None => folder,
+        };
+        Ok(Found { identity, checks, place })
     }
 
     /// Checks that nothing is missing: parts of data sets are in use, too, and are other data sets.

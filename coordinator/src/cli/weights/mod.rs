@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use fleet_common::spec::Backbone;
 use fleet_download::source::{self, Unchecked};
 
-use super::Failure;
+use super::{Failure, share};
 
 /// `fleet weights`.
 #[derive(Debug, Subcommand)]
@@ -21,6 +21,10 @@ pub(super) enum Weights {
     /// Checks weights, without the network.
     #[command(after_help = "Example: fleet weights check --weights ~/weights")]
     Check(check::Check),
+    /// Copies weights to the coordinator, from where agents that do not have them can fetch them.
+    #[command(after_help = "Example: fleet weights share vit_small_patch16_224 --weights ~/weights\n\
+        `fleet submit` does it by itself. Interrupted, the same command goes on where it was.")]
+    Share(share::Weights),
     /// Lists the backbones, where their public weights are, and whether they are here.
     #[command(after_help = "Example: fleet weights list --weights ~/weights")]
     List(Folder),
@@ -39,6 +43,7 @@ impl Weights {
         match self {
             Self::Get(get) => get.run().await,
             Self::Check(check) => check.run(),
+            Self::Share(share) => share.run().await,
             Self::List(folder) => list(&folder.weights),
         }
     }
@@ -79,6 +84,6 @@ fn place(backbone: Backbone, dir: &Path) -> PathBuf {
 }
 
 /// A backbone's name on the command line.
-fn backbone(name: &str) -> Result<Backbone, String> {
+pub(in crate::cli) fn backbone(name: &str) -> Result<Backbone, String> {
     Backbone::try_from(name.to_owned())
 }

@@ -1,6 +1,7 @@
 //! The core's decisions, without a network, a disk or a clock.
 
 mod confined;
+mod content;
 mod imports;
 mod placing;
 mod promises;
@@ -96,8 +97,8 @@ impl World {
             about: SlotAbout::default(),
         }];
         let agent: AgentId = agent.parse().expect("an id");
-        let (version, host) = ("1".into(), "h".into());
-        let reply = self.ask(|token| Input::Register { token, agent, version, host, slots, held, number });
+        let (version, host, content) = ("1".into(), "h".into(), HashSet::new());
+        let reply = self.ask(|token| Input::Register { token, agent, version, host, slots, held, number, content });
         match reply {
             Some(Reply::Registered(verdicts)) => verdicts,
             other => panic!("{other:?}"),
@@ -133,7 +134,7 @@ impl World {
     fn heartbeat(&mut self, agent: &str, offer: &Offer) -> Option<Vec<Verdict>> {
         let running = vec![(claim(offer), Progress::default())];
         let agent: AgentId = agent.parse().expect("an id");
-        match self.ask(|token| Input::Heartbeat { token, agent, running }) {
+        match self.ask(|token| Input::Heartbeat { token, agent, running, content: None }) {
             Some(Reply::Heartbeat(verdicts)) => verdicts,
             other => panic!("{other:?}"),
         }

@@ -30,7 +30,16 @@ impl World {
     fn join(&mut self, agent: &str, slot: SlotInfo) {
         let agent: AgentId = agent.parse().expect("an id");
         let (version, host, slots, held) = ("1".into(), "h".into(), vec![slot], vec![]);
-        self.ask(|token| Input::Register { token, agent, version, host, number: 0, slots, held });
+        self.ask(|token| Input::Register {
+            token,
+            agent,
+            version,
+            host,
+            number: 0,
+            slots,
+            held,
+            content: HashSet::new(),
+        });
     }
 
     fn submit_this(&mut self, prepared: Box<Prepared>) {
@@ -149,7 +158,7 @@ fn a_device_at_fault_is_taken_out_of_work_and_its_trial_is_not_blamed() {
     let agent: AgentId = "a".parse().expect("an id");
     let (slots, held) = (vec![faulty("Xid 79: it fell off the bus")], vec![claim(&victim)]);
     let (version, host) = (String::new(), String::new());
-    w.ask(|token| Input::Register { token, agent, version, host, number: 0, slots, held });
+    w.ask(|token| Input::Register { token, agent, version, host, number: 0, slots, held, content: HashSet::new() });
     w.report("a", &victim, OutcomeClass::Crashed);
     let entry = w.core.state().trial(&victim.trial).expect("known");
     assert_eq!((entry.life.losses, entry.life.state.kind()), (0, StateKind::Waiting));

@@ -1,0 +1,98 @@
+//! The coordinator as a source.
+
+use std::time::Duration;
+
+use fleet_common::wire::{MAX_MESSAGE_BYTES, MOST_BLOBS, v1};
+use fleet_content::folder::Missing;
+use fleet_content::{Item, Manifest};
+use fleet_secure::client::Link;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::{Code, Status};
+
+use super::CacheError;
+use super::source::{Source, Take, Trouble};
+use crate::daemon::rpc::content_client::ContentClient;
+
+/// A coordinator that is silent for so long has vanished without a word. Transfers may have to wait for their turn.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The coordinator.
+pub struct Coordinator {
+    link: Link,
+    runtime: Handle,
+    stop: watch::Receiver<bool>,
+}
+
+impl Coordinator {
+    /// The one behind `link`; `stop` ends waiting for it. Its methods must be called outside of `runtime`'s own
+    /// threads.
+    pub fn new(link: Link, runtime: Handle, stop: watch::Receiver<bool>) -> Self {
+        Self { link, runtime, stop }
+    }
+
+    fn client(&self) -> ContentClient<Link> {
+        ContentClient::new(self.link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Waits for an answer, as long as somebody waits for what it leads to.
+    fn answer<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Trouble> {
+        let mut stop = self.stop.clone();
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => Err(CacheError::Stopped.into()),
+                answer = tokio::time::timeout(SILENCE, call) => match answer {
+                    Ok(answer) => answer.map_err(trouble),
+                    Err(_) => Err(Trouble::Passing("no answer for a minute".to_owned())),
+                },
+            }
+        })
+    }
+}
+
+impl Source for Coordinator {
+    fn name(&self) -> String {
+        "the coordinator".to_owned()
+    }
+
+    fn manifest(&mut self, item: &Item) -> Result<Option<Manifest>, Trouble> {
+        let mut client = self.client();
+        let reply = client.manifest(v1::ManifestRequest { item: item.to_string() });
+        match self.answer(async { Ok(reply.await) })? {
+            Ok(reply) => {
+                let manifest = Manifest::parse(&reply.into_inner().manifest_json);
+                manifest.map(Some).map_err(|e| Trouble::Final(e.to_string()))
+            }
+            // An earlier version shares nothing.
+            Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => Ok(None),
+            Err(status) => Err(trouble(status)),
+        }
+    }
+
+    fn read(&mut self, blobs: &[Missing], take: &mut Take<'_>) -> Result<(), Trouble> {
+        let named = blobs.iter().take(MOST_BLOBS);
+        let named = named.map(|b| v1::BlobFrom { sha256: b.sha256.to_string(), offset: b.have }).collect();
+        let mut client = self.client();
+        let mut stream = self.answer(client.read(v1::ReadRequest { blobs: named }))?.into_inner();
+        while let Some(chunk) = self.answer(stream.message())? {
+            let at = chunk.blob as usize;
+            if at >= blobs.len() {
+                return Err(Trouble::Final(format!("it sent blob {at} of {}", blobs.len())));
+            }
+            take(at, &chunk.data)?;
+        }
+        Ok(())
+    }
+}
+
+fn trouble(status: Status) -> Trouble {
+    let words = status.message().to_owned();
+    match status.code() {
+        Code::NotFound
+        | Code::InvalidArgument
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::Unimplemented => Trouble::Final(words),
+        _ => Trouble::Passing(words),
+    }
+}

@@ -1,0 +1,221 @@
+//! The cache with a source in memory that counts, breaks and damages.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use fleet_common::canonical::sha256_hex;
+use fleet_content::folder::Missing;
+use fleet_content::{Entry, RelativePath};
+
+use super::*;
+
+/// What the test's sources have and did.
+#[derive(Default)]
+struct World {
+    blobs: Mutex<BTreeMap<Digest, Vec<u8>>>,
+    manifests: Mutex<HashMap<Item, Manifest>>,
+    served: AtomicU64,
+    /// Questions that break off after this many bytes.
+    breaks: Mutex<Vec<usize>>,
+    /// Answers whose first byte is another one.
+    damages: AtomicU32,
+}
+
+impl World {
+    /// Adds weights of these bytes.
+    fn weights(&self, bytes: &[u8]) -> Item {
+        let sha256: Digest = sha256_hex(bytes).parse().expect("a hash");
+        let path = RelativePath::try_from("w.safetensors".to_owned()).expect("a path");
+        let files = vec![Entry { path, bytes: bytes.len() as u64, sha256: sha256.clone() }];
+        let item = Item::Weights(sha256.clone());
+        let manifest = Manifest::new(item.clone(), "w".into(), files).expect("a manifest");
+        self.blobs.lock().expect("free").insert(sha256, bytes.to_vec());
+        self.manifests.lock().expect("free").insert(item.clone(), manifest);
+        item
+    }
+}
+
+struct Memory(Arc<World>);
+
+impl Source for Memory {
+    fn name(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn manifest(&mut self, item: &Item) -> Result<Option<Manifest>, Trouble> {
+        Ok(self.0.manifests.lock().expect("free").get(item).cloned())
+    }
+
+    fn read(&mut self, blobs: &[Missing], take: &mut Take<'_>) -> Result<(), Trouble> {
+        let mut left = self.0.breaks.lock().expect("free").pop();
+        for (at, blob) in blobs.iter().enumerate() {
+            let bytes = self.0.blobs.lock().expect("free")[&blob.sha256].clone();
+            let mut bytes = bytes[blob.have as usize..].to_vec();
+            if self.0.damages.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+                bytes[0] ^= 1;
+            }
+            for piece in bytes.chunks(7) {
+                if let Some(left) = &mut left {
+                    if *left < piece.len() {
+                        return Err(Trouble::Passing("the connection broke".to_owned()));
+                    }
+                    *left -= piece.len();
+                }
+                self.0.served.fetch_add(piece.len() as u64, Ordering::SeqCst);
+                take(at, piece)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn get(cache: &Cache, world: &Arc<World>, item: &Item) -> Result<Kept, CacheError> {
+    let (_waiting, stop) = watch::channel(false);
+    cache.get(item, &mut [Box::new(Memory(world.clone()))], &Watch { tell: Box::new(|_, _| ()), stop })
+}
+
+fn open(place: &Path, space: u64) -> Cache {
+    Cache::open(place, Bytes(space)).expect("opens")
+}
+
+#[test]
+fn a_broken_transfer_goes_on_where_it_was() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+    let item = world.weights(&bytes);
+    *world.breaks.lock().expect("free") = vec![21, 0, 350];
+    let kept = get(&open(dir.path(), 10_000), &world, &item).expect("comes");
+    assert_eq!(std::fs::read(&kept.file).expect("there"), bytes);
+    assert_eq!(world.served.load(Ordering::SeqCst), 1000, "nothing came twice");
+}
+
+#[test]
+fn what_an_agent_that_was_killed_left_is_gone_on_with() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.weights(&[3; 100]);
+    let partial = dir.path().join("partial").join(item.digest().as_str());
+    let cache = open(dir.path(), 10_000);
+    std::fs::write(&partial, [3; 60]).expect("writes");
+    get(&cache, &world, &item).expect("comes");
+    assert_eq!(world.served.load(Ordering::SeqCst), 40);
+    // All of it, and a process that ended before it was put in its place.
+    let item = world.weights(&[4; 100]);
+    std::fs::write(dir.path().join("partial").join(item.digest().as_str()), [4; 100]).expect("writes");
+    get(&cache, &world, &item).expect("is here");
+    assert_eq!(world.served.load(Ordering::SeqCst), 40);
+}
+
+#[test]
+fn damaged_bytes_are_fetched_again_and_not_for_ever() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let (item, cache) = (world.weights(&[1; 50]), open(dir.path(), 10_000));
+    world.damages.store(2, Ordering::SeqCst);
+    get(&cache, &world, &item).expect("the third is right");
+    assert_eq!(world.served.load(Ordering::SeqCst), 150);
+    let item = world.weights(&[2; 50]);
+    world.damages.store(99, Ordering::SeqCst);
+    let error = get(&cache, &world, &item).expect_err("never right").to_string();
+    assert!(error.contains("from memory was damaged 3 times"), "{error}");
+}
+
+#[test]
+fn what_rots_on_the_disk_is_noticed_and_fetched_again() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.weights(&[1; 50]);
+    let file = get(&open(dir.path(), 10_000), &world, &item).expect("comes").file.clone();
+    std::fs::remove_file(&file).expect("removes");
+    std::fs::write(&file, [9; 50]).expect("writes");
+    // Another process looks at it.
+    let cache = open(dir.path(), 10_000);
+    let kept = get(&cache, &world, &item).expect("comes again");
+    assert_eq!(std::fs::read(&kept.file).expect("there"), [1; 50]);
+    assert_eq!(world.served.load(Ordering::SeqCst), 100);
+}
+
+#[test]
+fn all_that_want_the_same_share_one_download() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.weights(&[5; 100_000]);
+    // Two slots of one agent, and another agent with the same folder.
+    let (one, other) = (open(dir.path(), 1 << 20), open(dir.path(), 1 << 20));
+    std::thread::scope(|scope| {
+        for cache in [&one, &one, &other] {
+            let (world, item) = (&world, &item);
+            scope.spawn(move || get(cache, world, item).expect("comes"));
+        }
+    });
+    assert_eq!(world.served.load(Ordering::SeqCst), 100_000);
+}
+
+#[test]
+fn the_longest_unwanted_leave_and_what_is_in_use_stays() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let cache = open(dir.path(), 250);
+    let [a, b, c, d] = [1, 2, 3, 4].map(|n| world.weights(&[n; 100]));
+    let a_in_use = get(&cache, &world, &a).expect("comes");
+    drop(get(&cache, &world, &b).expect("comes"));
+    drop(get(&cache, &world, &c).expect("comes, for b"));
+    assert_eq!(cache.items(), BTreeSet::from([a.clone(), c.clone()]), "a is older, and in use");
+    let _c_in_use = get(&cache, &world, &c).expect("is here");
+    let error = get(&cache, &world, &d).expect_err("no room").to_string();
+    assert!(error.contains("it has 100 B, the cache may have 250 B, and 200 B of what is there is in use"), "{error}");
+    drop(a_in_use);
+    drop(get(&cache, &world, &d).expect("comes, for a"));
+    assert_eq!(cache.items(), BTreeSet::from([c, d]));
+    // What is too large alone makes nobody leave.
+    let large = world.weights(&[9; 300]);
+    assert!(matches!(get(&cache, &world, &large), Err(CacheError::NoSpace { .. })));
+    assert_eq!(cache.items().len(), 2);
+}
+
+#[test]
+fn a_full_disk_is_told_and_left_as_it_was() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let (item, cache) = (world.weights(&[1; 50]), open(dir.path(), 10_000));
+    // Accepts opening and refuses writing, as a full disk does.
+    let partial = dir.path().join("partial").join(item.digest().as_str());
+    std::os::unix::fs::symlink("/dev/full", &partial).expect("links");
+    let error = get(&cache, &world, &item).expect_err("full").to_string();
+    assert!(error.contains("the disk is full"), "{error}");
+    assert!(cache.folder.items().expect("lists").is_empty() && partial.symlink_metadata().is_err(), "nothing is left");
+    get(&cache, &world, &item).expect("there is room again");
+}
+
+#[test]
+fn what_nobody_has_is_told_with_who_was_asked_and_how_to_share_it() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = Item::Dataset("7".repeat(64).parse().expect("a hash"));
+    let error = get(&open(dir.path(), 10_000), &world, &item).expect_err("nowhere").to_string();
+    for part in ["the data set 777777777777…", "memory: it does not have it", "fleet data share"] {
+        assert!(error.contains(part), "lacks {part}: {error}");
+    }
+}
+
+#[test]
+fn nobody_who_has_left_is_waited_for() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.weights(&[1; 50]);
+    let (waiting, stop) = watch::channel(false);
+    drop(waiting);
+    let watch = Watch { tell: Box::new(|_, _| ()), stop };
+    let got = open(dir.path(), 10_000).get(&item, &mut [Box::new(Memory(world))], &watch);
+    assert!(matches!(got, Err(CacheError::Stopped)));
+}
+
+#[test]
+fn a_shelf_gives_what_it_has_as_a_whole() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.weights(&[6; 90]);
+    let shelf = dir.path().join("shelf");
+    drop(get(&open(&shelf, 10_000), &world, &item).expect("comes"));
+    let cache = open(&dir.path().join("cache"), 10_000);
+    let (_waiting, stop) = watch::channel(false);
+    let watch = Watch { tell: Box::new(|_, _| ()), stop };
+    let mut sources: Vec<Box<dyn Source>> =
+        vec![Box::new(Shelf::new(&dir.path().join("away"))), Box::new(Shelf::new(&shelf))];
+    let kept = cache.get(&item, &mut sources, &watch).expect("comes from the second");
+    assert_eq!(std::fs::read(&kept.file).expect("there"), [6; 90]);
+    assert_eq!(world.served.load(Ordering::SeqCst), 90);
+}

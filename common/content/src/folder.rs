@@ -1,0 +1,241 @@
+//! A folder of content.
+//!
+//! ```text
+//! ROOT/blobs/ab/abcd…     files by SHA-256, read-only
+//! ROOT/partial/abcd…      blobs on their way
+//! ROOT/items/ITEM.json    manifests of what is here, or on its way
+//! ROOT/sets/FINGERPRINT/  a data set as its reader wants it: links to blobs, there only when its fingerprint is right
+//! ```
+//!
+//! It is the same on the coordinator, on agents and on a disk that they share, so one can be copied to become another.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use fleet_dataset::Dataset;
+
+use crate::{ContentError, Digest, Item, Manifest, Partial};
+
+/// A folder of content.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+/// A blob that is not all here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Which.
+    pub sha256: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// Bytes that are here.
+    pub have: u64,
+}
+
+impl Folder {
+    /// The folder at `root`, made if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn create(root: &Path) -> Result<Self, ContentError> {
+        for folder in ["blobs", "partial", "items", "sets"].map(|name| root.join(name)) {
+            fs::create_dir_all(&folder).map_err(ContentError::io(&folder, "make it"))?;
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// A folder that is only read.
+    pub fn existing(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a blob lies, if it does.
+    pub fn blob(&self, sha256: &Digest) -> PathBuf {
+        self.root.join("blobs").join(&sha256.as_str()[..2]).join(sha256.as_str())
+    }
+
+    /// Whether a blob is here. Its content was right when it was put there.
+    pub fn has_blob(&self, sha256: &Digest, bytes: u64) -> bool {
+        fs::metadata(self.blob(sha256)).is_ok_and(|m| m.is_file() && m.len() == bytes)
+    }
+
+    /// What has come of a blob, to be gone on with; `None` while somebody else writes it.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn partial(&self, sha256: &Digest, bytes: u64) -> Result<Option<Partial>, ContentError> {
+        Partial::open(&self.partial_path(sha256), &self.blob(sha256), sha256, bytes)
+    }
+
+    /// The blobs of a manifest that are not here.
+    pub fn missing(&self, manifest: &Manifest) -> Vec<Missing> {
+        let blobs = manifest.blobs().into_iter().filter(|(sha256, bytes)| !self.has_blob(sha256, *bytes));
+        let missing = blobs.map(|(sha256, bytes)| {
+            let come = fs::metadata(self.partial_path(&sha256)).map_or(0, |m| m.len());
+            // More than there can be will be thrown away.
+            Missing { have: if come > bytes { 0 } else { come }, sha256, bytes }
+        });
+        missing.collect()
+    }
+
+    fn partial_path(&self, sha256: &Digest) -> PathBuf {
+        self.root.join("partial").join(sha256.as_str())
+    }
+
+    fn manifest_path(&self, item: &Item) -> PathBuf {
+        self.root.join("items").join(format!("{item}.json"))
+    }
+
+    /// The manifest of an item that is here or on its way.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub fn manifest(&self, item: &Item) -> Result<Option<Manifest>, ContentError> {
+        let path = self.manifest_path(item);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(ContentError::io(&path, "read it")(e)),
+        };
+        let manifest = Manifest::parse(&bytes)?;
+        if manifest.item != *item {
+            return Err(ContentError::Manifest(format!("{} is of {}", path.display(), manifest.item)));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Keeps a manifest.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn keep(&self, manifest: &Manifest) -> Result<(), ContentError> {
+        let path = self.manifest_path(&manifest.item);
+        let partial = path.with_extension(format!("{}.partial", std::process::id()));
+        let mut file = fs::File::create(&partial).map_err(ContentError::io(&partial, "write it"))?;
+        let written = file.write_all(&manifest.to_json()).and_then(|()| file.sync_all());
+        written.and_then(|()| fs::rename(&partial, &path)).map_err(|e| {
+            let _ = fs::remove_file(&partial);
+            ContentError::io(&path, "write it")(e)
+        })
+    }
+
+    /// The items whose manifests are here, in no order. What is no manifest is left alone.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
+    pub fn items(&self) -> Result<Vec<Item>, ContentError> {
+        let folder = self.root.join("items");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(ContentError::io(&folder, "list it")(e)),
+        };
+        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+        Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
+    }
+
+    /// Where a data set lies, if it does.
+    pub fn set(&self, fingerprint: &Digest) -> PathBuf {
+        self.root.join("sets").join(fingerprint.as_str())
+    }
+
+    /// Whether an item is here and was right when it was put together.
+    pub fn holds(&self, item: &Item) -> bool {
+        match item {
+            Item::Dataset(fingerprint) => self.set(fingerprint).is_dir(),
+            Item::Weights(sha256) => self.blob(sha256).is_file(),
+        }
+    }
+
+    /// Puts a data set together from its blobs, reads it as what it is called, and gives it its place if its fingerprint
+    /// is the one that the manifest says. Weights are their only blob, and need nothing.
+    ///
+    /// # Errors
+    /// The disk refuses, or the files are not what the manifest says that they are together.
+    pub fn assemble(&self, manifest: &Manifest, tell: &mut dyn FnMut(u64, u64)) -> Result<(), ContentError> {
+        let Item::Dataset(fingerprint) = &manifest.item else { return Ok(()) };
+        let place = self.set(fingerprint);
+        if place.is_dir() {
+            return Ok(());
+        }
+        let partial = self.root.join("sets").join(format!(".{fingerprint}.{}", std::process::id()));
+        remove_folder(&partial)?;
+        let done = self.link(manifest, &partial).and_then(|()| check(manifest, &partial, tell)).and_then(|()| {
+            match fs::rename(&partial, &place) {
+                // Somebody else was faster, with the same.
+                Err(_) if place.is_dir() => Ok(()),
+                renamed => renamed.map_err(ContentError::io(&place, "put it in its place")),
+            }
+        });
+        // Renamed, it is not there.
+        remove_folder(&partial)?;
+        done
+    }
+
+    fn link(&self, manifest: &Manifest, root: &Path) -> Result<(), ContentError> {
+        let mut made = BTreeSet::new();
+        for entry in &manifest.files {
+            let path = entry.path.below(root);
+            if let Some(folder) = path.parent().filter(|folder| !made.contains(*folder)) {
+                fs::create_dir_all(folder).map_err(ContentError::io(folder, "make it"))?;
+                made.insert(folder.to_owned());
+            }
+            let blob = self.blob(&entry.sha256);
+            // Where links cannot be made, or not so many of one file, a copy does as well.
+            if fs::hard_link(&blob, &path).is_err() {
+                fs::copy(&blob, &path).map_err(ContentError::io(&path, "write it"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an item, and those of its blobs that are not in `kept`.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn remove(&self, item: &Item, kept: &BTreeSet<Digest>) -> Result<(), ContentError> {
+        let manifest = self.manifest(item)?;
+        if let Item::Dataset(fingerprint) = item {
+            remove_folder(&self.set(fingerprint))?;
+        }
+        for (sha256, _) in manifest.iter().flat_map(Manifest::blobs).filter(|(sha256, _)| !kept.contains(sha256)) {
+            remove_file(&self.blob(&sha256))?;
+            remove_file(&self.partial_path(&sha256))?;
+        }
+        // Last: until it is gone, a removal that was interrupted can be repeated.
+        remove_file(&self.manifest_path(item))
+    }
+}
+
+/// Whether the files below `root` are the data set of the manifest.
+fn check(manifest: &Manifest, root: &Path, tell: &mut dyn FnMut(u64, u64)) -> Result<(), ContentError> {
+    let Some(name) = manifest.opened_as(root) else { return Ok(()) };
+    let differs = |why: String| ContentError::Differs { item: manifest.item.clone(), why };
+    let identity = Dataset::open(&name, root).and_then(|set| set.identify(tell)).map_err(|e| differs(e.to_string()))?;
+    if identity.fingerprint == manifest.item.digest().as_str() {
+        return Ok(());
+    }
+    Err(differs(format!("their fingerprint is {}", identity.fingerprint)))
+}
+
+fn remove_file(path: &Path) -> Result<(), ContentError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(ContentError::io(path, "remove it")(e)),
+        _ => Ok(()),
+    }
+}
+
+fn remove_folder(path: &Path) -> Result<(), ContentError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(ContentError::io(path, "remove it")(e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,98 @@
+//! What lies in a data or weights folder, as something that can be shared.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use fleet_common::canonical;
+use fleet_common::spec::DatasetName;
+use fleet_dataset::Dataset;
+use sha2::{Digest as _, Sha256};
+
+use crate::manifest::IMAGES;
+use crate::{ContentError, Digest, Entry, Item, Manifest, RelativePath};
+
+/// An item in somebody's folder.
+#[derive(Debug)]
+pub struct Local {
+    /// What it consists of.
+    pub manifest: Manifest,
+    /// Where its blobs are.
+    pub places: BTreeMap<Digest, PathBuf>,
+}
+
+impl Local {
+    /// A data set, whose fingerprint is known. Reads all of its files; `tell` gets bytes done and bytes in all.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or cannot be shared.
+    pub fn dataset(
+        name: &DatasetName,
+        data_dir: &Path,
+        fingerprint: &str,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, ContentError> {
+        let files = Dataset::open(name, data_dir)?.files();
+        let called = match name {
+            DatasetName::Folder(_) => IMAGES.to_owned(),
+            name => name.clone().into(),
+        };
+        let item = Item::Dataset(fingerprint.parse().map_err(ContentError::Manifest)?);
+        Self::new(item, called, files, tell)
+    }
+
+    /// A file of weights.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn weights(file: &Path, tell: &mut dyn FnMut(u64, u64)) -> Result<Self, ContentError> {
+        let name = file.file_name().and_then(|n| n.to_str()).unwrap_or("weights").to_owned();
+        let hash = fleet_dataset::sha256_of_file(file).map_err(ContentError::io(file, "read it"))?;
+        let item = Item::Weights(hash.parse().map_err(ContentError::Manifest)?);
+        Self::new(item, name.clone(), vec![(name, file.to_owned())], tell)
+    }
+
+    fn new(
+        item: Item,
+        name: String,
+        files: Vec<(String, PathBuf)>,
+        tell: &mut dyn FnMut(u64, u64),
+    ) -> Result<Self, ContentError> {
+        let mut total = 0;
+        for (_, place) in &files {
+            total += place.metadata().map_err(ContentError::io(place, "look at it"))?.len();
+        }
+        let (mut done, mut entries, mut places) = (0, Vec::new(), BTreeMap::new());
+        for (path, place) in files {
+            let path = RelativePath::try_from(path).map_err(ContentError::Manifest)?;
+            let (bytes, sha256) = digest(&place, &mut |read| {
+                done += read;
+                tell(done, total.max(done));
+            })?;
+            places.insert(sha256.clone(), place);
+            entries.push(Entry { path, bytes, sha256 });
+        }
+        Ok(Self { manifest: Manifest::new(item, name, entries)?, places })
+    }
+}
+
+/// Length and hash of a file.
+fn digest(path: &Path, read: &mut dyn FnMut(u64)) -> Result<(u64, Digest), ContentError> {
+    let mut file = File::open(path).map_err(ContentError::io(path, "open it"))?;
+    let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 18]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => {
+                hash.update(&buffer[..n]);
+                length += n as u64;
+                read(n as u64);
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(ContentError::io(path, "read it")(e)),
+        }
+    }
+    let sha256 = canonical::hex(&hash.finalize()).parse().map_err(ContentError::Manifest)?;
+    Ok((length, sha256))
+}

@@ -1,0 +1,232 @@
+//! Data sets and weights: given to agents, taken from operators.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_common::wire::{CONTENT_CHUNK_BYTES, MAX_MESSAGE_BYTES, MOST_BLOBS, MOST_PUT_BYTES, v1};
+use fleet_content::{ContentError, Digest, Item, Manifest, Partial};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::operator::Answers;
+use super::rpc::content_server::{self, ContentServer};
+use super::rpc::sharing_server::{Sharing, SharingServer};
+use crate::store::{Content, Refused};
+
+/// Transfers at a time, each of which has a thread while it reads or writes. More wait for their turn.
+const MOST_TRANSFERS: usize = 64;
+/// A sender that is silent for so long is gone, and what it holds is somebody else's.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The services for content.
+#[derive(Clone)]
+pub struct ContentService {
+    content: Arc<Content>,
+    turns: Arc<Semaphore>,
+}
+
+impl ContentService {
+    /// Services on a folder of shared content.
+    pub fn new(content: Arc<Content>) -> Self {
+        Self { content, turns: Arc::new(Semaphore::new(MOST_TRANSFERS)) }
+    }
+
+    /// What agents ask.
+    pub fn content(&self) -> ContentServer<Self> {
+        ContentServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// What people's commands ask.
+    pub fn sharing(&self) -> SharingServer<Self> {
+        SharingServer::new(self.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        let text = refused.to_string();
+        match refused {
+            Refused::NotShared(_) | Refused::UnknownBlob(_) => Self::not_found(text),
+            Refused::NoSpace { .. } => Self::failed_precondition(text),
+            Refused::Busy(_) | Refused::Gap { .. } | Refused::Wrong { .. } => Self::aborted(text),
+            Refused::Content(ContentError::Manifest(_) | ContentError::TooLong { .. }) => Self::invalid_argument(text),
+            Refused::Content(ContentError::Differs { .. }) => Self::failed_precondition(text),
+            Refused::Content(_) => Self::unavailable(text),
+        }
+    }
+}
+
+fn item(text: String) -> Result<Item, Status> {
+    Item::try_from(text).map_err(Status::invalid_argument)
+}
+
+fn digest(text: String) -> Result<Digest, Status> {
+    Digest::try_from(text).map_err(Status::invalid_argument)
+}
+
+/// Runs what waits for the disk beside the runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Status::internal(e.to_string()))?.map_err(Status::from)
+}
+
+#[tonic::async_trait]
+impl content_server::Content for ContentService {
+    async fn manifest(&self, request: Request<v1::ManifestRequest>) -> Result<Response<v1::ManifestReply>, Status> {
+        let item = item(request.into_inner().item)?;
+        Ok(Response::new(v1::ManifestReply { manifest_json: self.content.manifest(&item)? }))
+    }
+
+    type ReadStream = Answers<v1::ContentChunk>;
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let blobs = request.into_inner().blobs;
+        if blobs.len() > MOST_BLOBS {
+            return Err(Status::invalid_argument(format!(
+                "expected at most {MOST_BLOBS} blobs, found {}",
+                blobs.len()
+            )));
+        }
+        let wanted: Vec<(Digest, u64)> =
+            blobs.into_iter().map(|b| Ok((digest(b.sha256)?, b.offset))).collect::<Result<_, Status>>()?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(|e| Status::internal(e.to_string()))?;
+        // Few, so that an agent that does not read is slowed down rather than served ahead.
+        let (sender, receiver) = mpsc::channel(4);
+        let content = self.content.clone();
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            for (number, (sha256, offset)) in wanted.into_iter().enumerate() {
+                let sent = content.read(&sha256).map_err(Status::from).and_then(|(file, bytes)| {
+                    send(file, offset, bytes, &mut |data| {
+                        let chunk = v1::ContentChunk { blob: number as u32, data };
+                        sender.blocking_send(Ok(chunk)).is_ok()
+                    })
+                });
+                match sent {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(status) => {
+                        let _ = sender.blocking_send(Err(status));
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Sends what follows `offset`; `false` if nobody listens any more.
+fn send(mut file: File, offset: u64, bytes: u64, to: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<bool, Status> {
+    let failed = |e: std::io::Error| Status::unavailable(format!("the coordinator's disk refuses: {e}"));
+    if offset > bytes {
+        return Err(Status::invalid_argument(format!("byte {offset} is asked for of a blob of {bytes} bytes")));
+    }
+    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+    let mut left = bytes - offset;
+    while left > 0 {
+        let mut data = vec![0; CONTENT_CHUNK_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        match file.read(&mut data) {
+            Ok(0) => return Err(Status::data_loss("a blob is shorter than it was; share it again")),
+            Ok(read) => {
+                data.truncate(read);
+                left -= read as u64;
+                if !to(data) {
+                    return Ok(false);
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    Ok(true)
+}
+
+#[tonic::async_trait]
+impl Sharing for ContentService {
+    async fn offer(&self, request: Request<v1::OfferRequest>) -> Result<Response<v1::OfferReply>, Status> {
+        let bytes = request.into_inner().manifest_json;
+        let content = self.content.clone();
+        let missing = blocking(move || content.offer(Manifest::parse(&bytes)?)).await?;
+        let shared = missing.is_empty();
+        let missing = missing.into_iter().take(MOST_BLOBS);
+        let missing = missing.map(|m| v1::BlobFrom { sha256: m.sha256.into(), offset: m.have }).collect();
+        Ok(Response::new(v1::OfferReply { shared, missing }))
+    }
+
+    async fn put(&self, request: Request<Streaming<v1::PutChunk>>) -> Result<Response<v1::PutReply>, Status> {
+        let _turn = self.turns.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
+        let mut chunks = request.into_inner();
+        let mut taking = Taking::default();
+        loop {
+            let next = tokio::time::timeout(SILENCE, chunks.message()).await;
+            let chunk = next.map_err(|_| Status::deadline_exceeded("nothing came for a minute"))??;
+            let Some(chunk) = chunk else { break };
+            if chunk.data.len() > MOST_PUT_BYTES {
+                let text = format!("expected at most {MOST_PUT_BYTES} bytes in a chunk, found {}", chunk.data.len());
+                return Err(Status::invalid_argument(text));
+            }
+            let content = self.content.clone();
+            taking = blocking(move || taking.take(&content, chunk)).await?;
+        }
+        Ok(Response::new(v1::PutReply {}))
+    }
+
+    async fn shared(&self, _: Request<v1::SharedRequest>) -> Result<Response<v1::SharedReply>, Status> {
+        let (items, bytes, space) = self.content.list();
+        let items = items.into_iter().map(|s| v1::SharedItem {
+            item: s.item.to_string(),
+            name: s.name,
+            files: s.files,
+            bytes: s.bytes,
+            whole: s.whole,
+        });
+        Ok(Response::new(v1::SharedReply { items: items.collect(), bytes, space }))
+    }
+
+    async fn unshare(&self, request: Request<v1::UnshareRequest>) -> Result<Response<v1::UnshareReply>, Status> {
+        let item = item(request.into_inner().item)?;
+        let content = self.content.clone();
+        let removed = blocking(move || Ok(content.remove(&item)?)).await?;
+        Ok(Response::new(v1::UnshareReply { removed }))
+    }
+}
+
+/// What a stream of blobs is at.
+#[derive(Default)]
+struct Taking {
+    /// The blob, and what has come of it; nothing where all of it was there.
+    blob: Option<(Digest, Option<Partial>)>,
+}
+
+impl Taking {
+    fn take(mut self, content: &Content, chunk: v1::PutChunk) -> Result<Self, Refused> {
+        if !chunk.sha256.is_empty() {
+            let sha256 = Digest::try_from(chunk.sha256).map_err(ContentError::Manifest)?;
+            // Dropped first, what has come of another is kept.
+            self.blob = None;
+            self.blob = Some((sha256.clone(), content.begin(&sha256, chunk.offset)?));
+        }
+        let Some((sha256, partial)) = &mut self.blob else {
+            return Err(ContentError::Manifest("the first chunk names no blob".to_owned()).into());
+        };
+        let Some(open) = partial else { return Ok(self) };
+        if open.len() != chunk.offset {
+            return Err(Refused::Gap { sha256: sha256.clone(), expected: open.len(), found: chunk.offset });
+        }
+        open.append(&chunk.data)?;
+        if open.lacks() == 0
+            && let Some(whole) = partial.take()
+        {
+            Content::finish(sha256, whole)?;
+        }
+        Ok(self)
+    }
+}
