@@ -37,7 +37,7 @@ fn register_as(w: &mut World, agent: &str, class: &str) {
     }];
     let agent = agent.parse().expect("an id");
     let (version, host, held) = ("1".into(), "h".into(), Vec::new());
-    w.ask(|token| Input::Register { token, agent, version, host, slots, held, number: 0, content: BTreeSet::new() });
+    w.ask(|token| Input::Register { token, agent, version, host, slots, held, number: 0, content: Default::default() });
 }
 
 /// A world in which `a` has begun the only trial.
