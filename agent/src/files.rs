@@ -19,12 +19,14 @@ pub struct Files {
     /// Fingerprints by data set, for as long as no file changes: they cost a read of everything.
     datasets: Mutex<HashMap<DatasetName, (Stamp, String)>>,
     weights: Mutex<HashMap<PathBuf, (Stamp, String)>>,
+    /// What was last found in each place. Of its own: the others are held while everything is read.
+    found: Mutex<HashMap<PathBuf, Item>>,
 }
 
 impl Files {
     /// Looks for data in `data_dir` and for weights in `weights_dir`.
     pub fn new(data_dir: PathBuf, weights_dir: Option<PathBuf>) -> Self {
-        Self { data_dir, weights_dir, datasets: Mutex::default(), weights: Mutex::default() }
+        Self { data_dir, weights_dir, datasets: Mutex::default(), weights: Mutex::default(), found: Mutex::default() }
     }
 
     /// The data folder.
@@ -42,9 +44,10 @@ impl Files {
         let fingerprint = match known.get(dataset) {
             Some((then, fingerprint)) if *then == stamp => fingerprint.clone(),
             _ => {
-                let identity = Dataset::open(dataset, &self.data_dir)
-                    .and_then(|d| d.identify(&mut |_, _| {}))
-                    .map_err(|e| e.to_string())?;
+                let identity = Dataset::open(dataset, &self.data_dir).and_then(|d| d.identify(&mut |_, _| {}));
+                let item = identity.as_ref().ok().and_then(|i| i.fingerprint.parse().ok().map(Item::Dataset));
+                self.found(self.data_dir.join(dataset.label()), item);
+                let identity = identity.map_err(|e| e.to_string())?;
                 known.insert(dataset.clone(), (stamp, identity.fingerprint.clone()));
                 identity.fingerprint
             }
@@ -90,12 +93,17 @@ impl Files {
         }
     }
 
-    /// What has been found here, as far as it was looked at.
+    /// What has been found here, as far as it was looked at. Does not wait for who is looking.
     pub fn known(&self) -> Vec<Item> {
-        let datasets = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
-        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        let datasets = datasets.values().filter_map(|(_, hash)| hash.parse().ok().map(Item::Dataset));
-        datasets.chain(weights.values().filter_map(|(_, hash)| hash.parse().ok().map(Item::Weights))).collect()
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn found(&self, place: PathBuf, item: Option<Item>) {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        match item {
+            Some(item) => found.insert(place, item),
+            None => found.remove(&place),
+        };
     }
 
     fn sha256(&self, file: &Path) -> std::io::Result<String> {
@@ -106,7 +114,9 @@ impl Files {
         {
             return Ok(hash.clone());
         }
-        let hash = sha256_of_file(file)?;
+        let hash = sha256_of_file(file);
+        self.found(file.to_owned(), hash.as_ref().ok().and_then(|hash| hash.parse().ok().map(Item::Weights)));
+        let hash = hash?;
         known.insert(file.to_owned(), (stamp, hash.clone()));
         Ok(hash)
     }

@@ -177,7 +177,7 @@ async fn only_what_was_shared_as_a_whole_can_be_read() {
     assert!(offer(&mut sharer, &local).await.expect("offered").shared);
     fetch(&address, &dir.path().join("cache"), &item).await.expect("comes");
 
-    let listed = sharer.shared(v1::SharedRequest {}).await.expect("listed").into_inner();
+    let listed = sharer.shared(v1::SharedRequest::default()).await.expect("listed").into_inner();
     assert!(listed.items.len() == 1 && listed.items[0].whole && listed.bytes > 0, "{listed:?}");
     assert!(sharer.unshare(v1::UnshareRequest { item: item.to_string() }).await.expect("done").into_inner().removed);
     assert_eq!(reader.manifest(manifest(&item)).await.expect_err("gone").code(), Code::NotFound);
@@ -201,7 +201,7 @@ async fn what_does_not_go_in_or_is_not_what_it_says_is_not_shared() {
     sharer.put(tokio_stream::iter(chunks(&lie, &missing))).await.expect("taken");
     let refused = offer(&mut sharer, &lie).await.expect_err("it is not that");
     assert!(refused.message().contains("their fingerprint is"), "{refused}");
-    assert!(sharer.shared(v1::SharedRequest {}).await.expect("listed").into_inner().items.is_empty());
+    assert!(sharer.shared(v1::SharedRequest::default()).await.expect("listed").into_inner().items.is_empty());
     let hostile = v1::OfferRequest { manifest_json: b"{\"schema\":\"fleet.manifest/1\"".to_vec() };
     assert_eq!(sharer.offer(hostile).await.expect_err("no manifest").code(), Code::InvalidArgument);
 }

@@ -56,6 +56,10 @@ impl Source for Coordinator {
     }
 
     fn manifest(&mut self, item: &Item) -> Result<Option<Manifest>, Trouble> {
+        // The certificate may be another one by now. Nothing is under way here.
+        if let Err(error) = self.link.renew() {
+            return Err(Trouble::Passing(error.to_string()));
+        }
         let mut client = self.client();
         let reply = client.manifest(v1::ManifestRequest { item: item.to_string() });
         match self.answer(async { Ok(reply.await) })? {
@@ -88,11 +92,8 @@ impl Source for Coordinator {
 fn trouble(status: Status) -> Trouble {
     let words = status.message().to_owned();
     match status.code() {
-        Code::NotFound
-        | Code::InvalidArgument
-        | Code::PermissionDenied
-        | Code::Unauthenticated
-        | Code::Unimplemented => Trouble::Final(words),
+        Code::NotFound | Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => Trouble::Final(words),
+        // A certificate that no longer counts among them: it is renewed, or somebody renews it.
         _ => Trouble::Passing(words),
     }
 }

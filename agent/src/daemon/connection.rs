@@ -1,9 +1,11 @@
 //! Talking to the coordinator: introducing ourselves, renewing leases.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use fleet_common::wire::{self, MAX_MESSAGE_BYTES, WireError, v1};
+use fleet_content::Item;
 use fleet_secure::client::{Link, endpoint};
 use fleet_secure::join::keep_renewing;
 use tonic::Status;
@@ -11,7 +13,7 @@ use tonic::Status;
 use super::identity::identity;
 use super::rpc::agents_client::AgentsClient;
 use super::{Shared, describe, trial::Running};
-use crate::half::{Held, Unwanted};
+use crate::half::{Held, Told, Unwanted};
 
 /// How long an answer may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(15);
@@ -52,7 +54,12 @@ pub(super) async fn answer<T>(call: impl Future<Output = Result<T, Status>>) -> 
 }
 
 /// Introduces the agent, claiming what it holds.
-pub(super) async fn introduce(shared: &Shared, number: u64, held: Vec<Held>) -> Result<v1::RegisterReply, Status> {
+pub(super) async fn introduce(
+    shared: &Shared,
+    number: u64,
+    held: Vec<Held>,
+    here: &BTreeSet<Item>,
+) -> Result<v1::RegisterReply, Status> {
     let request = v1::RegisterRequest {
         agent: shared.id.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,20 +67,24 @@ pub(super) async fn introduce(shared: &Shared, number: u64, held: Vec<Held>) -> 
         slots: shared.slots.iter().map(|slot| describe::slot(shared, slot)).collect(),
         held: held.iter().map(Into::into).collect(),
         number,
-        content: shared.content_here(),
+        content: names(here),
     };
     Ok(answer(shared.client.clone().register(request)).await?.into_inner())
 }
 
+fn names(here: &BTreeSet<Item>) -> Vec<String> {
+    here.iter().map(Item::to_string).collect()
+}
+
 /// Renews what the agent holds, and says how far it is.
-pub(super) async fn renew(shared: &Shared, held: Vec<Held>) -> Result<v1::HeartbeatReply, Status> {
+pub(super) async fn renew(shared: &Shared, held: Vec<Held>, told: Option<Told>) -> Result<v1::HeartbeatReply, Status> {
     let progress = {
         let running = shared.running();
         let of = |held: &Held| running.get(&held.slot).filter(|r| r.is(held)).map(Running::progress);
         // What has no place at work any more waits to be delivered or given back.
         held.iter().map(|held| of(held).unwrap_or_else(|| waiting(held))).collect()
     };
-    let content = Some(v1::ContentHere { items: shared.content_here() });
+    let content = told.map(|told| v1::ContentHere { number: told.number, items: names(&told.here) });
     let request = v1::HeartbeatRequest { agent: shared.id.to_string(), progress, content };
     Ok(answer(shared.client.clone().heartbeat(request)).await?.into_inner())
 }

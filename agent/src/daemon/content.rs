@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fleet_content::Item;
 use fleet_secure::client::Link;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::Span;
 
 use super::Options;
@@ -14,11 +15,30 @@ use super::trial::Lease;
 use crate::cache::{Cache, Coordinator, Ready, Shelf, Source, Watch, ready};
 use crate::files::Files;
 
+/// How often it is looked what is here, at least.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// The cache and where it is filled from.
 pub(super) struct Content {
     cache: Arc<Cache>,
     link: Link,
     shelves: Vec<std::path::PathBuf>,
+    /// Somebody has looked for something: more may be here, or less.
+    looked: Notify,
+    here: watch::Sender<BTreeSet<Item>>,
+}
+
+/// What is here, whenever it changes.
+pub(super) struct Watching(watch::Receiver<BTreeSet<Item>>);
+
+impl Watching {
+    /// Waits for the next change; what is here then. Never returns once nobody looks any more.
+    pub(super) async fn changed(&mut self) -> BTreeSet<Item> {
+        match self.0.changed().await {
+            Ok(()) => self.0.borrow_and_update().clone(),
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 impl Content {
@@ -28,6 +48,8 @@ impl Content {
             cache: Arc::new(Cache::open(&options.content_cache, options.content_space)?),
             link,
             shelves: options.content_from.clone(),
+            looked: Notify::new(),
+            here: watch::Sender::default(),
         })
     }
 
@@ -50,15 +72,45 @@ impl Content {
             let watch = Watch { tell: Box::new(tell), stop };
             ready(&files, &cache, &mut sources, &lease.settings, &lease.dataset, &watch)
         });
-        match looking.await {
+        let looked = looking.await;
+        self.looked.notify_one();
+        match looked {
             Ok(outcome) => outcome.map_err(|why| why.unwrap_or_else(|| "called off".to_owned())),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// What is here.
-    pub(super) fn here(&self, files: &Files) -> Vec<String> {
-        let all: BTreeSet<Item> = self.cache.items().into_iter().chain(files.known()).collect();
-        all.iter().map(Item::to_string).collect()
+    /// What was here when it was last looked.
+    pub(super) fn here(&self) -> BTreeSet<Item> {
+        self.here.borrow().clone()
+    }
+
+    /// What is here, and changes from now on.
+    pub(super) fn watch(&self) -> Watching {
+        let mut receiver = self.here.subscribe();
+        receiver.mark_changed();
+        Watching(receiver)
+    }
+
+    /// Looks what is here: at once, after every trial's look, and once in a while, because other agents may share the
+    /// cache. Aside, because a disk may take its time.
+    pub(super) async fn keep_looking(&self, files: &Arc<Files>) {
+        loop {
+            self.look(files).await;
+            let _ = tokio::time::timeout(LOOK, self.looked.notified()).await;
+        }
+    }
+
+    /// Looks what is here.
+    pub(super) async fn look(&self, files: &Arc<Files>) {
+        let (files, cache) = (files.clone(), self.cache.clone());
+        let looking = tokio::task::spawn_blocking(move || cache.items().into_iter().chain(files.known()).collect());
+        if let Ok(found) = looking.await {
+            self.here.send_if_modified(|here: &mut BTreeSet<Item>| {
+                let changed = *here != found;
+                *here = found;
+                changed
+            });
+        }
     }
 }

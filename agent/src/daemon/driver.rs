@@ -1,7 +1,7 @@
 //! Does what the agent's half says, and tells it what came of it. All decisions on leases are there; all waiting is
 //! here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use fleet_common::id::{SlotId, TrialId};
 use fleet_common::record::{PhaseRecord, Record};
 use fleet_common::wire::v1;
+use fleet_content::Item;
 use fleet_secure::client::explain;
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::Status;
@@ -63,10 +64,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Of the agent's `starts`th daemon, with these slots, and records that an earlier one left.
+    /// Of the agent's `starts`th daemon, with this content, these slots, and records that an earlier one left.
     pub(super) fn new(
         shared: Arc<Shared>,
         starts: u64,
+        content: BTreeSet<Item>,
         slots: Vec<(Slot, DeviceLock)>,
         undelivered: Vec<Record>,
     ) -> Self {
@@ -81,6 +83,7 @@ impl Driver {
         let half = Half::new(Setup {
             slots: slots.iter().map(|(slot, _)| slot.id.clone()).collect(),
             introductions: starts << 32,
+            content,
             late: undelivered.iter().map(held).collect(),
             cool_down: shared.options.cool_down,
             renew_every: HEARTBEAT,
@@ -107,7 +110,7 @@ impl Driver {
     /// A part of the daemon failed in a way that it has no answer to.
     pub(super) async fn run(mut self) -> anyhow::Result<()> {
         let shared = self.shared.clone();
-        let mut stopping = false;
+        let (mut stopping, mut content) = (false, shared.content.watch());
         for effect in self.half.start() {
             self.perform(effect);
         }
@@ -122,6 +125,7 @@ impl Driver {
                     Err(error) if error.is_cancelled() => continue,
                     Err(error) => return Err(error).context("a part of the agent failed"),
                 },
+                here = content.changed() => Input::Content(here),
                 () = shared.stopped(), if !stopping => {
                     stopping = true;
                     Input::Stop
@@ -222,11 +226,12 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         let shared = self.shared.clone();
         match effect {
-            Effect::Introduce(number, held) => {
-                self.tasks.spawn(async move { Done::Introduced(connection::introduce(&shared, number, held).await) });
+            Effect::Introduce(number, held, here) => {
+                self.tasks
+                    .spawn(async move { Done::Introduced(connection::introduce(&shared, number, held, &here).await) });
             }
-            Effect::Renew(held) => {
-                self.tasks.spawn(async move { Done::Renewed(connection::renew(&shared, held).await) });
+            Effect::Renew(held, told) => {
+                self.tasks.spawn(async move { Done::Renewed(connection::renew(&shared, held, told).await) });
             }
             Effect::Prepare(slot) => {
                 let Some(seat) = self.seats.get(&slot).cloned() else { return };

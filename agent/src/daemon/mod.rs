@@ -165,11 +165,6 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The data sets and weights that are here, as far as that is known.
-    fn content_here(&self) -> Vec<String> {
-        self.content.here(&self.files)
-    }
-
     /// What is known about meters, as it stands.
     fn cache(&self) -> meter::Cache {
         self.cache_mut().clone()
@@ -282,9 +277,14 @@ pub async fn run(options: Options, stopping: watch::Receiver<bool>) -> anyhow::R
     // Before the introduction: a coordinator that never answers has no work either.
     let leaving =
         shared.options.leave_when_idle.map(|limit| tokio::spawn(idle::leave_when_idle(shared.clone(), limit, leave)));
+    shared.content.look(&shared.files).await;
+    let looking = shared.clone();
+    let looking = tokio::spawn(async move { looking.content.keep_looking(&looking.files).await });
     let undelivered = shared.outbox.all();
-    let ended = Driver::new(shared, starts, slots.into_iter().zip(locks).collect(), undelivered).run().await;
+    let content = shared.content.here();
+    let ended = Driver::new(shared, starts, content, slots.into_iter().zip(locks).collect(), undelivered).run().await;
     leaving.inspect(tokio::task::JoinHandle::abort);
+    looking.abort();
     ended
 }
 

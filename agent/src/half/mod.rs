@@ -27,20 +27,27 @@
 //! - A slot holds one thing at a time. It asks for work only when it holds nothing, and only while the agent is known: a
 //!   lease that were granted while an introduction is under way would be missing there, and be taken back.
 //! - Introductions are numbered: one that is overtaken on its way by a later one says nothing any more.
+//! - What is here of data sets and weights is told in introductions, and in renewals for as long as it is news; numbered,
+//!   too.
 //! - When the daemon is asked to end, workers are stopped and their leases given back; a record that cannot be delivered
 //!   within [`FAREWELL`] stays in the outbox for the next daemon.
 
 pub mod backoff;
 mod link;
+mod news;
 mod slot;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fleet_common::id::{Attempt, SlotId, TrialId};
+use fleet_content::Item;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use link::Link;
+use news::News;
+pub use news::{Here, Told};
 use slot::Slot;
 
 /// When the daemon is to end, a delivery that is under way may take so long.
@@ -136,6 +143,8 @@ pub enum Input {
     Kept(Held),
     /// A report was answered, or not.
     Reported(Held, Answer),
+    /// It was looked again which data sets and weights are here.
+    Content(BTreeSet<Item>),
     /// A release was sent; one try: what does not arrive is settled by the next introduction, or by the lease's end.
     Released(Held),
     /// The daemon is to end.
@@ -147,10 +156,10 @@ pub enum Input {
 /// What is to be done. Those of one call in their order; none of them waits for another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Introduce the agent under this number, claiming these. Answered by [`Input::Introduced`].
-    Introduce(u64, Vec<Held>),
-    /// Renew these. Answered by [`Input::Renewed`].
-    Renew(Vec<Held>),
+    /// Introduce the agent under this number, claiming these, with what is here. Answered by [`Input::Introduced`].
+    Introduce(u64, Vec<Held>, Here),
+    /// Renew these, and tell what is here where that is news. Answered by [`Input::Renewed`].
+    Renew(Vec<Held>, Option<Told>),
     /// Make a slot ready for work. Answered by [`Input::Prepared`].
     Prepare(SlotId),
     /// Ask for work. Answered by [`Input::Pulled`].
@@ -178,6 +187,8 @@ pub struct Setup {
     pub slots: Vec<SlotId>,
     /// Its introductions have numbers above this, and no other daemon's of this agent have.
     pub introductions: u64,
+    /// What is here at the start, as far as it was looked.
+    pub content: BTreeSet<Item>,
     /// Records that the outbox holds from before.
     pub late: Vec<Held>,
     /// How long a slot rests after each trial.
@@ -193,8 +204,9 @@ pub struct Setup {
 pub struct Half {
     link: Link,
     slots: Vec<Slot>,
-    /// The number of the latest introduction.
-    introductions: u64,
+    /// The number of the latest introduction, or news.
+    number: u64,
+    news: News,
     random: StdRng,
 }
 
@@ -210,10 +222,13 @@ impl Half {
             });
             slots[place].add_late(held);
         }
+        let mut news = News::default();
+        news.look(setup.content);
         Self {
             link: Link::new(setup.renew_every),
             slots,
-            introductions: setup.introductions,
+            number: setup.introductions,
+            news,
             random: StdRng::seed_from_u64(setup.seed),
         }
     }
@@ -224,27 +239,43 @@ impl Half {
     }
 
     fn introduce(&mut self) -> Effect {
-        self.introductions += 1;
-        Effect::Introduce(self.introductions, self.held())
+        self.number += 1;
+        Effect::Introduce(self.number, self.held(), self.news.all())
+    }
+
+    fn renew(&mut self) -> Effect {
+        let told = self.news.changed().map(|here| {
+            self.number += 1;
+            Told { number: self.number, here }
+        });
+        Effect::Renew(self.held(), told)
     }
 
     /// Takes in what happened and says what follows. An answer that nothing waits for changes nothing.
     pub fn handle(&mut self, input: Input, now: Duration) -> Vec<Effect> {
         let mut out = Vec::new();
         match input {
-            Input::Introduced(None) => self.link.unanswered(now, &mut self.random),
+            Input::Introduced(None) => {
+                self.news.answered(false);
+                self.link.unanswered(now, &mut self.random);
+            }
             Input::Introduced(Some((every, unwanted))) => {
+                self.news.answered(true);
                 self.link.introduced(every, now);
                 self.heed(unwanted, &mut out);
                 self.slots.iter_mut().for_each(|slot| slot.known(now, &mut out));
             }
             Input::Renewed(renewal) => match renewal {
                 Renewal::Heard(unwanted) => {
+                    self.news.answered(true);
                     self.link.renewed(now);
                     self.heed(unwanted, &mut out);
                 }
                 // The next one may get through; leases outlast many.
-                Renewal::Failed => self.link.renewed(now),
+                Renewal::Failed => {
+                    self.news.answered(false);
+                    self.link.renewed(now);
+                }
                 Renewal::RegisterAgain => {
                     self.link.forgotten();
                     self.slots.iter_mut().for_each(|slot| slot.forgotten(&mut out));
@@ -260,12 +291,13 @@ impl Half {
             Input::Reported(held, answer) => {
                 self.slot(&held.slot.clone(), |s, random| s.reported(&held, answer, now, random, &mut out));
             }
+            Input::Content(here) => self.news.look(here),
             Input::Released(held) => self.slot(&held.slot.clone(), |s, _| s.released(&held, now, &mut out)),
             Input::Stop => self.slots.iter_mut().for_each(|slot| slot.stop(now, &mut out)),
             Input::Time => {
                 match self.link.due(now) {
                     Some(link::Due::Introduce) => out.push(self.introduce()),
-                    Some(link::Due::Renew) => out.push(Effect::Renew(self.held())),
+                    Some(link::Due::Renew) => out.push(self.renew()),
                     None => {}
                 }
                 self.slots.iter_mut().for_each(|slot| slot.due(now, &mut out));

@@ -21,7 +21,7 @@ fn unwanted(n: u32) -> Vec<Unwanted> {
 }
 
 fn introduce(n: u64, held: Vec<Held>) -> Effect {
-    Effect::Introduce((7 << 32) + n, held)
+    Effect::Introduce((7 << 32) + n, held, Here::default())
 }
 
 /// A half with one slot and a clock.
@@ -36,6 +36,7 @@ impl Story {
         let setup = Setup {
             slots,
             introductions: 7 << 32,
+            content: BTreeSet::new(),
             late: late.clone(),
             cool_down,
             renew_every: Duration::from_secs(1),
@@ -77,7 +78,7 @@ impl Story {
         while !self.half.is_over() {
             self.now = self.half.wake().expect("something is due");
             let mut effects = self.say(Input::Time);
-            if effects.extract_if(.., |e| matches!(e, Effect::Renew(_))).count() > 0 {
+            if effects.extract_if(.., |e| matches!(e, Effect::Renew(..))).count() > 0 {
                 self.say(Input::Renewed(Renewal::Failed));
             }
             if !effects.is_empty() {
@@ -205,4 +206,36 @@ fn an_answer_that_nothing_waits_for_changes_nothing() {
         assert_eq!(story.say(stale.clone()), [], "{stale:?}");
     }
     assert_eq!(story.half.held(), [held(1)]);
+}
+
+#[test]
+fn what_is_here_is_told_until_it_is_heard_and_then_only_when_it_changes() {
+    let item = |n: u8| format!("weights-{}", format!("{n:02x}").repeat(32)).parse::<Item>().expect("an item");
+    let mut story = Story::new(vec![]);
+    story.introduced();
+    let renew = |story: &mut Story| {
+        story.now += Duration::from_secs(1);
+        match story.say(Input::Time).as_slice() {
+            [Effect::Renew(_, told)] => told.as_ref().map(|t| (t.number - (7 << 32), t.here.len())),
+            other => panic!("{other:?}"),
+        }
+    };
+    let heard = || Input::Renewed(Renewal::Heard(vec![]));
+    assert_eq!(renew(&mut story), None, "as in the introduction");
+    story.say(heard());
+    story.say(Input::Content([item(1)].into()));
+    assert_eq!(renew(&mut story), Some((2, 1)));
+    // It may have arrived, and may still arrive: what is told again counts for more.
+    story.say(Input::Renewed(Renewal::Failed));
+    assert_eq!(renew(&mut story), Some((3, 1)));
+    // What comes meanwhile is not part of what is heard.
+    story.say(Input::Content([item(1), item(2)].into()));
+    story.say(heard());
+    assert_eq!(renew(&mut story), Some((4, 2)));
+    story.say(heard());
+    assert_eq!(renew(&mut story), None);
+    let again = story.say(Input::Renewed(Renewal::RegisterAgain));
+    assert!(matches!(again.last(), Some(Effect::Introduce(n, _, here)) if *n == (7 << 32) + 5 && here.len() == 2));
+    story.introduced();
+    assert_eq!(renew(&mut story), None);
 }

@@ -13,6 +13,9 @@ use super::transfer::Show;
 use super::{Coordinator, Failure, Json, client, print_json};
 use crate::store::beside_name;
 
+/// Said of copies of a state folder.
+pub(super) const NOT_INCLUDED: &str = "Data sets and weights that were shared (STATE/content) are not in it: whoever has them \
+                                       shares them again, with `fleet submit` or `fleet data share`.";
 /// Files that the coordinator is told of: their names take less than half of a message.
 const MOST_THERE: usize = 60_000;
 
@@ -64,6 +67,7 @@ impl Backup {
             let (bytes, records) = (Bytes(plan.bytes), verified.records);
             say!("{}: {bytes} in {} files, {records} records, checked", self.dest.display(), plan.files);
             say!("Serve from it with `fleet serve --state {}`.", self.dest.display());
+            say!("{NOT_INCLUDED}");
         }
         Ok(())
     }

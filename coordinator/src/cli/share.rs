@@ -22,7 +22,6 @@ use super::serve::interrupted;
 use super::transfer::Show;
 use super::weights::backbone;
 use super::{Coordinator, Failure, Files, Json, client, print_json, resolve};
-use crate::service::rpc::content_client::ContentClient;
 use crate::service::rpc::sharing_client::SharingClient;
 
 /// Bytes of a file in one message.
@@ -104,7 +103,7 @@ impl Listing {
             say!("{item}: removed");
             return Ok(());
         }
-        let reply = client.shared(v1::SharedRequest {}).await?.into_inner();
+        let reply = client.shared(v1::SharedRequest::default()).await?.into_inner();
         if self.json.json {
             let items: Vec<_> = reply.items.iter().map(|i| {
                 serde_json::json!({ "item": i.item, "name": i.name, "files": i.files, "bytes": i.bytes, "whole": i.whole })
@@ -172,7 +171,6 @@ impl Wanted {
 
 /// Brings things to a coordinator.
 struct Sharer {
-    content: ContentClient<Channel>,
     sharing: SharingClient<Channel>,
     /// What is there already needs no words.
     quiet: bool,
@@ -181,11 +179,10 @@ struct Sharer {
 impl Sharer {
     async fn connect(coordinator: &str) -> Result<Self, Failure> {
         let channel = client::channel(coordinator).await?;
-        let sharing = SharingClient::new(channel.clone())
+        let sharing = SharingClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let content = ContentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { content, sharing, quiet: false })
+        Ok(Self { sharing, quiet: false })
     }
 
     fn quietly(mut self) -> Self {
@@ -260,11 +257,9 @@ impl Sharer {
     }
 
     async fn is_shared(&mut self, item: &Item) -> Result<bool, Failure> {
-        match self.content.manifest(v1::ManifestRequest { item: item.to_string() }).await {
-            Ok(_) => Ok(true),
-            Err(status) if status.code() == Code::NotFound => Ok(false),
-            Err(status) => Err(status.into()),
-        }
+        let request = v1::SharedRequest { items: vec![item.to_string()] };
+        let shared = self.sharing.shared(request).await?.into_inner().items;
+        Ok(shared.iter().any(|s| s.whole && s.item == item.to_string()))
     }
 
     /// Offers it; what the coordinator lacks, and bytes that it has of those files that it named.

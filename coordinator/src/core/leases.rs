@@ -197,6 +197,7 @@ impl Core {
         let before = self.agents.len();
         self.agents.retain(|id, a| busy.contains(id) || now.0.saturating_sub(a.heard.0) < silence);
         if self.agents.len() != before {
+            self.forget_contents();
             self.refresh_fleet();
         }
     }

@@ -3,6 +3,7 @@
 //! Nothing here waits, reads a clock or touches a disk. The driver feeds inputs one at a time, makes the events
 //! durable, and only then sends the replies: what an agent or a person has been told is never forgotten.
 
+mod affinity;
 mod campaigns;
 mod content;
 mod drains;
@@ -16,7 +17,7 @@ mod slots;
 mod state;
 mod status;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, HardwareClass, SlotId, TrialId};
 use fleet_common::lease::{Holder, LeaseTerms, Millis};
@@ -26,7 +27,7 @@ use fleet_common::spec::Output;
 use fleet_common::telemetry::Seal;
 use fleet_content::Item;
 
-use crate::scheduler::{Affinity, Eta, Figures, Fleet, NoAffinity, Shares};
+use crate::scheduler::{Eta, Figures, Fleet, Shares};
 
 pub use campaigns::Prepared;
 pub use content::wanted;
@@ -141,7 +142,7 @@ pub enum Input {
         /// What it is running.
         held: Vec<Claim>,
         /// The data sets and weights that it has.
-        content: HashSet<Item>,
+        content: BTreeSet<Item>,
         /// Rises with every introduction of the agent; 0 where it does not count.
         number: u64,
     },
@@ -165,7 +166,7 @@ pub enum Input {
         /// What it is running, and how far it is.
         running: Vec<(Claim, Progress)>,
         /// The data sets and weights that it has, where that has changed.
-        content: Option<HashSet<Item>>,
+        content: Option<(u64, BTreeSet<Item>)>,
     },
     /// An agent delivers a record.
     Report {
@@ -410,11 +411,10 @@ pub struct Core {
     /// The slots as the scheduler sees them.
     fleet: Fleet,
     shares: Shares,
-    affinity: Box<dyn Affinity + Send>,
     /// There will be no other agents than those that are here.
     closed: bool,
     /// What agents have. Not durable, like them.
-    content: HashMap<AgentId, HashSet<Item>>,
+    contents: content::Contents,
     progress: HashMap<TrialId, (Progress, Millis)>,
     /// When campaigns will be over, and when that was worked out.
     ahead: (Option<Millis>, BTreeMap<CampaignName, Result<Eta, String>>),
@@ -436,9 +436,8 @@ impl Core {
             questions: serve::Questions::default(),
             fleet: Fleet::default(),
             shares: Shares::default(),
-            affinity: Box::new(NoAffinity),
             closed: false,
-            content: HashMap::new(),
+            contents: content::Contents::default(),
             progress: HashMap::new(),
             ahead: (None, BTreeMap::new()),
             saved: HashMap::new(),
@@ -453,12 +452,6 @@ impl Core {
     pub fn closed(mut self) -> Self {
         self.closed = true;
         self.fleet.closed = true;
-        self
-    }
-
-    /// What trials prefer among the slots that they fit.
-    pub fn with_affinity(mut self, affinity: Box<dyn Affinity + Send>) -> Self {
-        self.affinity = affinity;
         self
     }
 
@@ -511,14 +504,14 @@ impl Core {
                 } else {
                     let known = Agent { version, host, slots, heard: now.mono, number };
                     self.register(token, agent.clone(), known, held);
-                    self.has(&agent, content);
+                    self.has(&agent, number, content);
                 }
             }
             Input::Pull { token, holder, wait_ms } => self.pull(token, holder, wait_ms),
             Input::Gone(token) => self.questions.forget(token),
             Input::Heartbeat { token, agent, running, content } => {
-                if let Some(content) = content {
-                    self.has(&agent, content);
+                if let Some((number, content)) = content {
+                    self.has(&agent, number, content);
                 }
                 self.heartbeat(token, &agent, running);
             }

@@ -76,9 +76,7 @@ impl Core {
     /// What a holder goes on from: joules of unlike hardware are not added up, so a slot of another class starts over.
     pub(super) fn resume_for(&self, trial: &TrialId, holder: &Holder) -> Option<Result<Resumable, String>> {
         let state = self.state.resumable(trial)?;
-        let class = self.agents.get(&holder.agent).and_then(|a| a.slots.iter().find(|s| s.slot == holder.slot));
-        let class = class.map(|slot| &slot.hardware);
-        Some(if class == Some(&state.hardware) {
+        Some(if self.class_of(holder) == Some(&state.hardware) {
             Ok(state.clone())
         } else {
             Err(format!(
@@ -88,9 +86,31 @@ impl Core {
         })
     }
 
+    /// Whether there is any state that a trial would go on from.
+    pub(super) fn has_states(&self) -> bool {
+        self.state.resumables().next().is_some()
+    }
+
+    /// 3 where a trial goes on from a state that is there already, 2 where its state has to be fetched, 1 if it has none,
+    /// 0 where it would start over although it has one.
+    pub(super) fn is_where_its_state_counts(&self, trial: &TrialId, holder: &Holder) -> u32 {
+        match (self.state.resumable(trial), self.class_of(holder)) {
+            (None, _) => 1,
+            (Some(state), Some(class)) if *class == state.hardware => {
+                2 + u32::from(self.state.granted_to(trial, state.attempt) == Some(&holder.agent))
+            }
+            (Some(_), _) => 0,
+        }
+    }
+
+    fn class_of(&self, holder: &Holder) -> Option<&HardwareClass> {
+        let slots = &self.agents.get(&holder.agent)?.slots;
+        slots.iter().find(|slot| slot.slot == holder.slot).map(|slot| &slot.hardware)
+    }
+
     /// Whether an agent may read a state: one that a trial of its own would go on from.
     pub(super) fn may_read(&self, agent: &AgentId, artifact: &str) -> bool {
-        let mut its_own = self.state.leases().filter(|(holder, _)| holder.agent == *agent).map(|(_, trial)| trial);
+        let mut its_own = self.state.held_by_agent(agent).map(|(_, trial)| trial);
         its_own.any(|trial| self.state.resumable(trial).is_some_and(|state| state.artifact == artifact))
     }
 

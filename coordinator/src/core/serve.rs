@@ -1,13 +1,14 @@
 //! Questions for work that wait, and giving them some. What happens wakes the questions that it may concern, and no
 //! others: most inputs give nobody any work.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_common::id::{AgentId, TrialId};
 use fleet_common::lease::{Holder, Millis};
 
 use super::{Core, Event, Offer, Progress, Reply, Token};
-use crate::scheduler::{Choice, Means, View, choose};
+use crate::scheduler::{Affinity as _, Choice, Means, View, choose};
 
 /// A question that waits for work.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,11 +116,16 @@ impl Core {
     }
 
     /// Grants work to the questions that were woken, then answers those whose time is over. Where several slots could
-    /// have a trial, the one with the least memory gets it: the larger ones are kept for what needs them.
+    /// have a trial, the one with the least memory gets it: the larger ones are kept for what needs them. Of equal ones,
+    /// the one that it prefers.
     pub(super) fn serve(&mut self) {
         let mut woken = self.woken();
         let room = |holder: &Holder| self.fleet.servers().get(holder).map_or(0, |s| s.memory_bytes);
-        woken.sort_by_cached_key(|holder| (room(holder), holder.clone()));
+        if woken.len() > 1 && !self.state.queue().is_empty() {
+            self.shares.settle(self.state.queue());
+            let unwelcome = |holder: &Holder| Reverse(self.would_be_preferred(holder));
+            woken.sort_by_cached_key(|holder| (room(holder), unwelcome(holder), holder.clone()));
+        }
         for holder in woken {
             if self.state.queue().is_empty() {
                 break;
@@ -133,6 +139,17 @@ impl Core {
                 self.reply(token, Reply::Leased(None));
             }
         }
+    }
+
+    /// How much what a slot would take now prefers it.
+    fn would_be_preferred(&self, holder: &Holder) -> u32 {
+        let preferences = self.preferences();
+        if preferences.is_empty() {
+            return 0;
+        }
+        let busy = || self.busy();
+        let means = Means { shares: &self.shares, affinity: &preferences, busy: &busy };
+        choose(self.view(), means, holder).map_or(0, |choice| preferences.score(choice.trial, holder))
     }
 
     fn woken(&mut self) -> Vec<Holder> {
@@ -153,8 +170,8 @@ impl Core {
     /// Grants a waiting slot what it should have, if there is something.
     fn grant(&mut self, holder: &Holder) {
         self.shares.settle(self.state.queue());
-        let busy = || self.busy();
-        let means = Means { shares: &self.shares, affinity: self.affinity.as_ref(), busy: &busy };
+        let (busy, preferences) = (|| self.busy(), self.preferences());
+        let means = Means { shares: &self.shares, affinity: &preferences, busy: &busy };
         let choice = choose(self.view(), means, holder);
         let Some(Choice { trial, account, seconds }) = choice else { return };
         let (trial, account) = (trial.clone(), account.clone());

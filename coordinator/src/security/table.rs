@@ -65,6 +65,13 @@ const TABLE: &[(&str, Rule)] = &[
     ("/fleet.v1.Operator/Retry", single(OPERATORS)),
     ("/fleet.v1.Operator/Cancel", single(OPERATORS)),
     ("/fleet.v1.Operator/Import", stream(OPERATORS)),
+    ("/fleet.v1.Content/Manifest", single(AGENTS)),
+    ("/fleet.v1.Content/Read", single(AGENTS)),
+    // One message, whose answer may take as long as reading all of a data set.
+    ("/fleet.v1.Sharing/Offer", stream(OPERATORS)),
+    ("/fleet.v1.Sharing/Put", stream(OPERATORS)),
+    ("/fleet.v1.Sharing/Shared", single(READERS)),
+    ("/fleet.v1.Sharing/Unshare", single(OPERATORS)),
 ];
 
 /// What the method at this path asks of its caller; `None` where there is no such method.
@@ -111,13 +118,16 @@ mod tests {
         for path in methods() {
             let of = |service: &str| path.starts_with(&format!("/fleet.v1.{service}/"));
             let is_shared = of("Join") || path.ends_with("/Renew") || path == "/fleet.v1.Artifacts/Get";
-            let is_agents = of("Agents") || (of("Artifacts") && !is_shared);
+            let is_agents = of("Agents") || of("Content") || (of("Artifacts") && !is_shared);
             assert_eq!(may(Role::Agent, &path), is_agents || is_shared, "{path}");
             assert_eq!(may(Role::Operator, &path), !is_agents, "{path}");
             assert!(!may(Role::Viewer, &path) || may(Role::Operator, &path), "{path}");
         }
         for path in ["Submit", "Cancel", "Retry", "Import", "Drain", "Undrain", "Backup"] {
             assert!(!may(Role::Viewer, &format!("/fleet.v1.Operator/{path}")), "{path}");
+        }
+        for path in ["Offer", "Put", "Unshare"] {
+            assert!(!may(Role::Viewer, &format!("/fleet.v1.Sharing/{path}")), "{path}");
         }
         assert!(!may(Role::Viewer, "/fleet.v1.Certificates/IssueToken") && rule("/fleet.v1.Operator/Made").is_none());
         let open: Vec<&str> = TABLE.iter().filter(|(_, r)| r.roles.is_none()).map(|(path, _)| *path).collect();

@@ -1,6 +1,6 @@
 //! What agents call.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use fleet_common::id::{AgentId, SlotId};
@@ -33,7 +33,7 @@ fn claim(agent: &AgentId, lease: v1::HeldLease) -> Result<Claim, WireError> {
 
 /// What an agent says that it has. It is a hint for placement, so what is no item is left out, and so is what no machine
 /// has so much of.
-fn items(named: Vec<String>) -> HashSet<Item> {
+fn items(named: Vec<String>) -> BTreeSet<Item> {
     named.into_iter().take(MOST_ITEMS).filter_map(|item| item.parse().ok()).collect()
 }
 
@@ -120,7 +120,7 @@ impl Agents for Service {
             })
             .collect::<Result<_, WireError>>()
             .map_err(ServiceError::from)?;
-        let content = r.content.map(|content| items(content.items));
+        let content = r.content.map(|content| (content.number, items(content.items)));
         let reply = self
             .driver
             .ask(|token| Input::Heartbeat { token, agent, running, content })

@@ -1,37 +1,42 @@
 //! Data sets and weights: given to agents, taken from operators.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fleet_common::wire::{CONTENT_CHUNK_BYTES, MAX_MESSAGE_BYTES, MOST_BLOBS, MOST_PUT_BYTES, v1};
 use fleet_content::{ContentError, Digest, Item, Manifest, Partial};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::operator::Answers;
 use super::rpc::content_server::{self, ContentServer};
 use super::rpc::sharing_server::{Sharing, SharingServer};
+use crate::security::Caller;
 use crate::store::{Content, Refused};
 
 /// Transfers at a time, each of which has a thread while it reads or writes. More wait for their turn.
 const MOST_TRANSFERS: usize = 64;
-/// A sender that is silent for so long is gone, and what it holds is somebody else's.
+/// Of them, those of one agent: one per slot of a large machine, and some that it has given up.
+const MOST_OF_ONE: u32 = 16;
+/// A sender that is silent for so long is gone, and what it holds is somebody else's. So is a reader that takes nothing.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The services for content.
 #[derive(Clone)]
 pub struct ContentService {
     content: Arc<Content>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl ContentService {
     /// Services on a folder of shared content.
     pub fn new(content: Arc<Content>) -> Self {
-        Self { content, turns: Arc::new(Semaphore::new(MOST_TRANSFERS)) }
+        Self { content, turns: Turns::new() }
     }
 
     /// What agents ask.
@@ -46,6 +51,66 @@ impl ContentService {
         SharingServer::new(self.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+/// Turns of transfers, so many at a time, and so many of each caller.
+#[derive(Clone)]
+struct Turns {
+    all: Arc<Semaphore>,
+    /// Of each caller that has some.
+    of: Arc<Mutex<HashMap<String, u32>>>,
+}
+
+/// A turn, until it is dropped.
+struct Turn {
+    _one: OwnedSemaphorePermit,
+    _of: Share,
+}
+
+/// Counts as one of its caller's.
+struct Share {
+    of: Arc<Mutex<HashMap<String, u32>>>,
+    who: Option<String>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(MOST_TRANSFERS)), of: Arc::default() }
+    }
+
+    /// Waits for a turn. A caller that has too many gets none, so that others do.
+    async fn take(&self, caller: Caller) -> Result<Turn, Status> {
+        let share = self.share(caller.identity().map(ToString::to_string))?;
+        let one = self.all.clone().acquire_owned().await.map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Turn { _one: one, _of: share })
+    }
+
+    /// Where connections do not say who calls, nobody is counted.
+    fn share(&self, who: Option<String>) -> Result<Share, Status> {
+        if let Some(who) = &who {
+            let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = of.entry(who.clone()).or_default();
+            if *count >= MOST_OF_ONE {
+                let text = format!("{who} has {MOST_OF_ONE} transfers already; wait until one ends");
+                return Err(Status::resource_exhausted(text));
+            }
+            *count += 1;
+        }
+        Ok(Share { of: self.of.clone(), who })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let Some(who) = &self.who else { return };
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of.get_mut(who) {
+            *count -= 1;
+            if *count == 0 {
+                of.remove(who);
+            }
+        }
     }
 }
 
@@ -87,6 +152,7 @@ impl content_server::Content for ContentService {
     type ReadStream = Answers<v1::ContentChunk>;
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let caller = Caller::of(request.extensions());
         let blobs = request.into_inner().blobs;
         if blobs.len() > MOST_BLOBS {
             return Err(Status::invalid_argument(format!(
@@ -96,24 +162,25 @@ impl content_server::Content for ContentService {
         }
         let wanted: Vec<(Digest, u64)> =
             blobs.into_iter().map(|b| Ok((digest(b.sha256)?, b.offset))).collect::<Result<_, Status>>()?;
-        let turn = self.turns.clone().acquire_owned().await.map_err(|e| Status::internal(e.to_string()))?;
+        let turn = self.turns.take(caller).await?;
         // Few, so that an agent that does not read is slowed down rather than served ahead.
         let (sender, receiver) = mpsc::channel(4);
-        let content = self.content.clone();
+        let (content, runtime) = (self.content.clone(), Handle::current());
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            let give = |chunk| runtime.block_on(sender.send_timeout(chunk, SILENCE)).is_ok();
             for (number, (sha256, offset)) in wanted.into_iter().enumerate() {
                 let sent = content.read(&sha256).map_err(Status::from).and_then(|(file, bytes)| {
                     send(file, offset, bytes, &mut |data| {
                         let chunk = v1::ContentChunk { blob: number as u32, data };
-                        sender.blocking_send(Ok(chunk)).is_ok()
+                        give(Ok(chunk))
                     })
                 });
                 match sent {
                     Ok(true) => {}
                     Ok(false) => return,
                     Err(status) => {
-                        let _ = sender.blocking_send(Err(status));
+                        give(Err(status));
                         return;
                     }
                 }
@@ -162,7 +229,7 @@ impl Sharing for ContentService {
     }
 
     async fn put(&self, request: Request<Streaming<v1::PutChunk>>) -> Result<Response<v1::PutReply>, Status> {
-        let _turn = self.turns.acquire().await.map_err(|e| Status::internal(e.to_string()))?;
+        let _turn = self.turns.take(Caller::of(request.extensions())).await?;
         let mut chunks = request.into_inner();
         let mut taking = Taking::default();
         loop {
@@ -179,9 +246,11 @@ impl Sharing for ContentService {
         Ok(Response::new(v1::PutReply {}))
     }
 
-    async fn shared(&self, _: Request<v1::SharedRequest>) -> Result<Response<v1::SharedReply>, Status> {
+    async fn shared(&self, request: Request<v1::SharedRequest>) -> Result<Response<v1::SharedReply>, Status> {
+        let only = request.into_inner().items;
+        let only: BTreeSet<Item> = only.into_iter().map(item).collect::<Result<_, _>>()?;
         let (items, bytes, space) = self.content.list();
-        let items = items.into_iter().map(|s| v1::SharedItem {
+        let items = items.into_iter().filter(|s| only.is_empty() || only.contains(&s.item)).map(|s| v1::SharedItem {
             item: s.item.to_string(),
             name: s.name,
             files: s.files,
@@ -228,5 +297,23 @@ impl Taking {
             Content::finish(sha256, whole)?;
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_has_so_many_transfers_and_others_do_not_feel_it() {
+        let turns = Turns::new();
+        let of = |who: &str| turns.share(Some(who.to_owned()));
+        let mut held: Vec<Share> = (0..MOST_OF_ONE).map(|_| of("agent a").expect("a turn")).collect();
+        assert_eq!(of("agent a").err().map(|s| s.code()), Some(tonic::Code::ResourceExhausted));
+        assert!(of("agent b").is_ok() && turns.share(None).is_ok());
+        held.pop();
+        assert!(of("agent a").is_ok());
+        drop(held);
+        assert!(turns.of.lock().expect("free").is_empty(), "nothing is remembered");
     }
 }

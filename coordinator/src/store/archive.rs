@@ -8,7 +8,8 @@
 //!   fleet-state/complete.json         last, so that a file that was cut short is known
 //! ```
 //!
-//! Neither snapshots nor the index are in it: both are made again from the journal. Unpacked by hand, `fleet-state` is a
+//! Neither snapshots nor the index nor shared content are in it: the first two are made again from the journal, the third is
+//! shared again. Unpacked by hand, `fleet-state` is a
 //! state folder.
 
 use std::fs::File;

@@ -4,6 +4,8 @@ use fleet_common::record::{Outcome, SCHEMA, Training};
 use fleet_common::telemetry::{MonoNanos, Sample, Series};
 use fleet_common::wire::{self, v1};
 use fleet_coordinator::service::rpc::agents_client::AgentsClient;
+use fleet_coordinator::service::rpc::content_client::ContentClient;
+use fleet_coordinator::service::rpc::sharing_client::SharingClient;
 use fleet_secure::identity::Role;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
@@ -45,9 +47,33 @@ async fn each_role_keeps_to_its_own() {
         let refused = world.agent(&person).register(introduction("v", vec![])).await.expect_err("refused");
         assert_eq!(refused.code(), Code::PermissionDenied);
     }
+    each_role_keeps_to_its_own_content(&world).await;
     world.operator(&world.issued(Role::Operator, "o")).submit(submission()).await.expect("submitted");
     let refused = world.fleet(&["cancel", "c", "--coordinator", &world.url]);
     assert_eq!(refused.status.code(), Some(0), "the operator of `certs init` may: {refused:?}");
+}
+
+/// Agents read what was shared, operators share, viewers see what there is.
+async fn each_role_keeps_to_its_own_content(world: &World) {
+    let [agent, viewer, operator] =
+        [(Role::Agent, "a"), (Role::Viewer, "v"), (Role::Operator, "o")].map(|(role, name)| world.issued(role, name));
+    let item = format!("dataset-{}", "0".repeat(64));
+    let (reads, shares) = (|who| ContentClient::new(world.channel(who)), |who| SharingClient::new(world.channel(who)));
+    let manifest = v1::ManifestRequest { item: item.clone() };
+    assert_eq!(reads(&agent).manifest(manifest.clone()).await.expect_err("not shared").code(), Code::NotFound);
+    let offer = v1::OfferRequest { manifest_json: b"{}".to_vec() };
+    assert_eq!(shares(&operator).offer(offer.clone()).await.expect_err("no manifest").code(), Code::InvalidArgument);
+    shares(&viewer).shared(v1::SharedRequest::default()).await.expect("looking is what a viewer is for");
+    for person in [&viewer, &operator] {
+        not_its_own(reads(person).manifest(manifest.clone()).await);
+        not_its_own(reads(person).read(v1::ReadRequest::default()).await);
+    }
+    for other in [&viewer, &agent] {
+        not_its_own(shares(other).offer(offer.clone()).await);
+        not_its_own(shares(other).put(tokio_stream::iter([v1::PutChunk::default()])).await);
+        not_its_own(shares(other).unshare(v1::UnshareRequest { item: item.clone() }).await);
+    }
+    world.saw("not_permitted", &["Unshare", "viewer v"]);
 }
 
 #[track_caller]

@@ -7,6 +7,7 @@ use fleet_agent::half::{Effect, Ended, Half, Held, Input, Setup};
 use fleet_common::id::{AgentId, Attempt, HardwareClass, SlotId, TrialId};
 use fleet_common::lease::Holder;
 use fleet_common::record::OutcomeClass;
+use fleet_content::Item;
 use fleet_coordinator::core::{Reply, Reported};
 use rand::{Rng, RngExt as _};
 
@@ -33,6 +34,8 @@ pub(crate) enum Doing {
     /// A record is in the outbox, or the disk refused it.
     Kept(Held, bool),
     Tell(Input),
+    /// The daemon has looked what is in its cache.
+    Looked,
 }
 
 /// A worker process.
@@ -69,6 +72,8 @@ pub(crate) struct Agent {
     pub life: u32,
     daemon: Option<Daemon>,
     outbox: BTreeMap<Held, Record>,
+    /// Data sets and weights on its disk.
+    pub cache: BTreeSet<Item>,
     workers: u64,
     /// Its cable is pulled out.
     pub cut: bool,
@@ -97,6 +102,7 @@ impl Agent {
             life: 0,
             daemon: None,
             outbox: BTreeMap::new(),
+            cache: BTreeSet::new(),
             workers: 0,
             cut: false,
             trouble: 0,
@@ -127,6 +133,11 @@ impl Agent {
     }
 }
 
+/// A data set; all trials need the first.
+fn item(n: u64) -> Item {
+    Item::Dataset(n.to_string().repeat(64).parse().expect("a fingerprint"))
+}
+
 impl Daemon {
     fn mono(&self, now: At) -> Duration {
         Duration::from_millis(now - self.started - self.slept)
@@ -146,6 +157,7 @@ impl World {
         let setup = Setup {
             slots: a.slots.iter().map(|(slot, _)| slot.clone()).collect(),
             introductions: u64::from(a.life) << 32,
+            content: a.cache.clone(),
             late: late.clone(),
             cool_down: a.cool_down,
             renew_every: a.renew_every,
@@ -248,6 +260,7 @@ impl World {
     fn as_input(&mut self, agent: usize, doing: Doing) -> Option<Input> {
         match doing {
             Doing::Tell(input) => Some(input),
+            Doing::Looked => Some(Input::Content(self.agents[agent].cache.clone())),
             Doing::Answered(call, reply) => {
                 let Call { request, .. } = self.calls.remove(&call)?;
                 self.received(agent, &request, reply.as_deref());
@@ -388,12 +401,12 @@ impl World {
             w.queue.put(at, Happening::Agent(agent, life, doing));
         };
         match effect {
-            Effect::Introduce(number, held) => {
+            Effect::Introduce(number, held, here) => {
                 let slots = self.agents[agent].slots.clone();
-                self.ask(agent, Request::Introduce { number, slots, held });
+                self.ask(agent, Request::Introduce { number, slots, held, here });
             }
-            Effect::Renew(held) => {
-                self.ask(agent, Request::Renew(held));
+            Effect::Renew(held, told) => {
+                self.ask(agent, Request::Renew(held, told));
             }
             Effect::Prepare(slot) => soon(self, 3_000, Doing::Tell(Input::Prepared(slot))),
             Effect::Pull(slot) => {
@@ -457,5 +470,21 @@ impl World {
             self.check.violated(8, format!("{} {} has two workers: {before:?}", self.agents[agent].id, held.slot));
         }
         self.queue.put(ends, Happening::Agent(agent, life, Doing::WorkerEnds(number)));
+        self.fetch(agent);
+    }
+
+    /// What the trial needs is fetched, and something else makes room for it.
+    fn fetch(&mut self, agent: usize) {
+        let (takes, gone) = (self.random.random_range(1..5_000), self.random.random_range(0..3));
+        let a = &mut self.agents[agent];
+        let before = a.cache.clone();
+        a.cache.remove(&item(gone));
+        a.cache.insert(item(a.workers % 3));
+        a.cache.insert(item(0));
+        if a.cache != before {
+            self.tally.count("changes of what agents have");
+            let life = self.agents[agent].life;
+            self.queue.put(self.now + takes, Happening::Agent(agent, life, Doing::Looked));
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! 9. A record is durable on the agent's disk before the coordinator hears of it.
 //! 10. A complete record that was durable is in the journal in the end, as the trial's or as superseded.
 //! 11. A campaign always finishes once faults stop, and then nothing is left on either side.
+//! 12. In the end the coordinator knows what data sets and weights each agent has.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! What the two sides say to each other, as the core and the agent's half take it. The gRPC edges do the same with
 //! generated messages in between.
 
-use fleet_agent::half::{Answer as Taken, Held, Input as HalfInput, Pulled, Renewal, Unwanted};
+use fleet_agent::half::{Answer as Taken, Held, Here, Input as HalfInput, Pulled, Renewal, Told, Unwanted};
 use fleet_common::id::{AgentId, HardwareClass, SlotId};
 use fleet_common::lease::Holder;
 use fleet_common::record::OutcomeClass;
@@ -19,8 +19,8 @@ pub(crate) struct Record {
 /// A question of an agent.
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
-    Introduce { number: u64, slots: Vec<(SlotId, HardwareClass)>, held: Vec<Held> },
-    Renew(Vec<Held>),
+    Introduce { number: u64, slots: Vec<(SlotId, HardwareClass)>, held: Vec<Held>, here: Here },
+    Renew(Vec<Held>, Option<Told>),
     Pull(SlotId),
     Report(Held, Record),
     Release(Held, String),
@@ -37,14 +37,14 @@ impl Request {
         match self {
             Self::Pull(_) => WAIT_MS + ANSWER_MS,
             Self::Release(..) => 2_000,
-            Self::Introduce { .. } | Self::Renew(_) | Self::Report(..) => ANSWER_MS,
+            Self::Introduce { .. } | Self::Renew(..) | Self::Report(..) => ANSWER_MS,
         }
     }
 
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Introduce { .. } => "introduction",
-            Self::Renew(_) => "renewal",
+            Self::Renew(..) => "renewal",
             Self::Pull(_) => "question for work",
             Self::Report(..) => "report",
             Self::Release(..) => "release",
@@ -55,7 +55,7 @@ impl Request {
     pub(crate) fn input(self, token: Token, agent: &AgentId) -> Input {
         let agent = agent.clone();
         match self {
-            Self::Introduce { number, slots, held } => Input::Register {
+            Self::Introduce { number, slots, held, here } => Input::Register {
                 token,
                 agent,
                 version: "simulated".into(),
@@ -71,11 +71,12 @@ impl Request {
                     })
                     .collect(),
                 held: held.into_iter().map(claim).collect(),
-                content: std::collections::HashSet::new(),
+                content: (*here).clone(),
             },
-            Self::Renew(held) => {
+            Self::Renew(held, told) => {
                 let running = held.into_iter().map(|held| (claim(held), Progress::default())).collect();
-                Input::Heartbeat { token, agent, running, content: None }
+                let content = told.map(|told| (told.number, (*told.here).clone()));
+                Input::Heartbeat { token, agent, running, content }
             }
             Self::Pull(slot) => Input::Pull { token, holder: Holder { agent, slot }, wait_ms: WAIT_MS },
             Self::Report(held, record) => Input::Report {
@@ -107,11 +108,11 @@ impl Request {
                 HalfInput::Introduced(Some((every, unwanted(verdicts))))
             }
             (Self::Introduce { .. }, _) => HalfInput::Introduced(None),
-            (Self::Renew(_), Some(Reply::Heartbeat(Some(verdicts)))) => {
+            (Self::Renew(..), Some(Reply::Heartbeat(Some(verdicts)))) => {
                 HalfInput::Renewed(Renewal::Heard(unwanted(verdicts)))
             }
-            (Self::Renew(_), Some(Reply::Heartbeat(None))) => HalfInput::Renewed(Renewal::RegisterAgain),
-            (Self::Renew(_), _) => HalfInput::Renewed(Renewal::Failed),
+            (Self::Renew(..), Some(Reply::Heartbeat(None))) => HalfInput::Renewed(Renewal::RegisterAgain),
+            (Self::Renew(..), _) => HalfInput::Renewed(Renewal::Failed),
             (Self::Pull(slot), reply) => HalfInput::Pulled(
                 slot.clone(),
                 match reply {

@@ -1,9 +1,11 @@
 //! The coordinator's process: the real core, the real journal's bytes, and the driver's order: what follows from inputs
 //! becomes durable, then the answers go out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use fleet_common::id::AgentId;
 use fleet_common::lease::{Millis, Release, StateKind};
+use fleet_content::Item;
 use fleet_coordinator::core::{Core, Event, Input, Now, Reply, State, Token};
 use rand::RngExt as _;
 
@@ -126,6 +128,11 @@ impl Coordinator {
 
     pub(crate) fn state(&self) -> Option<&State> {
         self.core.as_ref().map(Core::state)
+    }
+
+    /// What an agent has, as far as it is known here.
+    pub(crate) fn content_of(&self, agent: &AgentId) -> Option<&BTreeSet<Item>> {
+        self.core.as_ref().and_then(|core| core.content_of(agent))
     }
 
     pub(crate) fn is_busy(&self) -> bool {

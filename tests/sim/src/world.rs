@@ -347,13 +347,19 @@ impl World {
             return false;
         }
         let left = self.agents.iter().find(|a| a.has_something());
-        if left.is_none() && self.coordinator.is_finished() {
+        let unknown = self.agents.iter().find(|a| a.is_up() && self.coordinator.content_of(&a.id) != Some(&a.cache));
+        let finished = left.is_none() && self.coordinator.is_finished();
+        if finished && unknown.is_none() {
             return true;
         }
         // All trials on one slot, one after another, and the longest waits of both sides.
         let trials = state.campaigns().values().map(|c| c.trials.len() as u64).sum::<u64>();
         let bound = self.calm.unwrap_or(0) + 4 * self.terms.time_ms + 120_000 + trials * 100_000;
-        if self.now > bound {
+        if self.now > bound && finished {
+            let what = unknown.map(|a| (a.id.to_string(), &a.cache, self.coordinator.content_of(&a.id)));
+            let what = format!("after {} it is not known what an agent has: {what:?}", clock(self.now));
+            self.check.violated(12, what);
+        } else if self.now > bound {
             let left = left.map(|a| a.id.to_string());
             let what = format!(
                 "after {} not all is finished: {:?}, left with {left:?}",

@@ -26,6 +26,7 @@ fn some_hundred_seeds_keep_all_promises_and_every_kind_of_fault_strikes() {
         "agents' machines slept",
         "cables pulled out",
         "cancellations",
+        "changes of what agents have",
         "clocks set",
         "coordinator crashes",
         "coordinator pauses",

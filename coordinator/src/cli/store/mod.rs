@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use fleet_common::units::Bytes;
 
+use super::backup::NOT_INCLUDED;
 use super::files::Replacement;
 use super::transfer::Show;
 use super::{Failure, Json, print_json};
@@ -149,6 +150,9 @@ impl Export {
         file.flush().map_err(cannot)?;
         file.finish()?;
         self.json.moved(&moved, &format!("{} holds", self.out.display()));
+        if !self.json.json {
+            say!("{NOT_INCLUDED}");
+        }
         Ok(())
     }
 }

@@ -97,7 +97,7 @@ impl World {
             about: SlotAbout::default(),
         }];
         let agent: AgentId = agent.parse().expect("an id");
-        let (version, host, content) = ("1".into(), "h".into(), HashSet::new());
+        let (version, host, content) = ("1".into(), "h".into(), BTreeSet::new());
         let reply = self.ask(|token| Input::Register { token, agent, version, host, slots, held, number, content });
         match reply {
             Some(Reply::Registered(verdicts)) => verdicts,

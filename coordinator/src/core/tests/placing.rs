@@ -38,7 +38,7 @@ impl World {
             number: 0,
             slots,
             held,
-            content: HashSet::new(),
+            content: BTreeSet::new(),
         });
     }
 
@@ -158,7 +158,7 @@ fn a_device_at_fault_is_taken_out_of_work_and_its_trial_is_not_blamed() {
     let agent: AgentId = "a".parse().expect("an id");
     let (slots, held) = (vec![faulty("Xid 79: it fell off the bus")], vec![claim(&victim)]);
     let (version, host) = (String::new(), String::new());
-    w.ask(|token| Input::Register { token, agent, version, host, number: 0, slots, held, content: HashSet::new() });
+    w.ask(|token| Input::Register { token, agent, version, host, number: 0, slots, held, content: BTreeSet::new() });
     w.report("a", &victim, OutcomeClass::Crashed);
     let entry = w.core.state().trial(&victim.trial).expect("known");
     assert_eq!((entry.life.losses, entry.life.state.kind()), (0, StateKind::Waiting));

@@ -115,3 +115,27 @@ fn states_of_ended_trials_are_not_wanted_and_the_journal_does_not_grow_by_tellin
     w.ask(|t| Input::Cancel(t, "t".parse().expect("a name")));
     assert_eq!(names(&mut w), Some(Reply::Resumables(Vec::new())));
 }
+
+#[test]
+fn a_trial_with_a_state_goes_first_where_it_goes_on_and_last_where_it_would_start_over() {
+    let mut w = World::new();
+    w.submit("[0]");
+    w.register("a", Vec::new());
+    w.register("b", Vec::new());
+    let (first, other) = (w.pull("a").expect("work"), w.pull("b").expect("work"));
+    save(&mut w, "a", &first, 10);
+    for (agent, offer) in [("a", &first), ("b", &other)] {
+        give_back(&mut w, agent, offer);
+    }
+    register_as(&mut w, "c", "another");
+    let offered = |w: &mut World, agent: &str| {
+        let offer = w.pull(agent).expect("work");
+        give_back(w, agent, &offer);
+        offer.trial
+    };
+    assert_eq!(offered(&mut w, "c"), other.trial);
+    assert_eq!(offered(&mut w, "b"), first.trial, "fetched, and gone on from");
+    assert_eq!(offered(&mut w, "a"), first.trial, "there already");
+    let score = |w: &World, agent: &str| w.core.is_where_its_state_counts(&first.trial, &holder(agent));
+    assert_eq!(["a", "b", "c"].map(|agent| score(&w, agent)), [3, 2, 0]);
+}
