@@ -4,6 +4,7 @@ mod confined;
 mod imports;
 mod placing;
 mod promises;
+mod standing;
 mod stories;
 
 use std::collections::BTreeMap;
