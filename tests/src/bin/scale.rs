@@ -93,10 +93,9 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
 async fn at_work(page: &mut Page, arguments: &Arguments, program: &Path, encrypted: bool) -> Result<(), String> {
     let time = Duration::from_secs(arguments.seconds);
     let stage = Stage::set(program, encrypted).await?;
-    // More than can be done.
-    for part in 0..=(arguments.seconds as usize * 4_000 / 20_000) {
-        stage.submit(campaign(&format!("campaign-{part}"), 20_000)?).await?;
-    }
+    // More than can be done, so that nobody waits for work.
+    let trials = (arguments.seconds as usize + 4) * (1_000 + 4_000);
+    stage.submit(campaign("fleet", trials.next_multiple_of(20))?).await?;
     let agents = Agents::connect(&stage, arguments.agents as usize).await?;
     let n = agents.count();
     let with = if encrypted { "mutual TLS, " } else { "" };

@@ -22,7 +22,7 @@ pub fn campaign(name: &str, trials: usize) -> Result<String, String> {
         "name = \"{name}\"\nseeds = [{}]\nbudget = \"2GiB\"\n[matrix]\n\
          method = [\"full\", \"lora\", \"adalora\", \"qlora\", \"bitfit\"]\n\
          backbone = [\"vit_micro\", \"vit_tiny_patch16_224\"]\ncheckpointing = [\"none\", \"static\"]\n\
-         dataset = \"textures\"\n[train]\nsteps = 1000\nbatch = 16\n",
+         dataset = \"textures\"\n[train]\nsteps = 2000\nbatch = 16\n",
         seeds.join(", ")
     ))
 }
