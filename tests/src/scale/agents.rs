@@ -18,6 +18,9 @@ use super::stage::{Stage, refused};
 
 /// As real agents: so that those who watch see progress.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Introductions of an agent before it gives up, and the pause between them.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
 /// How long a question for work may wait.
 const WAIT_MS: u64 = 20_000;
 const SLOT: &str = "cuda:0";
@@ -142,15 +145,23 @@ impl Agent {
             memory_bytes: 8 << 30,
             ..v1::Slot::default()
         };
-        let request = v1::RegisterRequest {
+        let request = || v1::RegisterRequest {
             agent: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: self.name.clone(),
-            slots: vec![slot],
+            slots: vec![slot.clone()],
             held: vec![],
             number: 1,
         };
-        self.client.clone().register(request).await.map(drop).map_err(|s| refused(&s))
+        // As real agents: what fails is tried again.
+        let mut tries = 1..TRIES;
+        loop {
+            match self.client.clone().register(request()).await {
+                Ok(_) => return Ok(()),
+                Err(status) if tries.next().is_none() => return Err(refused(&status)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 
     /// Asks for trials and ends each at once, or at its time.
