@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test soak simulate bench bench-samples bench-metering bench-faults bench-gpu references check clean-demo
+.PHONY: setup build demo test soak simulate bench bench-samples bench-metering bench-faults bench-fleet bench-gpu references check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -35,6 +35,9 @@ bench-metering: build   ## What reading meters and sending samples costs an agen
 
 bench-faults: build     ## Three machines as network namespaces: kills, cables, moves, a full disk; twelve minutes, as root
 	target/release/faults $(OPTIONS)
+
+bench-fleet: build      ## 500 agents, with certificates and without; a million trials; restarting: eight minutes, on an idle machine
+	target/release/scale --write=$(or $(WRITE),tests/bench/FLEET.md) $(OPTIONS)
 
 bench-gpu: build        ## What only an NVIDIA GPU can show, in ten minutes: references, scan, steps beside Python's, budgets, energy
 	@tests/bench/gpu.sh

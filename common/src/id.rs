@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,7 @@ macro_rules! text_id {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text of the id.
@@ -43,7 +44,7 @@ macro_rules! text_id {
             type Err = IdError;
             fn from_str(text: &str) -> Result<Self, IdError> {
                 let valid: fn(&str) -> bool = $valid;
-                if valid(text) { Ok(Self(text.to_owned())) } else { Err(IdError::new($expected, text)) }
+                if valid(text) { Ok(Self(text.into())) } else { Err(IdError::new($expected, text)) }
             }
         }
 
@@ -56,7 +57,7 @@ macro_rules! text_id {
 
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.as_str().to_owned()
             }
         }
 
@@ -80,16 +81,66 @@ text_id! {
     CampaignName, "a name of at most 64 letters, digits, '-', '_' and '.', starting with a letter or digit", is_name
 }
 
-text_id! {
-    /// A cell: the hash of its fully resolved settings (see [`crate::plan::CellSettings`]), 32 hexadecimal digits.
-    CellId, "a cell id of 32 hexadecimal digits",
-    |t| t.len() == 32 && t.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
-}
+/// A cell: the hash of its fully resolved settings (see [`crate::plan::CellSettings`]), 32 hexadecimal digits. There may
+/// be a million of them, each in several places, so the text is held without an allocation of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CellId([u8; 32]);
 
 impl CellId {
+    /// The id of these bytes, the first half of a SHA-256.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 32];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Self(text)
+    }
+
+    /// The bytes that its digits stand for.
+    pub fn bytes(&self) -> [u8; 16] {
+        let digit = |c: u8| if c <= b'9' { c - b'0' } else { c - b'a' + 10 };
+        std::array::from_fn(|i| digit(self.0[2 * i]) << 4 | digit(self.0[2 * i + 1]))
+    }
+
+    /// The text of the id.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("only digits and letters get in")
+    }
+
     /// Enough of the id for a table.
     pub fn short(&self) -> &str {
-        &self.0[..8]
+        &self.as_str()[..8]
+    }
+}
+
+impl FromStr for CellId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let digits: Option<[u8; 32]> = text.as_bytes().try_into().ok();
+        let digits = digits.filter(|d| d.iter().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')));
+        digits.map(Self).ok_or_else(|| IdError::new("a cell id of 32 hexadecimal digits", text))
+    }
+}
+
+impl TryFrom<String> for CellId {
+    type Error = IdError;
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+impl From<CellId> for String {
+    fn from(id: CellId) -> String {
+        id.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for CellId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -200,6 +251,15 @@ mod tests {
             let id = TrialId { cell: cell.clone(), hardware, repeat: 3 };
             assert_eq!(id.to_string().parse(), Ok(id));
         }
+    }
+
+    #[test]
+    fn a_cells_id_is_sixteen_bytes_in_digits() {
+        let text = "00ff10a95b7c3d2e4f60718293a4b5c6";
+        let id: CellId = text.parse().expect("an id");
+        assert_eq!(CellId::from_bytes(id.bytes()), id);
+        assert_eq!((id.to_string().as_str(), id.short()), (text, "00ff10a9"));
+        assert!("é".repeat(16).parse::<CellId>().is_err(), "32 bytes are not 32 digits");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{CellSettings, DatasetIdentity, Resolution, plan};
+use crate::plan::{CellSettings, DatasetIdentity, PlannedCell, Resolution, plan};
 use crate::record::{BlockChoice, MemoryPlan, MemoryTrace, PeakPlace};
 use crate::spec::{Campaign, Checkpointing, DatasetName};
 use crate::worker::JobDevice;
@@ -36,7 +36,7 @@ pub fn cells(toml: &str, classes: u32) -> Result<Vec<CellSettings>, String> {
     let plan = plan(&campaign, &Resolution { datasets, ..Resolution::default() });
     match plan.excluded.first() {
         Some(excluded) => Err(excluded.reason.clone()),
-        None => Ok(plan.cells.into_iter().map(|c| c.settings).collect()),
+        None => Ok(plan.cells.iter().map(PlannedCell::settings).collect()),
     }
 }
 

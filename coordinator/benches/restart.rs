@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fleet_common::id::{Attempt, TrialId};
 use fleet_common::lease::Holder;
+use fleet_common::plan::{SettingsText, Texts};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
 use fleet_common::units::Bytes;
@@ -87,9 +88,10 @@ fn fill(state: &Path, trials: usize) -> Duration {
     for first in (0..trials).step_by(CAMPAIGN) {
         let numbers = first..trials.min(first + CAMPAIGN);
         let ids: Vec<TrialId> = numbers.clone().map(trial).collect();
+        let mut texts = Texts::default();
         let cells = ids.iter().zip(numbers).map(|(id, n)| CellEntry {
             id: id.cell.clone(),
-            settings_json: format!("{{{}\"n\":{n}}}", filler(n % 7, SETTINGS_BYTES)),
+            settings: texts.share(SettingsText::of(&format!("{{{}\"seed\":{n}}}", filler(n % 7, SETTINGS_BYTES)))),
             dataset: "cifar100".into(),
         });
         let submitted = Event::CampaignSubmitted(Box::new(Submission {

@@ -254,7 +254,7 @@ async fn a_disk_that_refuses_is_seen() {
     let mut limited = Command::new("bash");
     limited.args(["-c", "trap '' XFSZ; ulimit -f 1024; exec \"$@\"", "bash", FLEET]);
     let coordinator = Coordinator::start_as(limited);
-    let seeds: Vec<String> = (0..2000).map(|seed| seed.to_string()).collect();
+    let seeds: Vec<String> = (0..80_000).map(|seed| seed.to_string()).collect();
     let large = CAMPAIGN.replace("[0, 1]", &format!("[{}]", seeds.join(", ")));
     let refused = submit(coordinator.channel().await, &large).await.expect_err("it does not fit");
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");

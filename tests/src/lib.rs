@@ -12,6 +12,7 @@ pub mod load;
 mod machines;
 mod power;
 mod processes;
+pub mod scale;
 mod textures;
 
 pub use campaign::{Campaign, Stored, long, spooled};

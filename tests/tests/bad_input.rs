@@ -214,7 +214,7 @@ fn an_agent_with_other_data_does_not_train_on_it() {
 fn a_full_disk_at_the_coordinator_is_said_and_survived() {
     let fleet = Fleet::new();
     // A campaign whose plan does not fit, and one that does.
-    let large = fleet.campaign("large", 400, "", "");
+    let large = fleet.campaign("large", 20_000, "", "");
     let small = fleet.campaign("small", 1, "", "");
     let limited = with_small_files(1024, &program("fleet"));
     let coordinator = Coordinator::start_as(&fleet, limited, "127.0.0.1:0", &[]);

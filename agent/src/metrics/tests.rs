@@ -35,7 +35,7 @@ fn settings() -> CellSettings {
     let identity = fleet_common::plan::DatasetIdentity { fingerprint: "f".repeat(64), classes: 2, train: 10, test: 10 };
     let mut resolution = fleet_common::plan::Resolution::default();
     resolution.datasets.insert("textures".to_owned().try_into().expect("a name"), Ok(identity));
-    fleet_common::plan::plan(&campaign, &resolution).cells.remove(0).settings
+    fleet_common::plan::plan(&campaign, &resolution).cells[0].settings()
 }
 
 fn read(metrics: &Metrics, progress: Vec<v1::Progress>) -> Exposition {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CellSettings, Plan};
+use super::{CellSettings, Plan, PlannedCell};
 use crate::canonical;
 use crate::memory::estimate;
 use crate::spec::{Backbone, Checkpointing, Method};
@@ -53,12 +53,12 @@ impl Kinds {
     pub fn of(plan: &Plan) -> Self {
         let mut kinds: Vec<Kind> = Vec::new();
         let mut of_cell = Vec::with_capacity(plan.cells.len());
-        let mut latest: Option<(&CellSettings, u32)> = None;
+        let mut latest: Option<(&PlannedCell, u32)> = None;
         for cell in &plan.cells {
             let place = match latest {
-                Some((like, place)) if differ_in_seed_alone(like, &cell.settings) => place,
+                Some((before, place)) if before.is_beside(cell) => place,
                 _ => {
-                    let kind = Kind::of(&cell.settings);
+                    let kind = Kind::of(cell.like());
                     let known = kinds.iter().position(|k| k.key == kind.key);
                     known.unwrap_or_else(|| {
                         kinds.push(kind);
@@ -66,19 +66,11 @@ impl Kinds {
                     }) as u32
                 }
             };
-            latest = Some((&cell.settings, place));
+            latest = Some((cell, place));
             of_cell.push(place);
         }
         Self { kinds, of_cell }
     }
-}
-
-fn differ_in_seed_alone(a: &CellSettings, b: &CellSettings) -> bool {
-    // Almost always equal or different in the first fields; the clone is for the rest.
-    a.backbone == b.backbone
-        && a.checkpointing == b.checkpointing
-        && a.method == b.method
-        && CellSettings { seed: a.seed, ..b.clone() } == *a
 }
 
 /// Multiply-accumulates of one image through a backbone of its own input size. `agent/worker/tests/counts.rs` holds the

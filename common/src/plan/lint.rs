@@ -17,16 +17,15 @@ pub(super) fn lint(campaign: &Campaign, cells: &[PlannedCell]) -> Vec<String> {
     }
     let mut scratch: Vec<_> = cells
         .iter()
-        .filter(|c| matches!(c.settings.weights, WeightsRef::Scratch))
-        .map(|c| c.settings.backbone.name())
+        .filter(|c| matches!(c.like().weights, WeightsRef::Scratch))
+        .map(|c| c.like().backbone.name())
         .collect();
     scratch.sort_unstable();
     scratch.dedup();
     if !scratch.is_empty() {
         warnings.push(format!("no weights for {}: training from scratch", scratch.join(", ")));
     }
-    let inputs: BTreeSet<(Backbone, u32)> =
-        cells.iter().map(|c| (c.settings.backbone, c.settings.image_size)).collect();
+    let inputs: BTreeSet<(Backbone, u32)> = cells.iter().map(|c| (c.like().backbone, c.like().image_size)).collect();
     warnings.extend(inputs.into_iter().filter_map(|(backbone, side)| padded_windows(backbone, side)));
     warnings
 }

@@ -7,14 +7,17 @@ mod cell;
 mod kind;
 mod lint;
 mod method;
+mod text;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use cell::{CellSettings, DatasetRef, TrainSettings, WeightsRef};
 pub use kind::{Kind, Kinds};
 pub use method::{AdaLoraSettings, LoraSettings, MethodSettings, QLoraSettings};
+pub use text::{Around, SettingsText, Texts};
 
 use crate::id::{CellId, HardwareClass, TrialId};
 use crate::spec::{Backbone, Campaign, Checkpointing, DatasetName, Hardware, Method};
@@ -46,10 +49,41 @@ pub struct Resolution {
 pub struct PlannedCell {
     /// Hash of the settings.
     pub id: CellId,
-    /// The settings.
-    pub settings: CellSettings,
+    /// Its seed.
+    pub seed: u64,
     /// Where the data set is found: the name or path that the campaign used. Not part of the identity.
-    pub locator: DatasetName,
+    pub locator: Arc<DatasetName>,
+    like: Arc<Like>,
+}
+
+/// What the cells of a combination have in common.
+#[derive(Debug, PartialEq)]
+struct Like {
+    /// With seed 0.
+    settings: CellSettings,
+    around: Arc<Around>,
+}
+
+impl PlannedCell {
+    /// The settings.
+    pub fn settings(&self) -> CellSettings {
+        CellSettings { seed: self.seed, ..self.like.settings.clone() }
+    }
+
+    /// The settings without the seed, which is 0 in them.
+    pub fn like(&self) -> &CellSettings {
+        &self.like.settings
+    }
+
+    /// The settings' canonical JSON.
+    pub fn text(&self) -> SettingsText {
+        SettingsText::new(self.like.around.clone(), Some(self.seed))
+    }
+
+    /// Whether another cell differs in its seed alone, and stands beside this one in its plan.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.like, &other.like)
+    }
 }
 
 /// A combination that will not run.
@@ -115,6 +149,7 @@ pub fn plan(campaign: &Campaign, resolution: &Resolution) -> Plan {
             let key = (dataset.label().to_owned(), identity.fingerprint.clone());
             seen.insert(key, dataset).filter(|first| *first != dataset)
         });
+        let locator = Arc::new(dataset.clone());
         for backbone in matrix.backbone.values() {
             for method in matrix.method.values() {
                 for checkpointing in matrix.checkpointing.values() {
@@ -129,10 +164,16 @@ pub fn plan(campaign: &Campaign, resolution: &Resolution) -> Plan {
                         None => cell::resolve(campaign, resolution, &combination),
                     };
                     match resolved {
-                        Ok(settings) => cells.extend(campaign.seeds.values().iter().map(|seed| {
-                            let settings = CellSettings { seed: *seed, ..settings.clone() };
-                            PlannedCell { id: settings.id(), settings, locator: dataset.clone() }
-                        })),
+                        Ok(settings) => {
+                            let hasher = text::Hasher::of(&settings);
+                            let like = Arc::new(Like { settings, around: hasher.around().clone() });
+                            cells.extend(campaign.seeds.values().iter().map(|seed| PlannedCell {
+                                id: hasher.id(*seed),
+                                seed: *seed,
+                                locator: locator.clone(),
+                                like: like.clone(),
+                            }));
+                        }
                         Err(reason) => excluded.push(Excluded {
                             method: *method,
                             backbone: *backbone,
@@ -188,6 +229,10 @@ steps = 100
         assert!(plan.excluded.iter().all(|e| e.dataset == "dtd" && e.reason.contains("data/dtd is not there")));
         let ids: std::collections::BTreeSet<_> = plan.cells.iter().map(|c| c.id.clone()).collect();
         assert_eq!(ids.len(), plan.cells.len(), "every cell has an id of its own");
+        for cell in &plan.cells {
+            assert_eq!(cell.id, cell.settings().id(), "ids are made from the text around the seed");
+            assert_eq!(cell.text().text(), crate::canonical::json(&cell.settings()));
+        }
 
         assert_eq!(plan.trials(&Hardware::Any, &[]).len(), 16 * 2);
         let classes: Vec<HardwareClass> = ["A", "B", "C"].map(|c| c.parse().expect("a class")).to_vec();
@@ -203,7 +248,7 @@ steps = 100
         let two = plan(&campaign, &other);
         let changed = |p: &Plan, q: &Plan, b: Backbone| {
             let of = |p: &Plan| -> Vec<CellId> {
-                p.cells.iter().filter(|c| c.settings.backbone == b).map(|c| c.id.clone()).collect()
+                p.cells.iter().filter(|c| c.like().backbone == b).map(|c| c.id.clone()).collect()
             };
             of(p) != of(q)
         };
@@ -234,8 +279,8 @@ steps = 100
         let adaptive = |p: &Plan| -> Vec<CellSettings> {
             p.cells
                 .iter()
-                .filter(|c| c.settings.checkpointing == Checkpointing::Adaptive)
-                .map(|c| c.settings.clone())
+                .filter(|c| c.like().checkpointing == Checkpointing::Adaptive)
+                .map(PlannedCell::settings)
                 .collect()
         };
         let usual = adaptive(&of(&text));
@@ -248,7 +293,7 @@ steps = 100
             plan_ids(p)
                 .into_iter()
                 .zip(&p.cells)
-                .filter(|(_, c)| c.settings.adaptive_ratio.is_none())
+                .filter(|(_, c)| c.like().adaptive_ratio.is_none())
                 .map(|(id, _)| id)
                 .collect::<Vec<_>>()
         };

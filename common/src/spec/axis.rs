@@ -1,6 +1,6 @@
 //! One axis of the matrix, and values that may differ along one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -34,9 +34,10 @@ impl<'de, T: Deserialize<'de> + PartialEq + fmt::Debug> Deserialize<'de> for Axi
                 f.write_str("a value or a non-empty list")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Axis<T>, A::Error> {
-                let mut values = Vec::new();
+                // By their text: a list of seeds may be long, and comparing each with each would take minutes.
+                let (mut values, mut seen) = (Vec::new(), HashSet::new());
                 while let Some(value) = seq.next_element::<T>()? {
-                    if values.contains(&value) {
+                    if !seen.insert(format!("{value:?}")) {
                         return Err(A::Error::custom(format!("{value:?} stands in this list twice")));
                     }
                     values.push(value);

@@ -124,7 +124,7 @@ struct PlanDocument<'a> {
 #[derive(Serialize)]
 struct CellDocument<'a> {
     id: &'a str,
-    settings: &'a plan::CellSettings,
+    settings: plan::CellSettings,
     expected: &'a Expected,
     shortage: Option<Shortage>,
 }
@@ -155,18 +155,17 @@ impl Known {
     /// What to expect of each cell. Seeds share an estimate.
     fn expect(&self, cells: &[plan::PlannedCell]) -> Vec<(Expected, Option<Shortage>)> {
         // Seeds of a combination follow on each other.
-        let mut latest: Option<(plan::CellSettings, Expected)> = None;
-        let mut of = |cell: &plan::PlannedCell| {
-            let settings = plan::CellSettings { seed: 0, ..cell.settings.clone() };
-            let (_, expected) = latest.take().filter(|(same, _)| *same == settings).unwrap_or_else(|| {
-                let expected = self.history.expect(&settings, &estimate(&settings));
-                (settings.clone(), expected)
-            });
-            latest = Some((settings, expected.clone()));
-            let shortage = expected.shortage(cell.settings.budget_bytes, &self.devices);
-            (expected, shortage)
-        };
-        cells.iter().map(&mut of).collect()
+        let mut latest: Option<(&plan::PlannedCell, Expected)> = None;
+        let mut all = Vec::with_capacity(cells.len());
+        for cell in cells {
+            let settings = cell.like();
+            let before = latest.take().filter(|(before, _)| before.is_beside(cell));
+            let expected = before.map_or_else(|| self.history.expect(settings, &estimate(settings)), |(_, e)| e);
+            latest = Some((cell, expected.clone()));
+            let shortage = expected.shortage(settings.budget_bytes, &self.devices);
+            all.push((expected, shortage));
+        }
+        all
     }
 }
 
@@ -190,7 +189,7 @@ impl Plan {
                     .zip(&expected)
                     .map(|(c, (expected, shortage))| CellDocument {
                         id: c.id.as_str(),
-                        settings: &c.settings,
+                        settings: c.settings(),
                         expected,
                         shortage: *shortage,
                     })
@@ -222,7 +221,7 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan, expected: &[(Expected, Op
         "budget",
     ]);
     for (cell, (expected, shortage)) in plan.cells.iter().zip(expected) {
-        let s = &cell.settings;
+        let s = cell.like();
         let weights = match &s.weights {
             plan::WeightsRef::Scratch => "scratch".to_owned(),
             plan::WeightsRef::File { sha256 } => sha256.chars().take(8).collect(),
@@ -234,7 +233,7 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan, expected: &[(Expected, Op
             s.checkpointing.name().to_owned(),
             s.dataset.name.clone(),
             weights,
-            s.seed.to_string(),
+            cell.seed.to_string(),
             format!("{} × {}", s.train.steps, s.train.batch),
             format!("{}{}", Bytes(expected.peak_bytes), if shortage.is_some() { " x" } else { "" }),
             s.budget_bytes.map_or_else(|| "unlimited".to_owned(), |b| Bytes(b).to_string()),
@@ -249,7 +248,7 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan, expected: &[(Expected, Op
     say!("{}: {} cells × {} repeats = {trials} trials{per}\n", campaign.name, plan.cells.len(), plan.repeats);
     say!("{table}");
     say!("\npeak: the most that tensors will hold in a training step, {}", bases(expected));
-    if plan.cells.iter().any(|c| c.settings.budget_scope == spec::BudgetScope::Process) {
+    if plan.cells.iter().any(|c| c.like().budget_scope == spec::BudgetScope::Process) {
         say!("      what the process takes beside tensors counts towards the budget here and is not in it");
     }
     short(plan, expected);
@@ -286,7 +285,7 @@ fn short(plan: &plan::Plan, expected: &[(Expected, Option<Shortage>)]) {
     let mut said: Vec<String> = Vec::new();
     for (cell, (expected, shortage)) in plan.cells.iter().zip(expected) {
         let Some(shortage) = shortage else { continue };
-        let s = &cell.settings;
+        let s = cell.like();
         let line = format!(
             "  {} · {} · {} · {}: {}",
             s.method.method().name(),

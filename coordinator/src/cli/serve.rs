@@ -12,7 +12,7 @@ use fleet_common::lease::LeaseTerms;
 use fleet_common::units::Bytes;
 use fleet_observe::http;
 use fleet_secure::server::Limits;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -159,6 +159,16 @@ impl Serve {
     }
 }
 
+/// Connections that may wait to be accepted: behind a restart, hundreds of agents come at once.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// What sets coordinators apart.
 pub(super) struct Kind {
     /// Encrypted: how long certificates last, and what connections may take.
@@ -198,7 +208,7 @@ impl Running {
         keep: Keep,
         kind: Kind,
     ) -> Result<Self, Failure> {
-        let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
+        let listener = listen(address).map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => Failure::failed(format!(
                 "port {} is in use by another program (perhaps another coordinator); stop that one, or choose another \
                  with --listen HOST:PORT",

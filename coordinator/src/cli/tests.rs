@@ -21,7 +21,7 @@ pub(super) fn finished(state: &Path, name: &str, records: &[Record]) {
     let (mut store, _, _) = Store::open(state).expect("opens");
     let cell = |r: &Record| CellEntry {
         id: r.trial.cell.clone(),
-        settings_json: fleet_common::canonical::json(&r.settings),
+        settings: fleet_common::plan::SettingsText::of(&fleet_common::canonical::json(&r.settings)),
         dataset: "textures".into(),
     };
     let mut events = vec![Event::CampaignSubmitted(Box::new(Submission {

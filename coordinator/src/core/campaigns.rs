@@ -1,12 +1,13 @@
 //! What people ask for: submit, retry, cancel.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use fleet_common::id::{CampaignName, HardwareClass};
 use fleet_common::lease::{StateKind, TrialState};
 use fleet_common::plan::{Kinds, Plan};
 use fleet_common::record::OutcomeClass;
-use fleet_common::spec::{self, Hardware};
+use fleet_common::spec::{self, DatasetName, Hardware};
 
 use super::{CellEntry, Core, Event, Refusal, Reply, Scheduling, Submission, Token};
 
@@ -29,6 +30,22 @@ impl Prepared {
         let kinds = Kinds::of(&plan);
         Self { campaign, toml, plan, kinds }
     }
+}
+
+/// A plan's cells as they are handed out.
+fn cells(plan: &Plan) -> Vec<CellEntry> {
+    let mut latest: Option<(&DatasetName, Arc<str>)> = None;
+    let mut entries = Vec::with_capacity(plan.cells.len());
+    for cell in &plan.cells {
+        let locator = cell.locator.as_ref();
+        let dataset = match &latest {
+            Some((name, text)) if *name == locator => text.clone(),
+            _ => String::from(locator.clone()).into(),
+        };
+        latest = Some((locator, dataset.clone()));
+        entries.push(CellEntry { id: cell.id.clone(), settings: cell.text(), dataset });
+    }
+    entries
 }
 
 impl Core {
@@ -68,15 +85,7 @@ impl Core {
         let submission = Submission {
             name: campaign.name.clone(),
             toml,
-            cells: plan
-                .cells
-                .iter()
-                .map(|c| CellEntry {
-                    id: c.id.clone(),
-                    settings_json: fleet_common::canonical::json(&c.settings),
-                    dataset: c.locator.clone().into(),
-                })
-                .collect(),
+            cells: cells(&plan),
             trials,
             excluded_json: plan.excluded.iter().map(fleet_common::canonical::json).collect(),
             warnings: plan.warnings,

@@ -89,6 +89,6 @@ impl Core {
 
 /// What a cell needs: its data set, and its weights where it has some. Nothing for settings of another version.
 pub fn wanted(cell: &CellEntry) -> Vec<Item> {
-    let settings = serde_json::from_str::<CellSettings>(&cell.settings_json).ok();
+    let settings = serde_json::from_str::<CellSettings>(&cell.settings.text()).ok();
     settings.and_then(|settings| Item::wanted(&settings).ok()).unwrap_or_default()
 }

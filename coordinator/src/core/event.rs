@@ -1,8 +1,12 @@
 //! Facts: what the journal holds, as domain types.
 
+pub(super) mod planned;
+
+use std::sync::Arc;
+
 use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, SlotId, TrialId};
 use fleet_common::lease::{Holder, Release};
-use fleet_common::plan::{Kind, Kinds};
+use fleet_common::plan::{Kind, Kinds, SettingsText, Texts};
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::{Output, Priority, Select};
 use fleet_common::telemetry::Seal;
@@ -179,43 +183,27 @@ pub struct Scheduling {
     pub kinds: Kinds,
 }
 
-/// A cell as the coordinator hands it out.
+/// A cell as the coordinator hands it out. What cells have in common is kept once: there may be a million.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CellEntry {
     /// Hash of the settings.
     pub id: CellId,
     /// Canonical JSON of the settings.
-    pub settings_json: String,
+    pub settings: SettingsText,
     /// The data set's name or path.
-    pub dataset: String,
+    pub dataset: Arc<str>,
 }
 
 impl Event {
     /// The event as the journal holds it.
     pub fn to_journal(&self, at_unix_ms: u64) -> v1::JournalEvent {
         use v1::journal_event::Event as E;
+        // The one that may be large is not copied first.
+        if let Self::CampaignSubmitted(s) = self {
+            return v1::JournalEvent { at_unix_ms, event: Some(submitted(s)) };
+        }
         let event = match self.clone() {
-            Self::CampaignSubmitted(s) => E::CampaignSubmitted(v1::CampaignSubmitted {
-                name: s.name.into(),
-                toml: s.toml,
-                cells: s
-                    .cells
-                    .into_iter()
-                    .map(|c| v1::PlannedCell { cell: c.id.into(), settings_json: c.settings_json, dataset: c.dataset })
-                    .collect(),
-                trials: s.trials.iter().map(Into::into).collect(),
-                excluded_json: s.excluded_json,
-                warnings: s.warnings,
-                keep_weights: s.keep.weights,
-                keep_adapter: s.keep.adapter,
-                priority: s.scheduling.priority.get().into(),
-                select_json: match s.scheduling.select.is_everything() {
-                    true => String::new(),
-                    false => fleet_common::canonical::json(&s.scheduling.select),
-                },
-                kinds: s.scheduling.kinds.kinds.into_iter().map(to_planned).collect(),
-                kind_of_cell: s.scheduling.kinds.of_cell,
-            }),
+            Self::CampaignSubmitted(s) => submitted(&s),
             Self::CampaignCancelled { name } => E::CampaignCancelled(v1::CampaignCancelled { name: name.into() }),
             Self::LeaseGranted { trial, attempt, holder } => E::LeaseGranted(v1::LeaseGranted {
                 trial: Some((&trial).into()),
@@ -301,27 +289,8 @@ impl Event {
         };
         let event = entry.event.ok_or(WireError::Missing("an event that this version knows"))?;
         Ok(match event {
-            E::CampaignSubmitted(s) => Self::CampaignSubmitted(Box::new(Submission {
-                name: s.name.parse()?,
-                toml: s.toml,
-                cells: s
-                    .cells
-                    .into_iter()
-                    .map(|c| Ok(CellEntry { id: c.cell.parse()?, settings_json: c.settings_json, dataset: c.dataset }))
-                    .collect::<Result<_, WireError>>()?,
-                trials: s.trials.into_iter().map(TryInto::try_into).collect::<Result<_, WireError>>()?,
-                excluded_json: s.excluded_json,
-                warnings: s.warnings,
-                keep: Output { weights: s.keep_weights, adapter: s.keep_adapter },
-                scheduling: Scheduling {
-                    priority: i64::from(s.priority).try_into().map_err(WireError::Invalid)?,
-                    select: match s.select_json.as_str() {
-                        "" => Select::default(),
-                        json => serde_json::from_str(json).map_err(|e| WireError::Invalid(e.to_string()))?,
-                    },
-                    kinds: Kinds { kinds: s.kinds.into_iter().map(from_planned).collect(), of_cell: s.kind_of_cell },
-                },
-            })),
+            E::CampaignSubmitted(s) => Self::CampaignSubmitted(Box::new(to_submission(s)?)),
+            E::CampaignPlanned(p) => Self::CampaignSubmitted(Box::new(planned::to_submission(p)?)),
             E::CampaignCancelled(c) => Self::CampaignCancelled { name: c.name.parse()? },
             E::LeaseGranted(l) => Self::LeaseGranted {
                 trial: wire::trial(l.trial)?,
@@ -382,6 +351,71 @@ impl Event {
             E::SlotsUndrained(d) => Self::SlotsUndrained { agent: d.agent.parse()?, slot: slot(d.slot)? },
         })
     }
+}
+
+/// A submission as the journal holds it: cells packed, unless trials are among them whose cells are not.
+fn submitted(s: &Submission) -> v1::journal_event::Event {
+    use v1::journal_event::Event as E;
+    let packed = planned::pack(&s.cells, &s.trials);
+    let (cells, trials) = match &packed {
+        Some(_) => (Vec::new(), Vec::new()),
+        None => (s.cells.iter().map(from_cell).collect(), s.trials.iter().map(Into::into).collect()),
+    };
+    let rest = v1::CampaignSubmitted {
+        name: s.name.to_string(),
+        toml: s.toml.clone(),
+        cells,
+        trials,
+        excluded_json: s.excluded_json.clone(),
+        warnings: s.warnings.clone(),
+        keep_weights: s.keep.weights,
+        keep_adapter: s.keep.adapter,
+        priority: s.scheduling.priority.get().into(),
+        select_json: match s.scheduling.select.is_everything() {
+            true => String::new(),
+            false => fleet_common::canonical::json(&s.scheduling.select),
+        },
+        kinds: s.scheduling.kinds.kinds.iter().cloned().map(to_planned).collect(),
+        kind_of_cell: s.scheduling.kinds.of_cell.clone(),
+    };
+    match packed {
+        Some((cells, trials)) => {
+            E::CampaignPlanned(v1::CampaignPlanned { rest: Some(rest), cells: Some(cells), trials })
+        }
+        None => E::CampaignSubmitted(rest),
+    }
+}
+
+fn to_submission(s: v1::CampaignSubmitted) -> Result<Submission, WireError> {
+    let mut texts = Texts::default();
+    Ok(Submission {
+        name: s.name.parse()?,
+        toml: s.toml,
+        cells: s.cells.into_iter().map(|c| to_cell(c, &mut texts)).collect::<Result<_, WireError>>()?,
+        trials: s.trials.into_iter().map(TryInto::try_into).collect::<Result<_, WireError>>()?,
+        excluded_json: s.excluded_json,
+        warnings: s.warnings,
+        keep: Output { weights: s.keep_weights, adapter: s.keep_adapter },
+        scheduling: Scheduling {
+            priority: i64::from(s.priority).try_into().map_err(WireError::Invalid)?,
+            select: match s.select_json.as_str() {
+                "" => Select::default(),
+                json => serde_json::from_str(json).map_err(|e| WireError::Invalid(e.to_string()))?,
+            },
+            kinds: Kinds { kinds: s.kinds.into_iter().map(from_planned).collect(), of_cell: s.kind_of_cell },
+        },
+    })
+}
+
+fn from_cell(cell: &CellEntry) -> v1::PlannedCell {
+    let CellEntry { id, settings, dataset } = cell;
+    v1::PlannedCell { cell: id.to_string(), settings_json: settings.text(), dataset: dataset.to_string() }
+}
+
+pub(super) fn to_cell(cell: v1::PlannedCell, texts: &mut Texts) -> Result<CellEntry, WireError> {
+    let v1::PlannedCell { cell, settings_json, dataset } = cell;
+    let settings = texts.share(SettingsText::of(&settings_json));
+    Ok(CellEntry { id: cell.parse()?, settings, dataset: dataset.into() })
 }
 
 fn slot(text: String) -> Result<Option<SlotId>, WireError> {

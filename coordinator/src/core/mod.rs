@@ -37,7 +37,7 @@ pub use explain::{Expected, ExpectedDuration, Explanation, Line, PastAttempt, Sl
 pub use imports::{ImportedSet, Imports, Source};
 pub use resumable::{Resumable, Saved};
 pub use slots::{Drained, SlotAbout};
-pub use state::{ApplyError, Campaign, Past, Restored, State, TrialEntry};
+pub use state::{ApplyError, Campaign, Past, Restored, Standing, State, TrialEntry};
 pub use status::{AgentView, Attempts, CampaignView, Description, Running, SlotState, Snapshot};
 
 /// Names one question, so that its answer finds back.

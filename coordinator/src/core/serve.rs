@@ -158,6 +158,10 @@ impl Core {
         if all {
             return self.questions.waiting().cloned().collect();
         }
+        if trials.is_empty() {
+            // Who just asked, and nobody else: this is what most inputs come to, and hundreds may wait.
+            return slots.into_iter().filter(|holder| self.questions.parked.contains_key(holder)).collect();
+        }
         let View { queue, fleet, estimates } = self.view();
         let places: Vec<_> = trials.iter().filter_map(|trial| self.state.place(trial)).collect();
         let concerned = |holder: &&Holder| {

@@ -1,6 +1,7 @@
 //! What the coordinator knows that must survive: a fold over the events.
 
 mod snapshot;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use super::resumable::Resumable;
 use crate::scheduler::{Account, Estimates, GroupKey, KindId, Place, Queue, Rank};
 
 pub use snapshot::Restored;
+use standing::Names;
+pub use standing::Standing;
 
 /// A campaign.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,10 +63,12 @@ pub struct TrialEntry {
     pub failed_on: BTreeSet<Holder>,
     /// Attempts that ended without a record, the latest of them.
     pub past: Vec<Past>,
-    /// Which agent was granted which attempt.
-    granted: BTreeMap<Attempt, AgentId>,
+    /// Which agent was granted which attempt, in the order of attempts.
+    granted: Vec<(Attempt, AgentId)>,
     /// Campaigns that ask for it and were not called off.
-    pub(super) wanted_by: BTreeSet<CampaignName>,
+    pub(super) wanted_by: Names,
+    /// Campaigns that have it among their trials, called off or not.
+    listed_by: Names,
 }
 
 /// An attempt that ended without a record.
@@ -101,6 +106,8 @@ pub struct State {
     drains: Drains,
     /// The state that each trial would go on from.
     resumables: BTreeMap<TrialId, Resumable>,
+    /// Where each campaign's trials stand; follows from them.
+    standings: BTreeMap<CampaignName, Standing>,
 }
 
 /// An event that does not follow from what went before: a slip of the core, or a journal with a hole in it.
@@ -135,13 +142,16 @@ impl State {
                     self.campaigns.get_mut(name).ok_or_else(|| ApplyError::Unknown(format!("campaign {name}")))?;
                 campaign.cancelled = true;
                 for trial in campaign.trials.clone() {
+                    self.leave(&trial);
                     self.unwant(&trial, name);
+                    self.enter(&trial);
                 }
                 Ok(())
             }
             Event::LeaseGranted { trial, attempt, holder } => self.step(trial, |t| {
                 t.life.grant(holder.clone(), *attempt, now)?;
-                t.granted.insert(*attempt, holder.agent.clone());
+                t.granted.retain(|(known, _)| known != attempt);
+                t.granted.push((*attempt, holder.agent.clone()));
                 Ok(())
             }),
             Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.life.resume(holder.clone(), now)),
@@ -165,19 +175,21 @@ impl State {
                 Ok(())
             }
             Event::TrialRecorded { trial, class, figures, .. } => {
-                self.step(trial, |t| t.life.finish())?;
-                self.entry(trial)?.class = Some(*class);
+                self.step(trial, |t| {
+                    t.life.finish()?;
+                    t.class = Some(*class);
+                    Ok(())
+                })?;
                 let kind = self.kind(trial);
                 self.estimates.observe(kind, *class, figures);
                 Ok(())
             }
-            Event::TrialGivenUp { trial, reason, .. } => {
-                self.step(trial, |t| t.life.give_up())?;
-                let entry = self.entry(trial)?;
-                entry.class = Some(OutcomeClass::Lost);
-                entry.note = Some(reason.clone());
+            Event::TrialGivenUp { trial, reason, .. } => self.step(trial, |t| {
+                t.life.give_up()?;
+                t.class = Some(OutcomeClass::Lost);
+                t.note = Some(reason.clone());
                 Ok(())
-            }
+            }),
             Event::ReportSuperseded { trial, .. } => {
                 self.entry(trial)?.superseded += 1;
                 Ok(())
@@ -192,11 +204,12 @@ impl State {
                 Ok(())
             }
             Event::TrialRetried { trial, campaign } => {
+                let one = Names::one(campaign.clone());
                 self.step(trial, |t| {
                     t.life.retry()?;
                     t.class = None;
                     t.failed_on.clear();
-                    t.wanted_by.insert(campaign.clone());
+                    t.wanted_by.add(&one);
                     Ok(())
                 })?;
                 if let Some(campaign) = self.campaigns.get_mut(campaign) {
@@ -229,9 +242,13 @@ impl State {
 
     /// Takes a campaign in, new or again.
     fn submit(&mut self, s: &Submission, at_unix_ms: u64) {
-        // Their places may change with what follows.
         let earlier = self.campaigns.get(&s.name).map(|c| c.trials.clone()).unwrap_or_default();
-        earlier.iter().chain(&s.trials).for_each(|trial| self.leave_line(trial));
+        let mut seen: HashSet<&TrialId> = HashSet::with_capacity(s.trials.len() + earlier.len());
+        let wanted: Vec<&TrialId> = s.trials.iter().filter(|t| seen.insert(*t)).collect();
+        let dropped: Vec<&TrialId> = earlier.iter().filter(|t| seen.insert(*t)).collect();
+        drop(seen);
+        // Their places may change with what follows.
+        wanted.iter().chain(&dropped).for_each(|trial| self.leave(trial));
         let kinds: Vec<KindId> = s.scheduling.kinds.kinds.iter().map(|k| self.estimates.learn_kind(k)).collect();
         for (i, cell) in s.cells.iter().enumerate() {
             // The latest submission knows best where the data is.
@@ -255,14 +272,17 @@ impl State {
             select: select.clone(),
         };
         self.campaigns.insert(s.name.clone(), campaign);
+        self.standings.entry(s.name.clone()).or_default();
         self.queue.open(s.name.clone(), Account { priority, select });
-        let wanted: HashSet<&TrialId> = s.trials.iter().collect();
-        for trial in earlier.iter().filter(|t| !wanted.contains(t)) {
+        for trial in &dropped {
+            if let Some(entry) = self.trials.get_mut(*trial) {
+                entry.listed_by.remove(&s.name);
+            }
             self.unwant(trial, &s.name);
         }
-        for trial in &s.trials {
-            self.want(trial, &s.name);
-        }
+        let one = Names::one(s.name.clone());
+        wanted.iter().for_each(|trial| self.want(trial, &s.name, &one));
+        wanted.iter().chain(&dropped).for_each(|trial| self.enter(trial));
         self.submissions += 1;
     }
 
@@ -275,9 +295,9 @@ impl State {
         let of_cell = self.trials.range(first..).map(|(id, _)| id).take_while(|id| id.cell == *cell);
         let in_line: Vec<TrialId> =
             of_cell.filter(|id| self.place(id).is_some_and(|place| self.queue.contains(&place, id))).cloned().collect();
-        in_line.iter().for_each(|id| self.leave_line(id));
+        in_line.iter().for_each(|id| self.leave(id));
         self.kinds.insert(cell.clone(), kind);
-        in_line.iter().for_each(|id| self.enter_line(id));
+        in_line.iter().for_each(|id| self.enter(id));
     }
 
     /// The kind of a trial's cell.
@@ -295,16 +315,31 @@ impl State {
         Some(Place { account, group, rank: entry.rank })
     }
 
-    fn leave_line(&mut self, trial: &TrialId) {
-        if let Some(place) = self.place(trial) {
-            self.queue.remove(&place, trial);
+    /// Takes a trial that is about to change out of all that follows from it: the line, and what stands where.
+    fn leave(&mut self, id: &TrialId) {
+        let Some(entry) = self.trials.get(id) else { return };
+        let place = if entry.life.state == TrialState::Waiting { self.place(id) } else { None };
+        for name in entry.listed_by.iter() {
+            if let Some(standing) = self.standings.get_mut(name) {
+                standing.remove(name, id, entry, place.as_ref());
+            }
+        }
+        if let Some(place) = place {
+            self.queue.remove(&place, id);
         }
     }
 
-    fn enter_line(&mut self, trial: &TrialId) {
-        let waits = self.trials.get(trial).is_some_and(|t| t.life.state == TrialState::Waiting);
-        if let Some(place) = self.place(trial).filter(|_| waits) {
-            self.queue.insert(place, trial.clone());
+    /// The reverse, once it has changed.
+    fn enter(&mut self, id: &TrialId) {
+        let Some(entry) = self.trials.get(id) else { return };
+        let place = if entry.life.state == TrialState::Waiting { self.place(id) } else { None };
+        for name in entry.listed_by.iter() {
+            if let Some(standing) = self.standings.get_mut(name) {
+                standing.add(name, id, entry, place.as_ref());
+            }
+        }
+        if let Some(place) = place {
+            self.queue.insert(place, id.clone());
         }
     }
 
@@ -314,7 +349,7 @@ impl State {
         id: &TrialId,
         transition: impl FnOnce(&mut TrialEntry) -> Result<(), InvalidTransition>,
     ) -> Result<(), ApplyError> {
-        self.leave_line(id);
+        self.leave(id);
         let entry = self.trials.get_mut(id).ok_or_else(|| ApplyError::Unknown(format!("trial {id}")))?;
         let before = entry.life.holder().cloned();
         let moved = transition(entry).map_err(|source| ApplyError::Transition { trial: id.clone(), source });
@@ -331,51 +366,61 @@ impl State {
         if has_ended {
             self.resumables.remove(id);
         }
-        self.enter_line(id);
+        self.enter(id);
         moved
     }
 
-    /// A campaign asks for a trial: a new one waits, one that was called off waits again, a finished one serves.
-    fn want(&mut self, trial: &TrialId, name: &CampaignName) {
-        let rank = Rank::of(self.submissions, name, trial);
-        self.leave_line(trial);
+    /// A campaign asks for a trial: a new one waits, one that was called off waits again, a finished one serves. `one` is
+    /// the list of the campaign's name.
+    fn want(&mut self, trial: &TrialId, name: &CampaignName, one: &Names) {
+        let submissions = self.submissions;
+        let rank = || Rank::of(submissions, name, trial);
         let entry = self.trials.entry(trial.clone()).or_insert_with(|| TrialEntry {
             life: Trial::default(),
-            rank,
+            rank: rank(),
             class: None,
             note: None,
             superseded: 0,
             wasted: BTreeMap::new(),
             failed_on: BTreeSet::new(),
             past: Vec::new(),
-            granted: BTreeMap::new(),
-            wanted_by: BTreeSet::new(),
+            granted: Vec::new(),
+            wanted_by: one.clone(),
+            listed_by: one.clone(),
         });
-        entry.wanted_by.insert(name.clone());
+        entry.wanted_by.add(one);
+        entry.listed_by.add(one);
         if entry.life.state == TrialState::Cancelled {
-            entry.rank = rank;
+            entry.rank = rank();
             entry.failed_on.clear();
             let reopened = entry.life.retry();
             debug_assert!(reopened.is_ok(), "a cancelled trial may be opened again");
         }
-        self.enter_line(trial);
     }
 
     /// A campaign no longer asks for a trial: it is called off unless it has ended or another campaign wants it.
     fn unwant(&mut self, trial: &TrialId, name: &CampaignName) {
-        self.leave_line(trial);
         let Some(entry) = self.trials.get_mut(trial) else { return };
         entry.wanted_by.remove(name);
         if entry.wanted_by.is_empty() {
+            let holder = entry.life.holder().cloned();
             // An ended trial has no arrow to Cancelled, and should not.
-            let _ = self.step(trial, |t| t.life.cancel());
+            if entry.life.cancel().is_ok()
+                && let Some(holder) = holder
+            {
+                self.held.remove(&holder);
+            }
         }
-        self.enter_line(trial);
     }
 
     /// All campaigns.
     pub fn campaigns(&self) -> &BTreeMap<CampaignName, Campaign> {
         &self.campaigns
+    }
+
+    /// Where a campaign's trials stand.
+    pub fn standing(&self, name: &CampaignName) -> Option<&Standing> {
+        self.standings.get(name)
     }
 
     /// All imported sets.
@@ -395,7 +440,7 @@ impl State {
 
     /// The agent that was granted an attempt.
     pub fn granted_to(&self, id: &TrialId, attempt: Attempt) -> Option<&AgentId> {
-        self.trials.get(id)?.granted.get(&attempt)
+        self.trials.get(id)?.granted.iter().find(|(known, _)| *known == attempt).map(|(_, agent)| agent)
     }
 
     /// A cell.
@@ -405,7 +450,7 @@ impl State {
 
     /// What the campaigns that ask for this trial want kept of it.
     pub fn keep(&self, id: &TrialId) -> Output {
-        let campaigns = self.trials.get(id).into_iter().flat_map(|t| &t.wanted_by);
+        let campaigns = self.trials.get(id).into_iter().flat_map(|t| t.wanted_by.iter());
         let wishes = campaigns.filter_map(|c| self.campaigns.get(c)).map(|c| &c.keep);
         wishes
             .fold(Output::default(), |a, b| Output { weights: a.weights || b.weights, adapter: a.adapter || b.adapter })

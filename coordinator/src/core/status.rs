@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_common::id::{AgentId, Attempt, CampaignName, TrialId};
-use fleet_common::lease::{Holder, Millis, TrialState};
+use fleet_common::lease::{Holder, Millis};
 use fleet_common::plan::CellSettings;
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::Priority;
@@ -241,39 +241,31 @@ impl Core {
             let reason = scheduler::reason(self.view(), busy, account, group);
             *view.waits.entry(reason).or_default() += trials as u64;
         };
-        // Trials wait with one campaign; what others ask for, too, is looked up one by one.
+        // Trials wait with one campaign; those that others ask for, too, may stand in another's line.
         for (group, items) in self.state.queue().line(name).into_iter().flatten() {
             wait(name, group, items.len());
         }
+        let Some(standing) = self.state.standing(name) else { return view };
         let mut accounts = BTreeSet::from([name.clone()]);
-        let shared = campaign.trials.iter().filter(|id| self.state.trial(id).is_some_and(|t| t.wanted_by.len() > 1));
-        for (id, place) in shared.filter_map(|id| Some((id, self.state.place(id)?))) {
-            if place.account != *name && self.state.queue().contains(&place, id) {
-                wait(&place.account, &place.group, 1);
-                accounts.insert(place.account);
-            }
+        for ((account, group), trials) in &standing.elsewhere {
+            wait(account, group, *trials as usize);
+            accounts.insert(account.clone());
         }
-        for (id, entry) in campaign.trials.iter().filter_map(|id| Some((id, self.state.trial(id)?))) {
-            match &entry.life.state {
-                TrialState::Waiting => {
-                    view.waiting += 1;
-                }
-                TrialState::Leased { holder, .. } => {
-                    let (progress, since) = self.progress.get(id).cloned().unwrap_or_default();
-                    view.running.push(Running {
-                        trial: id.clone(),
-                        attempt: entry.life.attempt,
-                        holder: holder.clone(),
-                        label: self.label(id),
-                        progress,
-                        running_ms: self.now.mono.0.saturating_sub(since.0),
-                    });
-                }
-                TrialState::Finished => {
-                    *view.finished.entry(entry.class.unwrap_or(OutcomeClass::Crashed)).or_default() += 1;
-                }
-                TrialState::Cancelled => view.cancelled += 1,
-            }
+        view.waiting = standing.waiting;
+        view.finished = standing.finished.clone();
+        view.cancelled = standing.cancelled;
+        for id in &standing.leased {
+            let Some(entry) = self.state.trial(id) else { continue };
+            let Some(holder) = entry.life.holder() else { continue };
+            let (progress, since) = self.progress.get(id).cloned().unwrap_or_default();
+            view.running.push(Running {
+                trial: id.clone(),
+                attempt: entry.life.attempt,
+                holder: holder.clone(),
+                label: self.label(id),
+                progress,
+                running_ms: self.now.mono.0.saturating_sub(since.0),
+            });
         }
         if view.waiting > 0 || !view.running.is_empty() {
             view.eta = accounts.iter().filter_map(|a| self.ahead.1.get(a)).cloned().reduce(later);
@@ -284,7 +276,7 @@ impl Core {
     /// "lora · vit_micro · static · textures · seed 1".
     pub(super) fn label(&self, trial: &TrialId) -> String {
         let settings: Option<CellSettings> =
-            self.state.cell(&trial.cell).and_then(|c| serde_json::from_str(&c.settings_json).ok());
+            self.state.cell(&trial.cell).and_then(|c| serde_json::from_str(&c.settings.text()).ok());
         match settings {
             Some(s) => format!(
                 "{} · {} · {} · {} · seed {}{}",

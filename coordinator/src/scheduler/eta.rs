@@ -124,6 +124,21 @@ impl Waiting {
 /// A server takes this part of its share of what is left at once.
 const SLICES: f64 = 4.0;
 
+/// More servers than this are simulated as teams that are free at one time, or a look ahead would hold up everybody else.
+const TEAMS: usize = 64;
+
+/// Servers of one kind, by when they are free, in as many teams as are simulated: time, kind, how many they are.
+fn teams(mut servers: Vec<(usize, u64)>) -> BinaryHeap<Reverse<(u64, usize, usize)>> {
+    let size = servers.len().div_ceil(TEAMS).max(1);
+    servers.sort_unstable();
+    let of_kind = servers.chunk_by(|(a, _), (b, _)| a == b);
+    let team = |team: &[(usize, u64)]| {
+        let mean = team.iter().map(|(_, at)| at).sum::<u64>() / team.len() as u64;
+        Reverse((mean, team[0].0, team.len()))
+    };
+    of_kind.flat_map(|kind| kind.chunks(size).map(team)).collect()
+}
+
 /// A standard normal number.
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
@@ -149,19 +164,20 @@ fn simulate(
     let of: Vec<std::ops::Range<usize>> = (0..weights.len()).map(|a| first(a)..first(a + 1)).collect();
     let mut clocks: Vec<f64> = vec![0.0; weights.len()];
     // Times in whole milliseconds: floats have no order to sort by.
-    let mut servers: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
+    let mut each: Vec<(usize, u64)> = Vec::new();
     for work in at_work {
         let factor = (work.whole.spread.hypot(work.whole.doubt) * normal(rng)).exp();
         let until = work.left(factor);
         let account = place(&work.account);
         ends[account] = ends[account].max(until);
-        servers.extend(work.kin.map(|kin| Reverse(((until * 1e3) as u64, kin))));
+        each.extend(work.kin.map(|kin| (kin, (until * 1e3) as u64)));
     }
     for (kin, n) in free.iter().enumerate() {
-        servers.extend((0..*n).map(|_| Reverse((0, kin))));
+        each.extend((0..*n).map(|_| (kin, 0)));
     }
-    let open = (servers.len() as u32).max(1);
-    while let Some(Reverse((now, kin))) = servers.pop() {
+    let open = (each.len() as u32).max(1);
+    let mut servers = teams(each);
+    while let Some(Reverse((now, kin, size))) = servers.pop() {
         // The account that is furthest behind, and of it what is the most work per server.
         let mut turn: Vec<usize> = (0..weights.len()).collect();
         turn.sort_by(|a, b| clocks[*a].total_cmp(&clocks[*b]).then(a.cmp(b)));
@@ -176,15 +192,15 @@ fn simulate(
         let group = &waiting[g];
         // Many items at once while much is left, one by one when the end is near, where it matters.
         let slice = remaining / f64::from(open) / SLICES;
-        let chunk = ((slice / duration.seconds) as usize).clamp(1, left[g]);
+        let chunk = ((slice * size as f64 / duration.seconds) as usize).max(size).min(left[g]);
         left[g] -= chunk;
         remaining -= chunk as f64 * group.mean();
         let noise = duration.spread * normal(rng) / (chunk as f64).sqrt();
         let seconds = chunk as f64 * duration.seconds * (duration.doubt * off[g] + noise).exp();
         clocks[group.account] += seconds / weights[group.account];
-        let until = now as f64 / 1e3 + seconds;
+        let until = now as f64 / 1e3 + seconds / size.min(chunk) as f64;
         ends[group.account] = ends[group.account].max(until);
-        servers.push(Reverse(((until * 1e3) as u64, kin)));
+        servers.push(Reverse(((until * 1e3) as u64, kin, size)));
     }
     ends
 }

@@ -96,8 +96,8 @@ impl Agents for Service {
         let lease = offer.map(|o| v1::Lease {
             trial: Some((&o.trial).into()),
             attempt: o.attempt.get(),
-            settings_json: o.cell.settings_json.clone(),
-            dataset: o.cell.dataset.clone(),
+            settings_json: o.cell.settings.text(),
+            dataset: o.cell.dataset.to_string(),
             keep_weights: o.keep.weights,
             keep_adapter: o.keep.adapter,
             resume: o.resume.as_ref().and_then(|r| r.as_ref().ok()).map(Into::into),

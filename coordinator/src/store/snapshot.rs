@@ -25,7 +25,7 @@ use crate::core::{Restored, State};
 const MAGIC: &[u8; 8] = b"FLEETS01";
 /// Version of what the parts mean: raised with every field that is added, because whoever does not know a field must
 /// fold the journal instead of leaving it out.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 /// Snapshots that are kept.
 const KEPT: usize = 2;
 /// Higher levels take more time than they save space.

@@ -19,7 +19,7 @@ pub struct Limits {
     /// Events after which a snapshot is made; more where there are more than four times as many trials, so that what
     /// snapshots cost per trial does not grow with their number.
     pub snapshot_events: u64,
-    /// Bytes of the journal after which a snapshot is made.
+    /// Bytes of the journal after which a snapshot is made; more from 262,144 trials on, for the same reason.
     pub snapshot_bytes: u64,
 }
 
@@ -30,6 +30,8 @@ impl Default for Limits {
     }
 }
 
+/// Trials from which on a snapshot is made after more bytes: one of a million trials takes seconds.
+const MANY: u64 = 1 << 18;
 /// How long after a refusal the disk is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 /// The same where little is written.
@@ -74,8 +76,9 @@ impl Store {
         self.probe();
         let due = self.journal.latest().saturating_sub(self.upkeep.sequence);
         let limits = self.upkeep.limits;
+        let bytes = limits.snapshot_bytes.max(limits.snapshot_bytes / MANY * trials as u64);
         let is_due = due >= limits.snapshot_events.max(trials as u64 / 4)
-            || (due > 0 && self.journal.bytes().saturating_sub(self.upkeep.journal) >= limits.snapshot_bytes);
+            || (due > 0 && self.journal.bytes().saturating_sub(self.upkeep.journal) >= bytes);
         let waits = self.upkeep.not_before.is_some_and(|at| Instant::now() < at);
         if is_due && !waits && self.upkeep.making.is_none() {
             let making = Making { dir: self.snapshots(), journal: self.journal.view().clone(), at_unix_ms: unix_ms() };

@@ -5,17 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fleet_common::canonical;
-use fleet_common::id::{Attempt, CampaignName, CellId, TrialId};
+use fleet_common::id::{AgentId, Attempt, CampaignName, CellId, TrialId};
 use fleet_common::lease::{Holder, Millis, Trial, TrialState};
+use fleet_common::plan::Texts;
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::{Output, Select};
 use fleet_common::wire::v1::snapshot_part::Part;
 use fleet_common::wire::v1::snapshot_trial::State as Stands;
 use fleet_common::wire::{self, WireError, v1};
 
-use super::{Campaign, Past, State, TrialEntry};
+use super::{Campaign, Names, Past, Standing, State, TrialEntry};
 use crate::core::drains::Drains;
-use crate::core::event::{CellEntry, from_cause, to_cause};
+use crate::core::event::{CellEntry, from_cause, planned, to_cause, to_cell};
 use crate::core::imports::{ImportedSet, Imports};
 use crate::core::resumable::Resumable;
 use crate::scheduler::{Account, Estimates, KindId, Queue, Rank};
@@ -29,7 +30,7 @@ impl State {
     /// # Errors
     /// Whatever `each` fails with.
     pub fn parts<E>(&self, mut each: impl FnMut(Part) -> Result<(), E>) -> Result<(), E> {
-        // The queue and the held slots follow from the trials and the campaigns.
+        // The queue, the held slots and what stands where follow from the trials and the campaigns.
         let Self {
             campaigns,
             cells,
@@ -42,6 +43,7 @@ impl State {
             kinds,
             drains,
             resumables,
+            standings: _,
         } = self;
         each(Part::Counts(v1::SnapshotCounts { submissions: *submissions }))?;
         let mut ids: Vec<_> = cells.keys().collect();
@@ -49,8 +51,8 @@ impl State {
         let places: HashMap<_, u32> = ids.iter().copied().zip(1..).collect();
         for some in ids.chunks(PER_PART) {
             let kinds = some.iter().map(|id| kinds.get(id).map_or(0, |kind| kind.number() + 1)).collect();
-            let cells = some.iter().filter_map(|id| cells.get(id)).map(|cell| from_cell(cell)).collect();
-            each(Part::Cells(v1::SnapshotCells { cells, kinds }))?;
+            let packed = Some(planned::from_cells(some.iter().filter_map(|id| cells.get(id)).map(Arc::as_ref)));
+            each(Part::Cells(v1::SnapshotCells { cells: Vec::new(), packed, kinds }))?;
         }
         let mut some = Vec::new();
         for (id, entry) in trials {
@@ -93,6 +95,8 @@ pub struct Restored {
     estimates: Estimates,
     drains: Drains,
     resumables: BTreeMap<TrialId, Resumable>,
+    lists: Lists,
+    texts: Texts,
 }
 
 impl Restored {
@@ -105,8 +109,11 @@ impl Restored {
             Part::Counts(v1::SnapshotCounts { submissions }) => self.submissions = submissions,
             Part::Cells(part) => {
                 let unknown = std::iter::repeat(0);
-                for (cell, kind) in part.cells.into_iter().zip(part.kinds.into_iter().chain(unknown)) {
-                    let cell = to_cell(cell)?;
+                let texts = &mut self.texts;
+                let mut cells =
+                    part.cells.into_iter().map(|c| to_cell(c, texts)).collect::<Result<Vec<_>, WireError>>()?;
+                cells.extend(planned::to_cells(part.packed.unwrap_or_default(), texts)?);
+                for (cell, kind) in cells.into_iter().zip(part.kinds.into_iter().chain(unknown)) {
                     if let Some(kind) = kind.checked_sub(1) {
                         self.kinds.insert(cell.id.clone(), KindId::numbered(kind));
                     }
@@ -115,7 +122,7 @@ impl Restored {
             }
             Part::Trials(part) => {
                 for trial in part.trials {
-                    self.trials.push(to_trial(trial, &self.cells, now)?);
+                    self.trials.push(to_trial(trial, &self.cells, &mut self.lists, now)?);
                 }
             }
             Part::Campaign(campaign) => {
@@ -147,7 +154,19 @@ impl Restored {
 
     /// The state of all parts.
     pub fn finish(self) -> State {
-        let Self { submissions, cells, trials, campaigns, imports, kinds, estimates, drains, resumables } = self;
+        let Self {
+            submissions,
+            cells,
+            trials,
+            campaigns,
+            imports,
+            kinds,
+            estimates,
+            drains,
+            resumables,
+            lists: _,
+            texts: _,
+        } = self;
         let held = trials.iter().filter_map(|(id, entry)| Some((entry.life.holder()?.clone(), id.clone()))).collect();
         let mut queue = Queue::default();
         for (name, campaign) in &campaigns {
@@ -155,26 +174,38 @@ impl Restored {
             queue.open(name.clone(), account);
         }
         let cells = cells.into_iter().map(|cell| (cell.id.clone(), cell)).collect();
-        let waiting: Vec<TrialId> =
-            trials.iter().filter(|(_, t)| t.life.state == TrialState::Waiting).map(|(id, _)| id.clone()).collect();
-        let trials = trials.into_iter().collect();
-        let mut state =
-            State { campaigns, cells, trials, held, queue, submissions, imports, estimates, kinds, drains, resumables };
-        waiting.iter().for_each(|id| state.enter_line(id));
+        let mut trials: BTreeMap<TrialId, TrialEntry> = trials.into_iter().collect();
+        for (name, campaign) in &campaigns {
+            let one = Names::one(name.clone());
+            for id in &campaign.trials {
+                if let Some(entry) = trials.get_mut(id) {
+                    entry.listed_by.add(&one);
+                }
+            }
+        }
+        let ids: Vec<TrialId> = trials.keys().cloned().collect();
+        let standings = campaigns.keys().map(|name| (name.clone(), Standing::default())).collect();
+        let mut state = State {
+            campaigns,
+            cells,
+            trials,
+            held,
+            queue,
+            submissions,
+            imports,
+            estimates,
+            kinds,
+            drains,
+            resumables,
+            standings,
+        };
+        ids.iter().for_each(|id| state.enter(id));
         state
     }
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, WireError> {
     serde_json::from_str(text).map_err(|e| WireError::Invalid(format!("what the scheduler knows: {e}")))
-}
-
-fn from_cell(CellEntry { id, settings_json, dataset }: &CellEntry) -> v1::PlannedCell {
-    v1::PlannedCell { cell: id.to_string(), settings_json: settings_json.clone(), dataset: dataset.clone() }
-}
-
-fn to_cell(v1::PlannedCell { cell, settings_json, dataset }: v1::PlannedCell) -> Result<CellEntry, WireError> {
-    Ok(CellEntry { id: cell.parse()?, settings_json, dataset })
 }
 
 fn from_holder(Holder { agent, slot }: &Holder) -> v1::SnapshotHolder {
@@ -207,7 +238,9 @@ fn to_past(past: v1::SnapshotPast) -> Result<Past, WireError> {
 
 fn from_trial(id: &TrialId, entry: &TrialEntry, place: Option<u32>) -> v1::SnapshotTrial {
     let TrialId { cell, hardware, repeat } = id;
-    let TrialEntry { life, rank, class, note, superseded, wasted, failed_on, past, granted, wanted_by } = entry;
+    // Who lists it follows from the campaigns.
+    let TrialEntry { life, rank, class, note, superseded, wasted, failed_on, past, granted, wanted_by, listed_by: _ } =
+        entry;
     let Trial { state, attempt, losses, resumable } = life;
     // When a lease was last renewed is the old process's time: a restart gives every lease fresh time.
     let (state, holder) = match state {
@@ -244,9 +277,27 @@ fn from_trial(id: &TrialId, entry: &TrialEntry, place: Option<u32>) -> v1::Snaps
     }
 }
 
+/// The latest list of names that was read: those of neighbours are mostly the same, and then kept once.
+#[derive(Debug, Default)]
+struct Lists {
+    text: Vec<String>,
+    names: Names,
+}
+
+impl Lists {
+    fn list(&mut self, text: Vec<String>) -> Result<Names, WireError> {
+        if text != self.text {
+            let names = text.iter().map(|name| Ok(name.parse()?)).collect::<Result<_, WireError>>()?;
+            (self.text, self.names) = (text, Names::of(names));
+        }
+        Ok(self.names.clone())
+    }
+}
+
 fn to_trial(
     trial: v1::SnapshotTrial,
     cells: &[Arc<CellEntry>],
+    lists: &mut Lists,
     now: Millis,
 ) -> Result<(TrialId, TrialEntry), WireError> {
     let stands = trial.state();
@@ -288,13 +339,15 @@ fn to_trial(
             .map(|w| Ok((w.attempt.try_into()?, w.waste_json)))
             .collect::<Result<_, WireError>>()?,
         failed_on: trial.failed_on.into_iter().map(to_holder).collect::<Result<_, WireError>>()?,
-        granted: trial
-            .granted
-            .into_iter()
-            .map(|(n, agent)| Ok((n.try_into()?, agent.parse()?)))
-            .collect::<Result<_, WireError>>()?,
+        granted: {
+            let granted = trial.granted.into_iter().map(|(n, agent)| Ok((n.try_into()?, agent.parse()?)));
+            let mut granted = granted.collect::<Result<Vec<(Attempt, AgentId)>, WireError>>()?;
+            granted.sort_by_key(|(attempt, _)| *attempt);
+            granted
+        },
         past: trial.past.into_iter().map(to_past).collect::<Result<_, WireError>>()?,
-        wanted_by: trial.wanted_by.iter().map(|name| Ok(name.parse()?)).collect::<Result<_, WireError>>()?,
+        wanted_by: lists.list(trial.wanted_by)?,
+        listed_by: Names::default(),
     };
     Ok((TrialId { cell, hardware, repeat: trial.repeat }, entry))
 }

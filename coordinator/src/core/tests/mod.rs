@@ -6,6 +6,7 @@ mod imports;
 mod placing;
 mod promises;
 mod resumables;
+mod standing;
 mod stories;
 
 use std::collections::BTreeMap;

@@ -319,8 +319,9 @@ fn a_journal_that_planned_no_kinds_replays_and_its_trials_run_anywhere() {
     let mut w = World::new();
     w.submit("[0]");
     let mut entry = w.events[0].to_journal(5);
-    let Some(v1::journal_event::Event::CampaignSubmitted(s)) = &mut entry.event else { panic!("a submission") };
-    (s.kinds, s.kind_of_cell) = (vec![], vec![]);
+    let Some(v1::journal_event::Event::CampaignPlanned(p)) = &mut entry.event else { panic!("a submission") };
+    let rest = p.rest.as_mut().expect("all but cells and trials");
+    (rest.kinds, rest.kind_of_cell) = (vec![], vec![]);
     let mut state = State::default();
     state.apply(&Event::from_journal(entry).expect("reads"), Millis(0), 5).expect("fits");
     let mut again =

@@ -1,5 +1,7 @@
 //! One story at a time.
 
+use std::sync::Arc;
+
 use super::*;
 
 #[test]
@@ -337,11 +339,11 @@ fn the_latest_submission_says_where_the_data_is() {
     let mut moved = prepared("[0]", "\"any\"");
     moved.toml.push_str("# moved\n");
     for cell in &mut moved.plan.cells {
-        cell.locator = DatasetName::try_from("/new/flowers".to_owned()).expect("a path");
+        cell.locator = Arc::new(DatasetName::try_from("/new/flowers".to_owned()).expect("a path"));
     }
     w.ask(|t| Input::Submit(t, moved));
     w.register("a", vec![]);
-    assert_eq!(w.pull("a").expect("work").cell.dataset, "/new/flowers");
+    assert_eq!(w.pull("a").expect("work").cell.dataset.as_ref(), "/new/flowers");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The promises of `README.md`, on fleets and queues that were made up.
 
+mod eta;
 mod makespan;
 mod promises;
 

@@ -3,6 +3,7 @@
 use fleet_artifacts::{Pace, sha256_of};
 use fleet_common::id::{Attempt, CampaignName};
 use fleet_common::lease::LeaseTerms;
+use fleet_common::plan::SettingsText;
 
 use super::*;
 use crate::core::{CellEntry, Core, Event, Submission};
@@ -23,7 +24,7 @@ async fn a_state_is_kept_while_its_trial_goes_on_and_removed_when_it_has_ended_h
         toml: String::new(),
         cells: vec![CellEntry {
             id: trial.cell.clone(),
-            settings_json: fleet_common::canonical::json(&record.settings),
+            settings: SettingsText::of(&fleet_common::canonical::json(&record.settings)),
             dataset: "textures".into(),
         }],
         trials: vec![trial.clone()],

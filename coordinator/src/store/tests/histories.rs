@@ -2,7 +2,7 @@
 
 use fleet_common::id::{Attempt, TrialId};
 use fleet_common::lease::{Holder, Millis, Release};
-use fleet_common::plan::{Kind, Kinds};
+use fleet_common::plan::{Kind, Kinds, SettingsText};
 use fleet_common::record::OutcomeClass;
 use fleet_common::spec::Select;
 use fleet_common::telemetry::Seal;
@@ -60,7 +60,11 @@ fn submission(name: u8, toml: u8, which: u8) -> Event {
     let cells: Vec<CellEntry> = trials
         .iter()
         .skip(1)
-        .map(|t| CellEntry { id: t.cell.clone(), settings_json: format!("{{\"toml\":{toml}}}"), dataset: "dtd".into() })
+        .map(|t| CellEntry {
+            id: t.cell.clone(),
+            settings: SettingsText::of(&format!("{{\"seed\":{toml}}}")),
+            dataset: "dtd".into(),
+        })
         .collect();
     Event::CampaignSubmitted(Box::new(Submission {
         name: campaign(name),

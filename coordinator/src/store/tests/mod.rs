@@ -19,7 +19,7 @@ fn story() -> Vec<(u64, Event)> {
         toml: String::new(),
         cells: vec![CellEntry {
             id: format!("{:032x}", 1).parse().expect("an id"),
-            settings_json: "{}".into(),
+            settings: fleet_common::plan::SettingsText::of("{}"),
             dataset: "dtd".into(),
         }],
         trials: vec![trial(1), trial(2)],
