@@ -1,6 +1,7 @@
 //! The core's decisions, without a network, a disk or a clock.
 
 mod confined;
+mod holes;
 mod imports;
 mod placing;
 mod promises;
