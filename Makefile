@@ -1,5 +1,5 @@
 # Each target is one readable line or a script. Everything is built in the release profile: see Cargo.toml.
-.PHONY: setup build demo test soak simulate bench bench-samples bench-metering bench-faults bench-fleet bench-gpu references check clean-demo
+.PHONY: setup build demo test soak simulate fuzz bench bench-samples bench-metering bench-faults bench-fleet bench-gpu references check clean-demo
 
 build: setup            ## Build the three programs into target/release
 	cargo build --release --locked
@@ -18,6 +18,9 @@ soak: build            ## 200 kills at random moments; prints what was lost, dou
 
 simulate:               ## 10,000 simulated fleets under faults (SEEDS=N, or SEED=N for one with its log): a few seconds
 	cargo run --release --locked --quiet -p fleet-sim --bin simulate -- $(if $(SEED),--seed=$(SEED) --log,--seeds=$(or $(SEEDS),10000))
+
+fuzz:                   ## Every reader of foreign bytes, MINUTES=10 each, two at a time; needs nightly and cargo-fuzz (TARGETS=...)
+	@tests/fuzz/run.sh $(TARGETS)
 
 bench: build            ## Time and memory of a training step beside Python's: 2.3 GB of downloads at first, then an hour
 	@tests/bench/set-up.sh

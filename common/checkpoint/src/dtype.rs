@@ -41,6 +41,11 @@ impl Dtype {
         TABLE[self as usize].3
     }
 
+    /// What safetensors files call so.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        TABLE.iter().find(|row| row.2 == name).map(|row| row.1)
+    }
+
     /// What a class of PyTorch holds, such as `torch.FloatStorage`.
     pub(crate) fn of_storage(class: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.0 == class).map(|row| row.1)

@@ -12,10 +12,13 @@
 //! | `legacy` | the format before that |
 //! | [`pickle`] | the values |
 //! | `tensor`, `dtype` | views of storages |
+//! | `safe` | safetensors files |
+//! | [`adapter`] | adapters of HF PEFT |
 //! | `state_dict` | which values are the model's |
 //! | `source` | bytes, read where they are wanted |
 //! | `limits` | what a file may make us do |
 
+pub mod adapter;
 mod archive;
 mod checkpoint;
 mod dtype;
@@ -25,6 +28,7 @@ mod format;
 mod legacy;
 mod limits;
 pub mod pickle;
+mod safe;
 mod source;
 mod state_dict;
 mod tensor;
@@ -35,5 +39,6 @@ pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use find::{EXTENSIONS, find};
 pub use format::Format;
+pub use safe::{SafeFile, View};
 pub use state_dict::{KEYS, Skipped, StateDict};
 pub use tensor::Tensor;

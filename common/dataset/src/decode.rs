@@ -17,8 +17,11 @@ pub(crate) fn decode_file(path: &Path) -> Result<RgbImage, DatasetError> {
     decode_bytes(&bytes).map_err(|message| DatasetError::Image { path: path.to_owned(), message })
 }
 
-/// Decodes the content of an image file; the error does not name the file.
-pub(crate) fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
+/// Decodes the content of an image file to RGB8, as [`Dataset::decode`](crate::Dataset::decode) does.
+///
+/// # Errors
+/// In words: it is no image, or not all of one. They do not name the file.
+pub fn decode_bytes(bytes: &[u8]) -> Result<RgbImage, String> {
     let length = bytes.len();
     let format = image::guess_format(bytes).map_err(|_| {
         format!(

@@ -22,6 +22,7 @@ pub mod synth;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+pub use decode::decode_bytes;
 pub use error::DatasetError;
 use fleet_common::canonical::hex;
 use fleet_common::plan::DatasetIdentity;

@@ -148,13 +148,15 @@ impl State {
                 }
                 Ok(())
             }
-            Event::LeaseGranted { trial, attempt, holder } => self.step(trial, |t| {
+            Event::LeaseGranted { trial, attempt, holder } => self.lend(trial, holder, |t| {
                 t.life.grant(holder.clone(), *attempt, now)?;
                 t.granted.retain(|(known, _)| known != attempt);
                 t.granted.push((*attempt, holder.agent.clone()));
                 Ok(())
             }),
-            Event::LeaseResumed { trial, holder, .. } => self.step(trial, |t| t.life.resume(holder.clone(), now)),
+            Event::LeaseResumed { trial, holder, .. } => {
+                self.lend(trial, holder, |t| t.life.resume(holder.clone(), now))
+            }
             Event::LeaseReleased { trial, attempt: ended, cause, reason } => {
                 self.step(trial, |t| {
                     let holder = t.life.holder().cloned();
@@ -204,12 +206,13 @@ impl State {
                 Ok(())
             }
             Event::TrialRetried { trial, campaign } => {
-                let one = Names::one(campaign.clone());
+                // Nobody stands in line for a campaign whose submission the journal has lost.
+                let one = self.campaigns.contains_key(campaign).then(|| Names::one(campaign.clone()));
                 self.step(trial, |t| {
                     t.life.retry()?;
                     t.class = None;
                     t.failed_on.clear();
-                    t.wanted_by.add(&one);
+                    one.iter().for_each(|one| t.wanted_by.add(one));
                     Ok(())
                 })?;
                 if let Some(campaign) = self.campaigns.get_mut(campaign) {
@@ -242,7 +245,7 @@ impl State {
 
     /// Takes a campaign in, new or again.
     fn submit(&mut self, s: &Submission, at_unix_ms: u64) {
-        let earlier = self.campaigns.get(&s.name).map(|c| c.trials.clone()).unwrap_or_default();
+        let earlier = self.asked_for_by(&s.name);
         let mut seen: HashSet<&TrialId> = HashSet::with_capacity(s.trials.len() + earlier.len());
         let wanted: Vec<&TrialId> = s.trials.iter().filter(|t| seen.insert(*t)).collect();
         let dropped: Vec<&TrialId> = earlier.iter().filter(|t| seen.insert(*t)).collect();
@@ -284,6 +287,15 @@ impl State {
         wanted.iter().for_each(|trial| self.want(trial, &s.name, &one));
         wanted.iter().chain(&dropped).for_each(|trial| self.enter(trial));
         self.submissions += 1;
+    }
+
+    /// The trials of a campaign, with those that were retried for it and are not in its list: a journal that lacks one of
+    /// its submissions has such.
+    fn asked_for_by(&self, name: &CampaignName) -> Vec<TrialId> {
+        let Some(campaign) = self.campaigns.get(name) else { return Vec::new() };
+        let listed: HashSet<&TrialId> = campaign.trials.iter().collect();
+        let asked = self.trials.iter().filter(|(id, t)| t.wanted_by.contains(name) && !listed.contains(id));
+        campaign.trials.iter().chain(asked.map(|(id, _)| id)).cloned().collect()
     }
 
     /// Notes the kind of a cell. Trials of other campaigns may wait under another: a version before this planned none.
@@ -356,7 +368,7 @@ impl State {
         let after = entry.life.holder().cloned();
         let has_ended = matches!(entry.life.state, TrialState::Finished | TrialState::Cancelled);
         if before != after {
-            if let Some(holder) = before {
+            if let Some(holder) = before.filter(|holder| self.held.get(holder) == Some(id)) {
                 self.held.remove(&holder);
             }
             if let Some(holder) = after {
@@ -368,6 +380,24 @@ impl State {
         }
         self.enter(id);
         moved
+    }
+
+    /// Lends a trial to a slot. The slot runs one at a time: if it still has another here, the journal lacks how that one
+    /// ended, and it waits again.
+    fn lend(
+        &mut self,
+        id: &TrialId,
+        holder: &Holder,
+        transition: impl FnOnce(&mut TrialEntry) -> Result<(), InvalidTransition>,
+    ) -> Result<(), ApplyError> {
+        let other = self.held.get(holder).filter(|other| *other != id).cloned();
+        self.step(id, transition)?;
+        let Some(other) = other else { return Ok(()) };
+        self.step(&other, |t| {
+            t.note =
+                Some("its slot was lent another trial; how this attempt ended is missing in the journal".to_owned());
+            t.life.release(Release::Returned)
+        })
     }
 
     /// A campaign asks for a trial: a new one waits, one that was called off waits again, a finished one serves. `one` is

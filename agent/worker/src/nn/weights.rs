@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use fleet_checkpoint::{Checkpoint, CheckpointError, Format};
+use fleet_checkpoint::{Checkpoint, CheckpointError, Format, SafeFile};
 use fleet_common::spec::Recipe;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -69,17 +69,12 @@ impl Weights {
         }
         let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
         let format = |reason: String| WeightsError::Format { path: path.into(), reason };
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|e| format(format!("{e} (the file has {} bytes; was it cut short?)", bytes.len())))?;
+        let file = SafeFile::read(&bytes).map_err(format)?;
         let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let kind = kind_of(view.dtype())
-                .ok_or_else(|| format(format!("tensor {name} holds {:?}, which no model here uses", view.dtype())))?;
-            let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-            tensors.insert(name.to_owned(), Tensor::from_data_size(view.data(), &shape, kind));
+        for (name, view) in file.tensors {
+            tensors.insert(name, Tensor::from_data_size(view.bytes, &view.shape, kind_in_checkpoint(view.dtype)));
         }
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
-        let said = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
+        let said = |key: &str| file.metadata.get(key);
         let older = || About { classes: said(CLASSES).map(|c| c.lines().map(str::to_owned).collect()), recipe: None };
         let about = match said(ABOUT) {
             Some(json) => serde_json::from_str(json).map_err(|e| format(format!("its metadata \"{ABOUT}\": {e}")))?,

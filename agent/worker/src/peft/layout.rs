@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, Error, ensure};
+use fleet_checkpoint::adapter::{PREFIX, Update};
 use fleet_common::plan::{AdaLoraSettings, CellSettings, LoraSettings, MethodSettings};
 use fleet_common::spec::BatchNorm;
 use fleet_common::worker::Merged;
@@ -18,8 +19,6 @@ use tch::{Kind, Tensor};
 use crate::nn::{Params, Role, Weights};
 use crate::torch::GradMode;
 
-/// What PEFT puts before the names of a wrapped model's parameters.
-const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const MODEL: &str = "adapter_model.safetensors";
 
@@ -125,34 +124,23 @@ pub fn merge(base: Weights, dir: &Path) -> anyhow::Result<(Weights, Merged)> {
     let path = dir.join(CONFIG);
     let text = std::fs::read(&path)
         .with_context(|| format!("{}: expected an adapter's folder, with {CONFIG} and {MODEL}", dir.display()))?;
-    let config: Value = serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    let scale = scale(&config).with_context(|| path.display().to_string())?;
     let file = Weights::read(&dir.join(MODEL))?;
-    let (mut parts, mut plain) = (BTreeMap::<String, BTreeMap<String, Tensor>>::new(), Vec::new());
-    for name in file.names() {
-        let tensor = file.get(name).context("a tensor of the file")?.to_kind(Kind::Float);
-        let ours = name.strip_prefix(PREFIX).unwrap_or(name).replace(".default", "").replace(".modules_to_save", "");
-        match ours.rsplit_once(".lora_") {
-            Some((layer, part)) => {
-                let part = part.strip_suffix(".weight").unwrap_or(part).to_owned();
-                parts.entry(layer.to_owned()).or_default().insert(part, tensor);
-            }
-            None => plain.push((ours, file.get(name).context("a tensor of the file")?.shallow_clone())),
-        }
-    }
-    ensure!(!parts.is_empty(), "{} holds no adapter: expected names that end in lora_A and lora_B", dir.display());
+    let adapter = fleet_checkpoint::adapter::Adapter::read(&text, file.names()).map_err(Error::msg);
+    let adapter = adapter.with_context(|| path.display().to_string())?;
+    let plain = adapter.replaced.iter().map(|(ours, name)| Ok((ours.clone(), tensor(&file, name)?.shallow_clone())));
+    let plain = plain.collect::<anyhow::Result<Vec<_>>>()?;
     let _off = GradMode::off();
     let mut tensors: BTreeMap<String, Tensor> =
         base.names().filter_map(|n| Some((n.to_owned(), base.get(n)?.shallow_clone()))).collect();
-    let layers = parts.len();
-    for (layer, parts) in parts {
+    let layers = adapter.layers.len();
+    for (layer, parts) in &adapter.layers {
         let name = format!("{layer}.weight");
         let weight = tensors.get(&name).with_context(|| {
             format!(
                 "the adapter is for a layer {layer}, which the weights do not have; are they of another architecture?"
             )
         })?;
-        let update = update(&layer, &parts)? * scale;
+        let update = update(layer, parts, &file)? * adapter.scale;
         ensure!(
             update.size() == weight.size(),
             "{layer}: the adapter is for a weight of shape {:?}, the weights have {:?}",
@@ -175,51 +163,28 @@ pub fn merge(base: Weights, dir: &Path) -> anyhow::Result<(Weights, Merged)> {
     Ok((out, Merged { layers, replaced }))
 }
 
-/// What an update is multiplied by.
-fn scale(config: &Value) -> anyhow::Result<f64> {
-    let number = |key: &str| {
-        config[key].as_f64().with_context(|| format!("expected {key} to be a number, found {}", config[key]))
-    };
-    let is_set = |key: &str| match &config[key] {
-        Value::Null | Value::Bool(false) => false,
-        Value::Object(entries) => !entries.is_empty(),
-        Value::String(text) => key != "bias" || text != "none",
-        _ => true,
-    };
-    let kind = config["peft_type"].as_str().unwrap_or_default().to_uppercase();
-    let strange: &[&str] = match kind.as_str() {
-        "LORA" => &["use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "bias", "lora_bias"],
-        "ADALORA" => &["fan_in_fan_out", "bias"],
-        other => bail!("expected peft_type LORA or ADALORA, found \"{other}\""),
-    };
-    if let Some(key) = strange.iter().find(|key| is_set(key)) {
-        bail!("an adapter with {key} = {} cannot be merged here", config[*key]);
-    }
-    let alpha = number("lora_alpha")?;
-    if kind == "ADALORA" {
-        return Ok(alpha / (number("init_r")? + 1e-5));
-    }
-    let rank = number("r")?;
-    ensure!(rank >= 1.0, "expected r to be at least 1, found {rank}");
-    Ok(alpha / if config["use_rslora"].as_bool().unwrap_or_default() { rank.sqrt() } else { rank })
+/// A tensor of the adapter's file.
+fn tensor<'a>(file: &'a Weights, name: &str) -> anyhow::Result<&'a Tensor> {
+    file.get(name).context("a tensor of the file")
 }
 
 /// B·A, or B·(A∘E).
-fn update(layer: &str, parts: &BTreeMap<String, Tensor>) -> anyhow::Result<Tensor> {
-    let part = |name: &str| parts.get(name).with_context(|| format!("{layer}: the adapter has no lora_{name}"));
-    if let Some(other) = parts.keys().find(|p| !["A", "B", "E"].contains(&p.as_str())) {
-        bail!("{layer}: an adapter with lora_{other} cannot be merged here");
-    }
-    let (a, b) = (part("A")?, part("B")?);
+fn update(layer: &str, parts: &Update<'_>, file: &Weights) -> anyhow::Result<Tensor> {
+    let part = |name: &str| Ok::<_, Error>(tensor(file, name)?.to_kind(Kind::Float));
+    let (a, b) = (part(parts.a)?, part(parts.b)?);
     let fits = |t: &Tensor| t.dim() == 2;
     ensure!(
-        fits(a) && fits(b) && b.size()[1] == a.size()[0],
+        fits(&a) && fits(&b) && b.size()[1] == a.size()[0],
         "{layer}: expected lora_A (rank, inputs) and lora_B (outputs, rank), found {:?} and {:?}",
         a.size(),
         b.size()
     );
-    Ok(match parts.get("E") {
-        Some(e) => b.matmul(&(a * e)),
-        None => b.matmul(a),
-    })
+    let Some(e) = parts.e.map(part).transpose()? else { return Ok(b.matmul(&a)) };
+    ensure!(
+        e.size() == [a.size()[0], 1],
+        "{layer}: expected lora_E (rank, 1) for a rank of {}, found {:?}",
+        a.size()[0],
+        e.size()
+    );
+    Ok(b.matmul(&(a * e)))
 }

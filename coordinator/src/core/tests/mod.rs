@@ -2,6 +2,7 @@
 
 mod confined;
 mod content;
+mod holes;
 mod imports;
 mod placing;
 mod promises;

@@ -221,6 +221,26 @@ fn a_segment_that_is_not_there_is_damage() {
     assert_eq!(replay.damage[0].consequence(), "what stands in front of this place is missing");
 }
 
+/// Only that which names it is gone: its records are there.
+#[test]
+fn a_closed_segment_whose_name_is_damaged_is_read_and_told_of() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let journal = segmented(&dir, 20);
+    let path = journal.view().path(journal.view().segments[1].first);
+    drop(journal);
+    let mut bytes = std::fs::read(&path).expect("reads");
+    bytes[2] ^= 0x40;
+    std::fs::write(&path, bytes).expect("writes");
+    let (journal, replay) = open(&dir);
+    assert_eq!((journal.latest(), replay.records.len()), (20, 20));
+    assert_eq!(replay.damage, [Damage { file: path.clone(), offset: 0, bytes: 8, tail: false }]);
+    let mut bytes = std::fs::read(&path).expect("reads");
+    bytes[..8].copy_from_slice(b"FLEETJ02");
+    std::fs::write(&path, bytes).expect("writes");
+    let read = journal.view().read(From::After(0), |_| Ok::<_, JournalError>(()));
+    assert!(matches!(read, Err(JournalError::Newer { .. })));
+}
+
 /// A crash or a full disk leaves a new segment in any state of being begun; the one before may have gone on since.
 #[test]
 fn a_segment_that_was_hardly_begun_disturbs_nobody() {

@@ -177,7 +177,10 @@ impl View {
             let begins = begin.filter(|b| b.at.segment == segment.first);
             let offset = begins.map_or(MAGIC.len() as u64, |b| b.end());
             let below = begins.map_or(segment.first.saturating_sub(1), |b| b.sequence);
-            let mut scanner = self.scanner(segment, offset, below.max(latest.unwrap_or(0)))?;
+            let (mut scanner, is_named) = self.scanner(segment, offset, below.max(latest.unwrap_or(0)))?;
+            if !is_named {
+                damage.push(Damage { file: path.clone(), offset: 0, bytes: MAGIC.len() as u64, tail: false });
+            }
             latest = Some(below.max(latest.unwrap_or(0)));
             let io = |source| JournalError::Io { path: path.clone(), doing: "read", source };
             while let Some(found) = scanner.advance().map_err(io)? {
@@ -200,23 +203,31 @@ impl View {
         Ok(damage)
     }
 
+    /// The records of a segment, and whether it begins as segments do. One among others that does not is damaged there,
+    /// as it may be anywhere; the one at work, or a journal of one file, is something else.
     fn scanner(
         &self,
         segment: &Segment,
         offset: u64,
         after: u64,
-    ) -> Result<Scanner<std::io::Take<File>>, JournalError> {
+    ) -> Result<(Scanner<std::io::Take<File>>, bool), JournalError> {
         let path = self.path(segment.first);
         let io = |source| JournalError::Io { path: path.clone(), doing: "read", source };
         let mut file = File::open(&path).map_err(io)?;
         let mut magic = Vec::new();
         file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(io)?;
         // Cut short while it was being begun: there is nothing in it.
+        let mut is_named = true;
         if magic.len() == MAGIC.len() || !MAGIC.starts_with(&magic) {
-            super::check_magic(&path, &magic)?;
+            match super::check_magic(&path, &magic) {
+                Err(JournalError::Format { .. }) if self.one.is_none() && self.segments.last() != Some(segment) => {
+                    is_named = false;
+                }
+                checked => checked?,
+            }
         }
         file.seek(SeekFrom::Start(offset)).map_err(io)?;
-        Ok(Scanner::new(file.take(segment.bytes.saturating_sub(offset)), offset, after))
+        Ok((Scanner::new(file.take(segment.bytes.saturating_sub(offset)), offset, after), is_named))
     }
 
     /// The payload of the record at `at`; `None` where there is no whole one of this number.
