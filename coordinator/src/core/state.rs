@@ -435,10 +435,12 @@ impl State {
         if entry.wanted_by.is_empty() {
             let holder = entry.life.holder().cloned();
             // An ended trial has no arrow to Cancelled, and should not.
-            if entry.life.cancel().is_ok()
-                && let Some(holder) = holder
-            {
-                self.held.remove(&holder);
+            if entry.life.cancel().is_ok() {
+                self.resumables.remove(trial);
+                // A journal with a hole may know of another trial in that slot.
+                if let Some(holder) = holder.filter(|holder| self.held.get(holder) == Some(trial)) {
+                    self.held.remove(&holder);
+                }
             }
         }
     }
