@@ -135,7 +135,7 @@ proptest! {
         let program = Format::Systemd.set("ExecStart=\"/old\" run", &value);
         let program = program.strip_prefix("ExecStart=").and_then(|p| p.strip_suffix(" run")).expect("kept");
         prop_assert_eq!(systemd_reads(program), text.clone());
-        prop_assert_eq!(yaml_reads(&Format::Compose.set("value: \"/old\"", &value)).replace("$$", "$"), text.replace("$$", "$"));
+        prop_assert_eq!(yaml_reads(&Format::Compose.set("value: \"/old\"", &value)).replace("$$", "$"), text.clone());
         prop_assert_eq!(yaml_reads(&Format::Kubernetes.set("value: \"/old\"", &value)), text.replace('$', "$$"));
         let path = Format::Kubernetes.set("    path: \"/old\"", &value);
         prop_assert!(path.starts_with("    path: "));
