@@ -93,7 +93,6 @@ impl Leases {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let mut interrupts = Interrupts::listen();
         let secured = self.secured.terms(&self.state)?;
         let address = self.address("--listen", &self.listen, secured.is_some()).await?;
         // Before anything is opened: a port that is taken is told at once.
@@ -107,6 +106,8 @@ impl Serve {
         let (terms, keep) = (self.leases.terms(), self.retention.keep());
         let scheme = if secured.is_some() { "https" } else { "http" };
         let running = Running::start(&self.state, address, terms, keep, Kind { secured, closed: false }).await?;
+        // Until here a signal ends the program at once, and nothing is lost by that.
+        let mut interrupts = Interrupts::listen();
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on {scheme}://{}", running.address);
         if let Some(listener) = metrics {
