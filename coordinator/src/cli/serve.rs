@@ -105,7 +105,6 @@ impl Leases {
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let mut interrupts = Interrupts::listen();
         let secured = self.secured.terms(&self.state)?;
         let address = self.address("--listen", &self.listen, secured.is_some()).await?;
         // Before anything is opened: a port that is taken is told at once.
@@ -121,6 +120,8 @@ impl Serve {
         let (content_space, artifacts) = (self.content_space, self.artifacts.clone());
         let kind = Kind { secured, closed: false, content_space, artifacts };
         let running = Running::start(&self.state, address, terms, keep, kind).await?;
+        // Until here a signal ends the program at once, and nothing is lost by that.
+        let mut interrupts = Interrupts::listen();
         tracing::info!(address = %running.address, state = %self.state.display(), "the coordinator is ready");
         say!("listening on {scheme}://{}", running.address);
         if let Some(listener) = metrics {
