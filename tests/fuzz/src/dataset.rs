@@ -58,6 +58,23 @@ pub fn lists(bytes: &[u8]) {
     read(&DatasetName::Dtd, folder.path());
 }
 
+/// The hub's Parquet files. The first byte says of which data set; the others are one file, which both splits have.
+pub fn hub(bytes: &[u8]) {
+    let Some((kind, file)) = bytes.split_first() else { return };
+    // A fuzzer's own hook ends the process at any panic. The reader catches those of the library that it uses, and what
+    // it does not catch ends the process as well.
+    let _ = std::panic::take_hook();
+    let (name, called) = match kind % 2 {
+        0 => (DatasetName::Cifar100, "cifar100"),
+        _ => (DatasetName::Dtd, "dtd"),
+    };
+    let folder = Folder::new();
+    for split in ["train", "test"] {
+        folder.write(&format!("{called}/{split}-00000-of-00001.parquet"), file);
+    }
+    read(&name, folder.path());
+}
+
 /// Every image of a data set that opens has a class, and its files are in its folder.
 fn read(name: &DatasetName, dir: &Path) {
     let Ok(data) = Dataset::open(name, dir) else { return };

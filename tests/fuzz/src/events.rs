@@ -42,8 +42,10 @@ pub fn story(bytes: &[u8]) {
 
 /// The next event, as the journal has it.
 pub(crate) fn event(c: &mut Choices<'_>, at_unix_ms: u64) -> v1::JournalEvent {
-    let event = match c.u8() % 14 {
-        0 => submitted(c),
+    let kind = c.u8();
+    // The last two came later: inputs that were kept before still mean what they meant.
+    let event = match if kind < 240 { kind % 14 } else { 14 + kind % 2 } {
+        0 => E::CampaignSubmitted(submitted(c)),
         1 => E::CampaignCancelled(v1::CampaignCancelled { name: c.pick(&NAMES).to_owned() }),
         2 | 3 => {
             let (trial, attempt) = (trial(c), attempt(c));
@@ -90,6 +92,17 @@ pub(crate) fn event(c: &mut Choices<'_>, at_unix_ms: u64) -> v1::JournalEvent {
             records: c.number(),
             file_name: "records.jsonl".to_owned(),
         }),
+        14 => E::ResumableStateSaved(v1::ResumableStateSaved {
+            trial: trial(c),
+            state: Some(v1::ResumableState {
+                attempt: attempt(c),
+                step: attempt(c),
+                artifact: c.pick(&NAMES).to_owned(),
+                bytes: c.number(),
+                hardware: c.pick(&["", "A", "B 1"]).to_owned(),
+            }),
+        }),
+        15 => planned(c),
         _ => {
             let (agent, slot) = (agent(c), c.pick(&["", "cpu", "cuda:0"]).to_owned());
             match c.u8() % 2 {
@@ -106,7 +119,7 @@ pub(crate) fn event(c: &mut Choices<'_>, at_unix_ms: u64) -> v1::JournalEvent {
     v1::JournalEvent { at_unix_ms, event: Some(event) }
 }
 
-fn submitted(c: &mut Choices<'_>) -> E {
+fn submitted(c: &mut Choices<'_>) -> v1::CampaignSubmitted {
     let chosen = |c: &mut Choices<'_>| {
         let mask = c.u8();
         (0..8u8).filter(move |bit| mask >> bit & 1 == 1)
@@ -127,7 +140,7 @@ fn submitted(c: &mut Choices<'_>) -> E {
             work: real(c),
         })
         .collect();
-    E::CampaignSubmitted(v1::CampaignSubmitted {
+    v1::CampaignSubmitted {
         name: c.pick(&NAMES).to_owned(),
         trials: (0..c.u8() % 8).filter_map(|_| trial(c)).collect(),
         kind_of_cell: cells.iter().map(|_| u32::from(c.u8() % 5)).collect(),
@@ -137,7 +150,35 @@ fn submitted(c: &mut Choices<'_>) -> E {
         select_json: c.pick(&SELECTIONS).to_owned(),
         keep_weights: c.u8() % 2 == 1,
         ..Default::default()
-    })
+    }
+}
+
+/// A submission in columns, mostly of one length.
+fn planned(c: &mut Choices<'_>) -> E {
+    let rest = v1::CampaignSubmitted { cells: Vec::new(), trials: Vec::new(), ..submitted(c) };
+    let n = usize::from(c.u8() % 4);
+    let ids = (0..n).flat_map(|n| [[0; 16], [0x11; 16], [0xff; 16]][n % 3]).collect();
+    let mut column = |most: u8| -> Vec<u32> { (0..n).map(|_| u32::from(c.u8() % most)).collect() };
+    let (text_of, dataset_of) = (column(3), column(3));
+    let short = usize::from(c.u8() == 255);
+    let seeds = (short..n).map(|_| c.number()).collect();
+    let text = |front: &str, seeded| v1::SettingsText { front: front.to_owned(), behind: "}".to_owned(), seeded };
+    let cells = v1::PlannedCells {
+        ids,
+        texts: vec![text("{", false), text("{\"seed\":", true)],
+        text_of,
+        datasets: vec!["textures".to_owned(), "dtd".to_owned()],
+        dataset_of,
+        seeds,
+    };
+    let run = |c: &mut Choices<'_>| v1::TrialRun {
+        first: attempt(c),
+        count: attempt(c),
+        repeat: attempt(c),
+        hardware: c.pick(&[None, Some("A"), Some("B 1")]).map(str::to_owned),
+    };
+    let trials = (0..c.u8() % 4).map(|_| run(c)).collect();
+    E::CampaignPlanned(v1::CampaignPlanned { rest: Some(rest), cells: Some(cells), trials })
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "as messages have it")]

@@ -7,6 +7,7 @@ mod archives;
 mod bytes;
 mod campaign;
 mod checkpoint;
+mod content;
 mod dataset;
 mod events;
 mod folder;
@@ -19,7 +20,8 @@ mod wire;
 
 pub use campaign::campaign;
 pub use checkpoint::{checkpoint, pickle};
-pub use dataset::{cifar, image, lists};
+pub use content::manifest;
+pub use dataset::{cifar, hub, image, lists};
 pub use events::story;
 pub use journal::journal;
 pub use record::records;
@@ -38,9 +40,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("campaign", campaign),
     ("checkpoint", checkpoint),
     ("cifar", cifar),
+    ("hub", hub),
     ("image", image),
     ("journal", journal),
     ("lists", lists),
+    ("manifest", manifest),
     ("messages", messages),
     ("pickle", pickle),
     ("records", records),

@@ -3,12 +3,20 @@
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fleet_common::wire::v1;
 use fleet_common::wire::v1::journal_event::Event as E;
+use fleet_content::{Digest, Entry, Item, Manifest};
 use fleet_coordinator::store::journal::{Found, MAGIC, Scanner};
 use fleet_secure::credentials::Credentials;
 use fleet_secure::token::{Secret, Token};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use prost::Message as _;
 use rcgen::{CertificateParams, KeyPair};
 
@@ -23,6 +31,8 @@ fn main() -> Fallible<()> {
     seeds.stored()?;
     seeds.messages()?;
     seeds.images()?;
+    seeds.hub()?;
+    seeds.manifests()?;
     seeds.secure()?;
     seeds.choices()
 }
@@ -133,6 +143,36 @@ impl Seeds {
         Ok(())
     }
 
+    /// Files as the hub's `datasets` library writes them, of one row, and one with neither names nor compression.
+    fn hub(&self) -> Fallible<()> {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8, y as u8, 9]));
+        let mut png = Cursor::new(Vec::new());
+        picture.write_to(&mut png, image::ImageFormat::Png)?;
+        let names = r#"{"info":{"features":{"label":{"names":["lined","dotted"],"_type":"ClassLabel"}}}}"#;
+        let cifar = parquet_file("img", &["fine_label", "coarse_label"], Compression::SNAPPY, None, png.get_ref())?;
+        self.put("hub", "cifar", &[&[0], &cifar[..]].concat())?;
+        let dtd =
+            parquet_file("image", &["label"], Compression::ZSTD(ZstdLevel::default()), Some(names), png.get_ref())?;
+        self.put("hub", "dtd", &[&[1], &dtd[..]].concat())?;
+        let plain = parquet_file("image", &["label"], Compression::UNCOMPRESSED, None, b"no image")?;
+        self.put("hub", "plain", &[&[1], &plain[..]].concat())
+    }
+
+    fn manifests(&self) -> Fallible<()> {
+        let digest = |n: u8| -> Result<Digest, String> { format!("{n:02x}").repeat(32).parse() };
+        let file = |path: &str, bytes, n| -> Result<Entry, String> {
+            Ok(Entry { path: path.to_owned().try_into()?, bytes, sha256: digest(n)? })
+        };
+        let weights = Manifest::new(Item::Weights(digest(1)?), "a.pth".to_owned(), vec![file("a.pth", 7, 1)?])?;
+        self.put("manifest", "weights", &weights.to_json())?;
+        let files = vec![file("images/train/a/1.png", 5, 2)?, file("images/test/a/1.png", 5, 2)?];
+        let folder = Manifest::new(Item::Dataset(digest(3)?), "./images".to_owned(), files)?;
+        self.put("manifest", "folder", &folder.to_json())?;
+        let files = vec![file("textures-1/labels/train1.txt", 0, 4)?, file("textures-1/labels/test1.txt", 9, 5)?];
+        let textures = Manifest::new(Item::Dataset(digest(6)?), "textures-1".to_owned(), files)?;
+        self.put("manifest", "textures", &textures.to_json())
+    }
+
     fn secure(&self) -> Fallible<()> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec!["localhost".to_owned(), "10.0.0.1".to_owned()])?;
@@ -162,12 +202,49 @@ impl Seeds {
         let lives = [2, 0, 1, 0, 0, 5, 0, 1, 1, 0, 2, 0, 2, 1, 1, 6, 0, 2, 0, 0, 0, 1, 8, 1, 1, 0, 10, 0, 0, 1, 0];
         let story = [&submitted[..], &lives, &[1, 0, 13, 0, 1, 1, 0, 11, 0, 0, 2, 12, 1, 0, 2]].concat();
         self.put("story", "lives", &story)?;
+        // A submission in columns, of one trial that is lent and leaves a state.
+        let rest = [1, 1, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0];
+        let planned = [&[251][..], &rest, &[1, 1, 0, 0, 7, 1, 0, 1, 0, 0], &[2, 0, 1, 0, 1]].concat();
+        self.put("story", "state-saved", &[&planned[..], &[250, 0, 1, 3, 0, 9, 1]].concat())?;
         let store = [&[0, 0, 0, 5, 0, 1][..], &story, &[0; 8], &[1, 3, 0, 9]].concat();
         self.put("store", "lives", &store)?;
         self.put("archive", "whole", &[2, 0, 0, 0, 3, 0, 0, 0, 1, 3, 0, 2, 1, 0, 1, 0])?;
         self.put("archive", "packed", &[1, 0, 0, 0, 3, 0, 0, 0, 1, 3, 0, 2, 1, 0, 1, 0])?;
         self.put("cifar", "whole", &[2, 0, 3, 1, 2, 3, 0, 0, 1, 1, 9, 0, 0, 1])
     }
+}
+
+/// A Parquet file of one row.
+fn parquet_file(
+    image: &str,
+    labels: &[&str],
+    compression: Compression,
+    metadata: Option<&str>,
+    bytes: &[u8],
+) -> Fallible<Vec<u8>> {
+    let columns: String = labels.iter().map(|l| format!("optional int64 {l};")).collect();
+    let schema = format!(
+        "message schema {{ optional group {image} {{ optional binary bytes; optional binary path (UTF8); }} {columns} }}"
+    );
+    let metadata = metadata.map(|value| vec![KeyValue::new("huggingface".to_owned(), value.to_owned())]);
+    let properties = WriterProperties::builder().set_compression(compression).set_key_value_metadata(metadata).build();
+    let mut file = Vec::new();
+    let mut writer =
+        SerializedFileWriter::new(&mut file, Arc::new(parse_message_type(&schema)?), Arc::new(properties))?;
+    let mut group = writer.next_row_group()?;
+    for text in [bytes, b"folder/a.png"] {
+        let mut column = group.next_column()?.ok_or("no column")?;
+        column.typed::<ByteArrayType>().write_batch(&[ByteArray::from(text.to_vec())], Some(&[2]), None)?;
+        column.close()?;
+    }
+    for _ in labels {
+        let mut column = group.next_column()?.ok_or("no column")?;
+        column.typed::<Int64Type>().write_batch(&[1], Some(&[1]), None)?;
+        column.close()?;
+    }
+    group.close()?;
+    writer.close()?;
+    Ok(file)
 }
 
 const CAMPAIGNS: [(&str, &str); 3] = [
