@@ -6,12 +6,9 @@ use fleet_common::wire::{MAX_MESSAGE_BYTES, MOST_BLOBS, v1};
 use fleet_content::folder::Missing;
 use fleet_content::{Item, Manifest};
 use fleet_secure::client::Link;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use super::CacheError;
-use super::source::{Source, Take, Trouble};
+use super::source::{Patience, Source, Take, Trouble};
 use crate::daemon::rpc::content_client::ContentClient;
 
 /// A coordinator that is silent for so long has vanished without a word. Transfers may have to wait for their turn.
@@ -20,33 +17,21 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The coordinator.
 pub struct Coordinator {
     link: Link,
-    runtime: Handle,
-    stop: watch::Receiver<bool>,
+    patience: Patience,
 }
 
 impl Coordinator {
-    /// The one behind `link`; `stop` ends waiting for it. Its methods must be called outside of `runtime`'s own
-    /// threads.
-    pub fn new(link: Link, runtime: Handle, stop: watch::Receiver<bool>) -> Self {
-        Self { link, runtime, stop }
+    /// The one behind `link`.
+    pub fn new(link: Link, patience: Patience) -> Self {
+        Self { link, patience }
     }
 
     fn client(&self) -> ContentClient<Link> {
         ContentClient::new(self.link.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Waits for an answer, as long as somebody waits for what it leads to.
     fn answer<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Trouble> {
-        let mut stop = self.stop.clone();
-        self.runtime.block_on(async {
-            tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => Err(CacheError::Stopped.into()),
-                answer = tokio::time::timeout(SILENCE, call) => match answer {
-                    Ok(answer) => answer.map_err(trouble),
-                    Err(_) => Err(Trouble::Passing("no answer for a minute".to_owned())),
-                },
-            }
-        })
+        self.patience.wait(SILENCE, call)?.map_err(trouble)
     }
 }
 
@@ -62,7 +47,7 @@ impl Source for Coordinator {
         }
         let mut client = self.client();
         let reply = client.manifest(v1::ManifestRequest { item: item.to_string() });
-        match self.answer(async { Ok(reply.await) })? {
+        match self.patience.wait(SILENCE, reply)? {
             Ok(reply) => {
                 let manifest = Manifest::parse(&reply.into_inner().manifest_json);
                 manifest.map(Some).map_err(|e| Trouble::Final(e.to_string()))

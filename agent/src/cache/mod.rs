@@ -10,6 +10,7 @@
 //!
 //! Locks are the kernel's, so those of a process that was killed are gone with it.
 
+mod bucket;
 mod coordinator;
 mod fetch;
 mod lock;
@@ -30,11 +31,12 @@ use fleet_content::{ContentError, Digest, Folder, Item, Manifest};
 use fleet_dataset::{Dataset, sha256_of_file};
 use tokio::sync::watch;
 
+pub use bucket::Bucket;
 pub use coordinator::Coordinator;
 use lock::{Locks, Pin};
 pub use ready::{Ready, ready};
 use room::Held;
-pub use source::{Shelf, Source, Take, Trouble};
+pub use source::{Patience, Shelf, Source, Take, Trouble};
 
 use crate::files::Stamp;
 

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
+use std::time::Duration;
 
 use fleet_content::folder::Missing;
 use fleet_content::{Folder, Item, Manifest};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::CacheError;
 
@@ -45,6 +48,33 @@ pub trait Source: Send {
     /// # Errors
     /// It cannot go on, or what came could not be taken.
     fn read(&mut self, blobs: &[Missing], take: &mut Take<'_>) -> Result<(), Trouble>;
+}
+
+/// How a source waits for answers over a network, on a thread that may block.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    runtime: Handle,
+    stop: watch::Receiver<bool>,
+}
+
+impl Patience {
+    /// With `runtime`'s network, outside of its own threads, until `stop` says so or its sender is gone.
+    pub fn new(runtime: Handle, stop: watch::Receiver<bool>) -> Self {
+        Self { runtime, stop }
+    }
+
+    /// Waits for an answer, for so long, and as long as somebody waits for what it leads to.
+    pub(super) fn wait<T>(&self, most: Duration, call: impl Future<Output = T>) -> Result<T, Trouble> {
+        let mut stop = self.stop.clone();
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => Err(CacheError::Stopped.into()),
+                answer = tokio::time::timeout(most, call) => {
+                    answer.map_err(|_| Trouble::Passing(format!("no answer for {} s", most.as_secs())))
+                }
+            }
+        })
+    }
 }
 
 /// A folder of content: a disk that machines share, or a copy of one.

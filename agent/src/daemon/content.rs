@@ -1,9 +1,12 @@
 //! Data sets and weights for leases: from this machine, or fetched.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fleet_artifacts::{Store, StoreError};
 use fleet_content::Item;
 use fleet_secure::client::Link;
 use tokio::runtime::Handle;
@@ -12,17 +15,45 @@ use tracing::Span;
 
 use super::Options;
 use super::trial::Lease;
-use crate::cache::{Cache, Coordinator, Ready, Shelf, Source, Watch, ready};
+use crate::cache::{Bucket, Cache, Coordinator, Patience, Ready, Shelf, Source, Watch, ready};
 use crate::files::Files;
 
 /// How often it is looked what is here, at least.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// A folder of content that somebody else fills.
+#[derive(Debug, Clone)]
+pub enum ContentPlace {
+    /// On a disk, which may be away for a while.
+    Disk(PathBuf),
+    /// In an object store.
+    Bucket(Store),
+}
+
+impl FromStr for ContentPlace {
+    type Err = StoreError;
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        match text.contains("://") {
+            true => Store::open(text).map(Self::Bucket),
+            false => Ok(Self::Disk(text.into())),
+        }
+    }
+}
+
+impl ContentPlace {
+    fn source(&self, patience: &Patience) -> Box<dyn Source> {
+        match self {
+            Self::Disk(path) => Box::new(Shelf::new(path)),
+            Self::Bucket(store) => Box::new(Bucket::new(store.clone(), patience.clone())),
+        }
+    }
+}
+
 /// The cache and where it is filled from.
 pub(super) struct Content {
     cache: Arc<Cache>,
     link: Link,
-    shelves: Vec<std::path::PathBuf>,
+    places: Vec<ContentPlace>,
     /// Somebody has looked for something: more may be here, or less.
     looked: Notify,
     here: watch::Sender<BTreeSet<Item>>,
@@ -47,7 +78,7 @@ impl Content {
         Ok(Self {
             cache: Arc::new(Cache::open(&options.content_cache, options.content_space)?),
             link,
-            shelves: options.content_from.clone(),
+            places: options.content_from.clone(),
             looked: Notify::new(),
             here: watch::Sender::default(),
         })
@@ -62,9 +93,9 @@ impl Content {
     ) -> Result<Ready, String> {
         // Closed when this is dropped, which is what stops the thread.
         let (_waiting, stop) = watch::channel(false);
-        let mut sources: Vec<Box<dyn Source>> = Vec::new();
-        sources.extend(self.shelves.iter().map(|shelf| Box::new(Shelf::new(shelf)) as Box<dyn Source>));
-        sources.push(Box::new(Coordinator::new(self.link.clone(), Handle::current(), stop.clone())));
+        let patience = Patience::new(Handle::current(), stop.clone());
+        let mut sources: Vec<Box<dyn Source>> = self.places.iter().map(|place| place.source(&patience)).collect();
+        sources.push(Box::new(Coordinator::new(self.link.clone(), patience)));
         let (files, cache, lease) = (files.clone(), self.cache.clone(), lease.clone());
         let span = Span::current();
         let looking = tokio::task::spawn_blocking(move || {

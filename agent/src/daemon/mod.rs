@@ -52,6 +52,7 @@ use tracing::Instrument as _;
 use artifacts::Artifacts;
 pub use artifacts::Place;
 pub use connection::{Client, connect};
+pub use content::ContentPlace;
 use driver::Driver;
 pub use identity::{identity, join, joined, needs};
 use idle::Preparing;
@@ -123,7 +124,7 @@ pub struct Options {
     /// Most bytes that they may take.
     pub content_space: Bytes,
     /// Folders of content that are asked before the coordinator.
-    pub content_from: Vec<PathBuf>,
+    pub content_from: Vec<ContentPlace>,
     /// Most bytes that states of trials that are not running may take.
     pub state_space: u64,
     /// The daemon ends once it had nothing to do for so long; never if none.

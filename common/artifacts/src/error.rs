@@ -43,6 +43,18 @@ pub enum StoreError {
         /// Length of it.
         bytes: u64,
     },
+    /// It is larger than such a file is.
+    #[error("{name} in the store {store} has {bytes} bytes; expected at most {most}")]
+    TooLarge {
+        /// What.
+        name: String,
+        /// Where.
+        store: String,
+        /// Bytes that it may have.
+        most: u64,
+        /// Bytes that it has.
+        bytes: u64,
+    },
     /// Nobody is let in.
     #[error(
         "the store {store} refuses: {why}; expected credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in \

@@ -170,6 +170,23 @@ impl Store {
         Ok(got.into_stream().map_err(move |e| store.failed(e)).boxed())
     }
 
+    /// A small file under any path below the store's address, whole; `None` if there is none.
+    ///
+    /// # Errors
+    /// It has more than `most` bytes, or the store refuses or fails.
+    pub async fn document(&self, path: &str, most: u64) -> Result<Option<Bytes>, StoreError> {
+        let got = match self.inner.get(&Key::from(format!("{}/{path}", self.prefix))).await {
+            Ok(got) => got,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.failed(error)),
+        };
+        if got.meta.size > most {
+            let (name, bytes) = (path.to_owned(), got.meta.size);
+            return Err(StoreError::TooLarge { name, store: self.shown.clone(), most, bytes });
+        }
+        got.bytes().await.map(Some).map_err(|e| self.failed(e))
+    }
+
     /// Removes what is there under `name`, if something is.
     ///
     /// # Errors

@@ -7,7 +7,8 @@
 //! ROOT/sets/FINGERPRINT/  a data set as its reader wants it: links to blobs, there only when its fingerprint is right
 //! ```
 //!
-//! It is the same on the coordinator, on agents and on a disk that they share, so one can be copied to become another.
+//! It is the same on the coordinator, on agents, on a disk that they share and in an object store, so one can be copied to
+//! become another.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,6 +36,16 @@ pub struct Missing {
     pub have: u64,
 }
 
+/// Where the manifest of an item lies below a root.
+pub fn manifest_place(item: &Item) -> String {
+    format!("items/{item}.json")
+}
+
+/// The folder in which a blob lies, below a root.
+pub fn blob_folder(sha256: &Digest) -> String {
+    format!("blobs/{}", &sha256.as_str()[..2])
+}
+
 impl Folder {
     /// The folder at `root`, made if it is not there.
     ///
@@ -59,7 +70,7 @@ impl Folder {
 
     /// Where a blob lies, if it does.
     pub fn blob(&self, sha256: &Digest) -> PathBuf {
-        self.root.join("blobs").join(&sha256.as_str()[..2]).join(sha256.as_str())
+        self.root.join(blob_folder(sha256)).join(sha256.as_str())
     }
 
     /// Whether a blob is here. Its content was right when it was put there.
@@ -91,7 +102,7 @@ impl Folder {
     }
 
     fn manifest_path(&self, item: &Item) -> PathBuf {
-        self.root.join("items").join(format!("{item}.json"))
+        self.root.join(manifest_place(item))
     }
 
     /// The manifest of an item that is here or on its way.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use fleet_agent::daemon::Place;
+use fleet_agent::daemon::{ContentPlace, Place};
 use fleet_agent::device::{Label, Limit, default_lock_dir};
 use fleet_agent::meter::{DEFAULT_HERTZ, HWMON, IDLE_SECONDS, POWERCAP, Places, WallSource, default_cache_dir};
 use fleet_agent::profile;
@@ -184,9 +184,10 @@ pub(crate) struct Run {
     #[arg(long, env = "FLEET_CACHE_SPACE", value_name = "SIZE", default_value = "50GiB")]
     pub(crate) cache_space: Bytes,
     /// A folder of shared content that is asked before the coordinator: a copy of its STATE/content or of an agent's
-    /// cache, on a disk that machines share. May be given several times
-    #[arg(long, env = "FLEET_CONTENT_FROM", value_name = "DIR", value_delimiter = ',')]
-    pub(crate) content_from: Vec<PathBuf>,
+    /// cache, on a disk that machines share, or in an S3-compatible store (s3://BUCKET/PREFIX?endpoint=URL&region=NAME;
+    /// credentials as for --artifacts). May be given several times
+    #[arg(long, env = "FLEET_CONTENT_FROM", value_name = "DIR|ADDRESS", value_delimiter = ',')]
+    pub(crate) content_from: Vec<ContentPlace>,
     /// Seconds of rest for a device after each trial, so that one does not heat the next
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub(crate) cool_down: u64,
