@@ -5,6 +5,7 @@
 //! ROOT/partial/abcd…      blobs on their way
 //! ROOT/items/ITEM.json    manifests of what is here, or on its way
 //! ROOT/sets/FINGERPRINT/  a data set as its reader wants it: links to blobs, there only when its fingerprint is right
+//! ROOT/tmp/               what is being made; what a killed process left there is removed
 //! ```
 //!
 //! It is the same on the coordinator, on agents, on a disk that they share and in an object store, so one can be copied to
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use fleet_dataset::Dataset;
 
+use crate::work::Work;
 use crate::{ContentError, Digest, Item, Manifest, Partial};
 
 /// A folder of content.
@@ -47,15 +49,17 @@ pub fn blob_folder(sha256: &Digest) -> String {
 }
 
 impl Folder {
-    /// The folder at `root`, made if it is not there.
+    /// The folder at `root`, made if it is not there, and cleared of what killed processes left unfinished in `tmp/`.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn create(root: &Path) -> Result<Self, ContentError> {
-        for folder in ["blobs", "partial", "items", "sets"].map(|name| root.join(name)) {
+        for folder in ["blobs", "partial", "items", "sets", "tmp"].map(|name| root.join(name)) {
             fs::create_dir_all(&folder).map_err(ContentError::io(&folder, "make it"))?;
         }
-        Ok(Self { root: root.to_owned() })
+        let folder = Self { root: root.to_owned() };
+        Work::sweep(&folder.tmp());
+        Ok(folder)
     }
 
     /// A folder that is only read.
@@ -101,6 +105,10 @@ impl Folder {
         self.root.join("partial").join(sha256.as_str())
     }
 
+    fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
     fn manifest_path(&self, item: &Item) -> PathBuf {
         self.root.join(manifest_place(item))
     }
@@ -129,13 +137,10 @@ impl Folder {
     /// The disk refuses.
     pub fn keep(&self, manifest: &Manifest) -> Result<(), ContentError> {
         let path = self.manifest_path(&manifest.item);
-        let partial = path.with_extension(format!("{}.partial", std::process::id()));
-        let mut file = fs::File::create(&partial).map_err(ContentError::io(&partial, "write it"))?;
+        let work = Work::begin(&self.tmp())?;
+        let mut file = fs::File::create(work.place()).map_err(ContentError::io(work.place(), "write it"))?;
         let written = file.write_all(&manifest.to_json()).and_then(|()| file.sync_all());
-        written.and_then(|()| fs::rename(&partial, &path)).map_err(|e| {
-            let _ = fs::remove_file(&partial);
-            ContentError::io(&path, "write it")(e)
-        })
+        written.and_then(|()| fs::rename(work.place(), &path)).map_err(ContentError::io(&path, "write it"))
     }
 
     /// The items whose manifests are here, in no order. What is no manifest is left alone.
@@ -177,18 +182,14 @@ impl Folder {
         if place.is_dir() {
             return Ok(());
         }
-        let partial = self.root.join("sets").join(format!(".{fingerprint}.{}", std::process::id()));
-        remove_folder(&partial)?;
-        let done = self.link(manifest, &partial).and_then(|()| check(manifest, &partial, tell)).and_then(|()| {
-            match fs::rename(&partial, &place) {
-                // Somebody else was faster, with the same.
-                Err(_) if place.is_dir() => Ok(()),
-                renamed => renamed.map_err(ContentError::io(&place, "put it in its place")),
-            }
-        });
-        // Renamed, it is not there.
-        remove_folder(&partial)?;
-        done
+        let work = Work::begin(&self.tmp())?;
+        self.link(manifest, work.place())?;
+        check(manifest, work.place(), tell)?;
+        match fs::rename(work.place(), &place) {
+            // Somebody else was faster, with the same.
+            Err(_) if place.is_dir() => Ok(()),
+            renamed => renamed.map_err(ContentError::io(&place, "put it in its place")),
+        }
     }
 
     fn link(&self, manifest: &Manifest, root: &Path) -> Result<(), ContentError> {
@@ -237,14 +238,14 @@ fn check(manifest: &Manifest, root: &Path, tell: &mut dyn FnMut(u64, u64)) -> Re
     Err(differs(format!("their fingerprint is {}", identity.fingerprint)))
 }
 
-fn remove_file(path: &Path) -> Result<(), ContentError> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), ContentError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(ContentError::io(path, "remove it")(e)),
         _ => Ok(()),
     }
 }
 
-fn remove_folder(path: &Path) -> Result<(), ContentError> {
+pub(crate) fn remove_folder(path: &Path) -> Result<(), ContentError> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(ContentError::io(path, "remove it")(e)),
         _ => Ok(()),

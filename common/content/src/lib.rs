@@ -7,12 +7,14 @@
 //! | [`folder`] | a folder of blobs and items, the same on the coordinator, on agents and on a shared disk |
 //! | [`partial`] | a blob on its way: checked while it is written, gone on with after a break |
 //! | [`local`] | the manifest of what lies in a data or weights folder |
+//! | `work` | places to work in, swept up after processes that were killed |
 
 pub mod folder;
 pub mod item;
 pub mod local;
 pub mod manifest;
 pub mod partial;
+mod work;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -82,7 +82,20 @@ fn files_that_are_not_the_set_together_get_no_place() {
     fill(&folder, &local);
     let error = folder.assemble(&local.manifest, &mut |_, _| ()).expect_err("another fingerprint");
     assert!(matches!(error, ContentError::Differs { .. }), "{error}");
-    assert_eq!(fs::read_dir(dir.path().join("content/sets")).expect("there").count(), 0);
+    for left in ["sets", "tmp"] {
+        assert_eq!(fs::read_dir(dir.path().join("content").join(left)).expect("there").count(), 0, "{left}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_was_making_is_gone_when_the_folder_is_opened_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let tmp = dir.path().join("tmp");
+    fs::create_dir_all(tmp.join("7-0/dtd")).expect("makes");
+    fs::write(tmp.join("7-0/dtd/x"), "a link to a blob").expect("writes");
+    fs::write(tmp.join("7-0.lock"), "").expect("writes");
+    Folder::create(dir.path()).expect("opens");
+    assert_eq!(fs::read_dir(&tmp).expect("there").count(), 0);
 }
 
 #[test]
