@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use fleet_dataset::Dataset;
+use fleet_dataset::{Dataset, DatasetError};
 
 use crate::work::Work;
 use crate::{ContentError, Digest, Item, Manifest, Partial};
@@ -230,12 +230,26 @@ impl Folder {
 /// Whether the files below `root` are the data set of the manifest.
 fn check(manifest: &Manifest, root: &Path, tell: &mut dyn FnMut(u64, u64)) -> Result<(), ContentError> {
     let Some(name) = manifest.opened_as(root) else { return Ok(()) };
-    let differs = |why: String| ContentError::Differs { item: manifest.item.clone(), why };
-    let identity = Dataset::open(&name, root).and_then(|set| set.identify(tell)).map_err(|e| differs(e.to_string()))?;
-    if identity.fingerprint == manifest.item.digest().as_str() {
+    let read = Dataset::open(&name, root).and_then(|set| set.identify(tell));
+    let found = read.map_err(|error| unreadable(manifest, error))?.fingerprint;
+    if found == manifest.item.digest().as_str() {
         return Ok(());
     }
-    Err(differs(format!("their fingerprint is {}", identity.fingerprint)))
+    Err(ContentError::Differs { item: manifest.item.clone(), why: format!("their fingerprint is {found}") })
+}
+
+/// Why files that came cannot be read as their data set. What the disk says, or that of a full temporary folder, is no
+/// fault of theirs: they stay, and are not fetched again.
+fn unreadable(manifest: &Manifest, error: DatasetError) -> ContentError {
+    use ErrorKind::{InvalidData, IsADirectory, NotADirectory, UnexpectedEof};
+    match error {
+        DatasetError::Io { path, action, source }
+            if !matches!(source.kind(), InvalidData | IsADirectory | NotADirectory | UnexpectedEof) =>
+        {
+            ContentError::io(&path, action)(source)
+        }
+        error => ContentError::Differs { item: manifest.item.clone(), why: error.to_string() },
+    }
 }
 
 pub(crate) fn remove_file(path: &Path) -> Result<(), ContentError> {
@@ -249,5 +263,27 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), ContentError> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(ContentError::io(path, "remove it")(e)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Entry, RelativePath};
+
+    #[test]
+    fn what_the_disk_refuses_is_no_other_content() {
+        let sha256: Digest = "a".repeat(64).parse().expect("a hash");
+        let path = RelativePath::try_from("dtd/x".to_owned()).expect("a path");
+        let files = vec![Entry { path, bytes: 1, sha256: sha256.clone() }];
+        let manifest = Manifest::new(Item::Dataset(sha256), "dtd".into(), files).expect("a manifest");
+        let io = |kind: ErrorKind| DatasetError::Io { path: "/tmp".into(), action: "copy it", source: kind.into() };
+        assert!(matches!(unreadable(&manifest, io(ErrorKind::StorageFull)), ContentError::DiskFull { .. }));
+        assert!(matches!(unreadable(&manifest, io(ErrorKind::PermissionDenied)), ContentError::Io { .. }));
+        // A list that is no text, a folder where a file should be, a layout that is incomplete.
+        let layout = DatasetError::Layout { place: "dtd".into(), message: "has no folder labels/".into() };
+        for error in [io(ErrorKind::InvalidData), io(ErrorKind::IsADirectory), layout] {
+            assert!(matches!(unreadable(&manifest, error), ContentError::Differs { .. }));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! One Parquet file, row by row. Memory holds a page of each column; no file's own word for a size is believed.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -101,6 +102,14 @@ fn open(path: &Path) -> Result<SerializedFileReader<File>, DatasetError> {
 }
 
 fn broken(path: &Path, error: &ParquetError) -> DatasetError {
+    // A disk that fails is no damage of the file; a place that cannot be, which it names, is.
+    let cause = match error {
+        ParquetError::External(cause) => cause.downcast_ref::<std::io::Error>(),
+        _ => None,
+    };
+    if let Some(code) = cause.filter(|e| e.kind() != ErrorKind::InvalidInput).and_then(std::io::Error::raw_os_error) {
+        return DatasetError::io(path, "read it")(std::io::Error::from_raw_os_error(code));
+    }
     DatasetError::layout(path, format!("cannot be read as Parquet: {error}. Fetch it again"))
 }
 
