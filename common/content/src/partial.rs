@@ -129,12 +129,13 @@ impl Partial {
         }
         // On the disk before it gets its name: the name is what says that it is right.
         self.file.sync_all().map_err(ContentError::io(&self.path, "write it"))?;
-        let read_only = fs::Permissions::from_mode(0o444);
-        self.file.set_permissions(read_only).map_err(ContentError::io(&self.path, "make it read-only"))?;
         if let Some(folder) = self.place.parent() {
             fs::create_dir_all(folder).map_err(ContentError::io(folder, "make it"))?;
         }
         fs::rename(&self.path, &self.place).map_err(ContentError::io(&self.place, "put it in its place"))?;
+        // In its place only: what is read-only elsewhere could not be gone on with.
+        let read_only = fs::Permissions::from_mode(0o444);
+        self.file.set_permissions(read_only).map_err(ContentError::io(&self.place, "make it read-only"))?;
         Ok(Finished::Kept)
     }
 
@@ -169,5 +170,22 @@ mod tests {
         partial.append(b"more").expect("writes");
         assert_eq!(partial.finish().expect("finishes"), Finished::Kept);
         assert_eq!(fs::read(&place).expect("there"), b"somemore");
+    }
+
+    #[test]
+    fn what_could_not_be_put_in_its_place_can_be_gone_on_with() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, folder) = (dir.path().join("partial"), dir.path().join("blobs"));
+        let sha256: Digest = canonical::sha256_hex(b"some").parse().expect("a hash");
+        fs::write(&folder, "in the way").expect("writes");
+        let open = || Partial::open(&path, &folder.join("b"), &sha256, 4).expect("opens").expect("free");
+        let mut partial = open();
+        partial.append(b"some").expect("writes");
+        partial.finish().expect_err("no folder");
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_ne!(mode & 0o200, 0, "its owner may write to it");
+        fs::remove_file(&folder).expect("removes");
+        assert_eq!(open().finish().expect("finishes"), Finished::Kept);
+        assert!(fs::metadata(folder.join("b")).expect("there").permissions().readonly());
     }
 }
