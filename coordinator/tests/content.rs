@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use fleet_agent::cache::{Cache, CacheError, Coordinator, Source, Watch};
+use fleet_agent::cache::{Cache, CacheError, Coordinator, Patience, Source, Watch};
 use fleet_common::spec::DatasetName;
 use fleet_common::units::Bytes;
 use fleet_common::wire::v1;
@@ -104,7 +104,8 @@ async fn fetch(address: &str, place: &Path, item: &Item) -> Result<String, Cache
     let (_waiting, stop) = watch::channel(false);
     let endpoint = fleet_secure::client::endpoint(&format!("http://{address}")).expect("an address");
     let link = Link::new(endpoint, Path::new("")).expect("needs no certificate");
-    let source = Coordinator::new(link, tokio::runtime::Handle::current(), stop.clone());
+    let patience = Patience::new(tokio::runtime::Handle::current(), stop.clone());
+    let source = Coordinator::new(link, patience);
     let got = tokio::task::spawn_blocking(move || {
         let mut sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
         let kept = cache.get(&item, &mut sources, &Watch { tell: Box::new(|_, _| ()), stop })?;
@@ -204,4 +205,53 @@ async fn what_does_not_go_in_or_is_not_what_it_says_is_not_shared() {
     assert!(sharer.shared(v1::SharedRequest::default()).await.expect("listed").into_inner().items.is_empty());
     let hostile = v1::OfferRequest { manifest_json: b"{\"schema\":\"fleet.manifest/1\"".to_vec() };
     assert_eq!(sharer.offer(hostile).await.expect_err("no manifest").code(), Code::InvalidArgument);
+}
+
+/// Content with all blobs of something in it, none of it shared yet.
+fn filled(folder: &Path, local: &Local) -> Content {
+    let content = Content::open(folder, Bytes(1 << 30)).expect("opens");
+    for blob in content.offer(local.manifest.clone()).expect("offered") {
+        let mut partial = content.begin(&blob.sha256, 0).expect("begins").expect("is not there");
+        partial.append(&std::fs::read(&local.places[&blob.sha256]).expect("reads")).expect("appends");
+        Content::finish(&blob.sha256, partial).expect("is right");
+    }
+    content
+}
+
+#[test]
+fn two_that_offer_the_same_at_once_are_both_told_that_it_is_shared() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let local = textures(&dir.path().join("data"));
+    let content = filled(&dir.path().join("content"), &local);
+    std::thread::scope(|scope| {
+        let offers: Vec<_> = (0..4).map(|_| scope.spawn(|| content.offer(local.manifest.clone()))).collect();
+        for offer in offers {
+            assert_eq!(offer.join().expect("ends").expect("is what it is called"), []);
+        }
+    });
+    assert!(content.manifest(&local.manifest.item).is_ok());
+    assert_eq!(std::fs::read_dir(dir.path().join("content/sets")).expect("there").count(), 1);
+}
+
+#[test]
+fn what_is_removed_while_it_is_put_together_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let local = textures(&dir.path().join("data"));
+    let item = &local.manifest.item;
+    let content = filled(&dir.path().join("content"), &local);
+    std::thread::scope(|scope| {
+        let offer = scope.spawn(|| content.offer(local.manifest.clone()));
+        // Until it is being put together, or is done.
+        while std::fs::read_dir(dir.path().join("content/tmp")).expect("there").next().is_none() && !offer.is_finished()
+        {
+            std::thread::yield_now();
+        }
+        assert!(content.remove(item).expect("removes"));
+        offer.join().expect("ends").expect("it was right");
+    });
+    assert!(content.manifest(item).is_err() && content.list().0.is_empty());
+    for folder in ["sets", "items", "tmp"] {
+        let left = std::fs::read_dir(dir.path().join("content").join(folder)).expect("there").count();
+        assert_eq!(left, 0, "{folder}");
+    }
 }

@@ -146,7 +146,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refused> +
 impl content_server::Content for ContentService {
     async fn manifest(&self, request: Request<v1::ManifestRequest>) -> Result<Response<v1::ManifestReply>, Status> {
         let item = item(request.into_inner().item)?;
-        Ok(Response::new(v1::ManifestReply { manifest_json: self.content.manifest(&item)? }))
+        let content = self.content.clone();
+        let manifest_json = blocking(move || content.manifest(&item)).await?;
+        Ok(Response::new(v1::ManifestReply { manifest_json }))
     }
 
     type ReadStream = Answers<v1::ContentChunk>;
@@ -249,7 +251,8 @@ impl Sharing for ContentService {
     async fn shared(&self, request: Request<v1::SharedRequest>) -> Result<Response<v1::SharedReply>, Status> {
         let only = request.into_inner().items;
         let only: BTreeSet<Item> = only.into_iter().map(item).collect::<Result<_, _>>()?;
-        let (items, bytes, space) = self.content.list();
+        let content = self.content.clone();
+        let (items, bytes, space) = blocking(move || Ok(content.list())).await?;
         let items = items.into_iter().filter(|s| only.is_empty() || only.contains(&s.item)).map(|s| v1::SharedItem {
             item: s.item.to_string(),
             name: s.name,

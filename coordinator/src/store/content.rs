@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use fleet_common::units::Bytes;
 use fleet_content::folder::Missing;
@@ -18,7 +18,13 @@ pub struct Content {
     folder: Folder,
     /// Most bytes that all of it may have.
     space: u64,
+    /// Not held while anybody waits for the disk.
     known: Mutex<Known>,
+    /// Held while items come and go on the disk. In it are those that are being put together, which takes longer: who
+    /// wants to change one of them waits.
+    at_work: Mutex<BTreeSet<Item>>,
+    /// One of them is no longer being put together.
+    done: Condvar,
 }
 
 /// One item, for people.
@@ -89,22 +95,90 @@ pub enum Refused {
     Content(#[from] ContentError),
 }
 
+/// What is shared or on its way, and the blobs of all of it.
 #[derive(Debug, Default)]
 struct Known {
-    items: BTreeMap<Item, (Manifest, bool)>,
-    /// Blobs of whole items: those that may be read.
-    readable: HashMap<Digest, u64>,
+    items: BTreeMap<Item, Held>,
+    blobs: HashMap<Digest, Blob>,
+    /// Bytes of all blobs, those included that are still to come.
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    manifest: Arc<Manifest>,
+    whole: bool,
+}
+
+#[derive(Debug)]
+struct Blob {
+    bytes: u64,
+    /// How many items have it.
+    items: u32,
+    /// How many of them are whole. One that has it lets it be read.
+    whole: u32,
 }
 
 impl Known {
-    fn refresh(&mut self) {
-        let whole = self.items.values().filter(|(_, whole)| *whole);
-        self.readable = whole.flat_map(|(manifest, _)| manifest.blobs()).collect();
+    /// Adds an item that is not there, as one that is on its way.
+    fn insert(&mut self, manifest: Arc<Manifest>) {
+        for (sha256, bytes) in manifest.blobs() {
+            let total = &mut self.bytes;
+            let blob = self.blobs.entry(sha256).or_insert_with(|| {
+                *total += bytes;
+                Blob { bytes, items: 0, whole: 0 }
+            });
+            blob.items += 1;
+        }
+        self.items.insert(manifest.item.clone(), Held { manifest, whole: false });
     }
 
-    /// Bytes of all blobs, those included that are still to come.
-    fn blobs(&self) -> HashMap<Digest, u64> {
-        self.items.values().flat_map(|(manifest, _)| manifest.blobs()).collect()
+    fn remove(&mut self, item: &Item) -> Option<Arc<Manifest>> {
+        self.set_whole(item, false);
+        let manifest = self.items.remove(item)?.manifest;
+        for (sha256, _) in manifest.blobs() {
+            if let Some(blob) = self.blobs.get_mut(&sha256) {
+                blob.items -= 1;
+                if blob.items == 0 {
+                    self.bytes -= blob.bytes;
+                    self.blobs.remove(&sha256);
+                }
+            }
+        }
+        Some(manifest)
+    }
+
+    fn is_whole(&self, item: &Item) -> bool {
+        self.items.get(item).is_some_and(|held| held.whole)
+    }
+
+    fn set_whole(&mut self, item: &Item, whole: bool) {
+        let Some(held) = self.items.get_mut(item).filter(|held| held.whole != whole) else { return };
+        held.whole = whole;
+        for (sha256, _) in held.manifest.blobs() {
+            if let Some(blob) = self.blobs.get_mut(&sha256) {
+                blob.whole = if whole { blob.whole + 1 } else { blob.whole - 1 };
+            }
+        }
+    }
+
+    /// Those blobs of a manifest that others have, too.
+    fn others(&self, manifest: &Manifest) -> BTreeSet<Digest> {
+        let blobs = manifest.blobs().into_iter().map(|(sha256, _)| sha256);
+        blobs.filter(|sha256| self.blobs.contains_key(sha256)).collect()
+    }
+}
+
+/// An item is being put together, until this is dropped.
+struct AtWork<'a> {
+    content: &'a Content,
+    item: &'a Item,
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.content.at_work().remove(self.item);
+        self.content.done.notify_all();
     }
 }
 
@@ -120,18 +194,29 @@ impl Content {
             match folder.manifest(&item) {
                 Ok(Some(manifest)) => {
                     let whole = folder.holds(&item) && folder.missing(&manifest).is_empty();
-                    known.items.insert(item, (manifest, whole));
+                    known.insert(Arc::new(manifest));
+                    known.set_whole(&item, whole);
                 }
                 Ok(None) => {}
                 Err(error) => tracing::error!(%item, %error, "not shared; share it again"),
             }
         }
-        known.refresh();
-        Ok(Self { folder, space: space.0, known: Mutex::new(known) })
+        let (known, at_work, done) = (Mutex::new(known), Mutex::default(), Condvar::new());
+        Ok(Self { folder, space: space.0, known, at_work, done })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at_work(&self) -> MutexGuard<'_, BTreeSet<Item>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody puts an item together. Nobody else changes what is on the disk then.
+    fn changing(&self, item: &Item) -> MutexGuard<'_, BTreeSet<Item>> {
+        let free = self.done.wait_while(self.at_work(), |at_work| at_work.contains(item));
+        free.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The manifest of a shared item.
@@ -139,10 +224,8 @@ impl Content {
     /// # Errors
     /// It is not shared, or has not come as a whole.
     pub fn manifest(&self, item: &Item) -> Result<Vec<u8>, Refused> {
-        match self.known().items.get(item) {
-            Some((manifest, true)) => Ok(manifest.to_json()),
-            _ => Err(Refused::NotShared(item.clone())),
-        }
+        let manifest = self.known().items.get(item).filter(|held| held.whole).map(|held| held.manifest.clone());
+        Ok(manifest.ok_or_else(|| Refused::NotShared(item.clone()))?.to_json())
     }
 
     /// A blob of something that is shared, with its length.
@@ -150,61 +233,72 @@ impl Content {
     /// # Errors
     /// It is of nothing that is shared, or the disk refuses.
     pub fn read(&self, sha256: &Digest) -> Result<(File, u64), Refused> {
-        let bytes = *self.known().readable.get(sha256).ok_or_else(|| Refused::UnknownBlob(sha256.clone()))?;
+        let bytes = self.known().blobs.get(sha256).filter(|blob| blob.whole > 0).map(|blob| blob.bytes);
+        let bytes = bytes.ok_or_else(|| Refused::UnknownBlob(sha256.clone()))?;
         let path = self.folder.blob(sha256);
         let file = File::open(&path).map_err(|source| ContentError::Io { path, action: "open it", source })?;
         Ok((file, bytes))
     }
 
-    /// Takes an offer: what is missing of it. Where nothing is, it is checked as a whole and shared.
+    /// Takes an offer: what is missing of it. Where nothing is, it is checked as a whole and shared; who offers it
+    /// meanwhile waits for that.
     ///
     /// # Errors
     /// There is no room for it, its files are not what it says that they are, or the disk refuses.
     pub fn offer(&self, manifest: Manifest) -> Result<Vec<Missing>, Refused> {
-        let item = manifest.item.clone();
-        let manifest = {
-            let mut known = self.known();
-            if known.items.get(&item).is_some_and(|(_, whole)| *whole) {
-                return Ok(Vec::new());
-            }
-            // A manifest that is there stays: blobs of it may be on their way. What never got whole is replaced.
-            let before = known.items.remove(&item).filter(|(there, _)| *there != manifest);
-            let mut blobs = known.blobs();
-            let used: u64 = blobs.values().sum();
-            blobs.extend(manifest.blobs());
-            let all: u64 = blobs.values().sum();
-            if all > self.space {
-                known.items.extend(before.map(|there| (item.clone(), there)));
-                let [needs, space, used] = [all - used, self.space, used].map(Bytes);
-                return Err(Refused::NoSpace { item, needs, space, used });
-            }
-            if before.is_some() {
-                let kept = known.blobs().into_keys().chain(manifest.blobs().into_iter().map(|(b, _)| b)).collect();
-                self.folder.remove(&item, &kept)?;
-            }
-            self.folder.keep(&manifest)?;
-            known.items.insert(item.clone(), (manifest.clone(), false));
-            manifest
-        };
+        let (item, manifest) = (manifest.item.clone(), Arc::new(manifest));
+        let mut at_work = self.changing(&item);
+        if self.known().is_whole(&item) {
+            return Ok(Vec::new());
+        }
         let missing = self.folder.missing(&manifest);
+        self.admit(&manifest)?;
         if !missing.is_empty() {
             return Ok(missing);
         }
+        at_work.insert(item.clone());
+        drop(at_work);
+        let _at_work = AtWork { content: self, item: &item };
         // Reads all of it, so others are not kept waiting meanwhile.
         if let Err(error) = self.folder.assemble(&manifest, &mut |_, _| ()) {
             if matches!(error, ContentError::Differs { .. }) {
-                self.remove(&item)?;
+                let _changing = self.at_work();
+                self.forget(&item)?;
             }
             return Err(error.into());
         }
-        let mut known = self.known();
-        // Unless it was removed meanwhile.
-        if let Some((_, whole)) = known.items.get_mut(&item) {
-            *whole = true;
-        }
-        known.refresh();
+        self.known().set_whole(&item, true);
         tracing::info!(%item, name = manifest.name, size = %Bytes(manifest.bytes()), "agents can have it from here");
         Ok(Vec::new())
+    }
+
+    /// Keeps the manifest of what is not here as a whole, if there is room for all of it.
+    fn admit(&self, manifest: &Arc<Manifest>) -> Result<(), Refused> {
+        let item = &manifest.item;
+        let (before, kept) = {
+            let mut known = self.known();
+            // Blobs of it may be on their way.
+            if known.items.get(item).is_some_and(|held| held.manifest == *manifest) {
+                return Ok(());
+            }
+            // What never got whole is replaced.
+            let before = known.remove(item);
+            let adds = manifest.blobs().into_iter().filter(|(sha256, _)| !known.blobs.contains_key(sha256));
+            let needs: u64 = adds.map(|(_, bytes)| bytes).sum();
+            if known.bytes.saturating_add(needs) > self.space {
+                let [needs, space, used] = [needs, self.space, known.bytes].map(Bytes);
+                before.into_iter().for_each(|before| known.insert(before));
+                return Err(Refused::NoSpace { item: item.clone(), needs, space, used });
+            }
+            known.insert(manifest.clone());
+            let kept = before.as_ref().map(|before| known.others(before));
+            (before, kept.unwrap_or_default())
+        };
+        let removed = before.map_or(Ok(()), |_| self.folder.remove(item, &kept));
+        removed.and_then(|()| self.folder.keep(manifest)).inspect_err(|_| {
+            self.known().remove(item);
+        })?;
+        Ok(())
     }
 
     /// What has come of a blob that was offered, to go on with. `None`: all of it is there.
@@ -212,7 +306,8 @@ impl Content {
     /// # Errors
     /// It was not offered, somebody else brings it, or the disk refuses.
     pub fn begin(&self, sha256: &Digest, offset: u64) -> Result<Option<Partial>, Refused> {
-        let bytes = *self.known().blobs().get(sha256).ok_or_else(|| Refused::UnknownBlob(sha256.clone()))?;
+        let bytes = self.known().blobs.get(sha256).map(|blob| blob.bytes);
+        let bytes = bytes.ok_or_else(|| Refused::UnknownBlob(sha256.clone()))?;
         if self.folder.has_blob(sha256, bytes) {
             return Ok(None);
         }
@@ -236,15 +331,19 @@ impl Content {
 
     /// Everything that is shared or on its way; its bytes, and the most that there may be.
     pub fn list(&self) -> (Vec<Shared>, u64, u64) {
-        let known = self.known();
-        let shared = known.items.values().map(|(manifest, whole)| Shared {
+        let (items, bytes) = {
+            let known = self.known();
+            let items: Vec<_> = known.items.values().map(|held| (held.manifest.clone(), held.whole)).collect();
+            (items, known.bytes)
+        };
+        let shared = items.into_iter().map(|(manifest, whole)| Shared {
             item: manifest.item.clone(),
             name: manifest.name.clone(),
             files: manifest.files.len() as u64,
             bytes: manifest.bytes(),
-            whole: *whole,
+            whole,
         });
-        (shared.collect(), known.blobs().values().sum(), self.space)
+        (shared.collect(), bytes, self.space)
     }
 
     /// Removes an item; `false` if it is not there. Who is reading it reads to the end.
@@ -252,13 +351,18 @@ impl Content {
     /// # Errors
     /// The disk refuses.
     pub fn remove(&self, item: &Item) -> Result<bool, ContentError> {
-        let mut known = self.known();
-        let there = known.items.remove(item).is_some();
-        if there {
-            known.refresh();
-            let kept: BTreeSet<Digest> = known.blobs().into_keys().collect();
-            self.folder.remove(item, &kept)?;
-        }
-        Ok(there)
+        let _changing = self.changing(item);
+        self.forget(item)
+    }
+
+    /// Removes an item, for who may change what is on the disk.
+    fn forget(&self, item: &Item) -> Result<bool, ContentError> {
+        let kept = {
+            let mut known = self.known();
+            let Some(manifest) = known.remove(item) else { return Ok(false) };
+            known.others(&manifest)
+        };
+        self.folder.remove(item, &kept)?;
+        Ok(true)
     }
 }
