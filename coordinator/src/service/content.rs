@@ -23,6 +23,8 @@ use crate::store::{Content, Refused};
 const MOST_TRANSFERS: usize = 64;
 /// Of them, those of one agent: one per slot of a large machine, and some that it has given up.
 const MOST_OF_ONE: u32 = 16;
+/// How many bytes come between looks at the disk: all transfers together bring less than is left free meanwhile.
+const LOOK_EVERY: usize = 4 << 20;
 /// A sender that is silent for so long is gone, and what it holds is somebody else's. So is a reader that takes nothing.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -120,6 +122,9 @@ impl From<Refused> for Status {
         match refused {
             Refused::NotShared(_) | Refused::UnknownBlob(_) => Self::not_found(text),
             Refused::NoSpace { .. } => Self::failed_precondition(text),
+            Refused::DiskFull { .. } | Refused::Content(ContentError::DiskFull { .. }) => {
+                Self::resource_exhausted(text)
+            }
             Refused::Busy(_) | Refused::Gap { .. } | Refused::Wrong { .. } => Self::aborted(text),
             Refused::Content(ContentError::Manifest(_) | ContentError::TooLong { .. }) => Self::invalid_argument(text),
             Refused::Content(ContentError::Differs { .. }) => Self::failed_precondition(text),
@@ -276,6 +281,8 @@ impl Sharing for ContentService {
 struct Taking {
     /// The blob, and what has come of it; nothing where all of it was there.
     blob: Option<(Digest, Option<Partial>)>,
+    /// Bytes that have come since the disk was looked at.
+    unseen: usize,
 }
 
 impl Taking {
@@ -292,6 +299,12 @@ impl Taking {
         let Some(open) = partial else { return Ok(self) };
         if open.len() != chunk.offset {
             return Err(Refused::Gap { sha256: sha256.clone(), expected: open.len(), found: chunk.offset });
+        }
+        self.unseen += chunk.data.len();
+        if self.unseen >= LOOK_EVERY {
+            // Others write to it, too.
+            content.spare(open.lacks())?;
+            self.unseen = 0;
         }
         open.append(&chunk.data)?;
         if open.lacks() == 0

@@ -12,12 +12,17 @@ use fleet_common::units::Bytes;
 use fleet_content::folder::Missing;
 use fleet_content::{ContentError, Digest, Finished, Folder, Item, Manifest, Partial};
 
+/// The journal and the samples need room beside shared content.
+const RESERVE: u64 = 512 << 20;
+
 /// What was shared.
 #[derive(Debug)]
 pub struct Content {
     folder: Folder,
     /// Most bytes that all of it may have.
     space: u64,
+    /// Bytes of the disk that are left to others.
+    reserve: u64,
     /// Not held while anybody waits for the disk.
     known: Mutex<Known>,
     /// Held while items come and go on the disk. In it are those that are being put together, which takes longer: who
@@ -68,6 +73,19 @@ pub enum Refused {
         space: Bytes,
         /// What is taken.
         used: Bytes,
+    },
+    /// The disk is nearly full.
+    #[error(
+        "the coordinator's disk has {free} left, and {needs} are needed to take this in: {reserve} of it stay free for what \
+         trials tell. Make room there, remove something with `fleet shared --remove ITEM`, or submit with --no-share"
+    )]
+    DiskFull {
+        /// What is free.
+        free: Bytes,
+        /// What has to be.
+        needs: Bytes,
+        /// What is left to others.
+        reserve: Bytes,
     },
     /// Two bring the same at once.
     #[error("blob {0} is being brought by another command; try again")]
@@ -202,7 +220,7 @@ impl Content {
             }
         }
         let (known, at_work, done) = (Mutex::new(known), Mutex::default(), Condvar::new());
-        Ok(Self { folder, space: space.0, known, at_work, done })
+        Ok(Self { folder, space: space.0, reserve: RESERVE, known, at_work, done })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -252,6 +270,7 @@ impl Content {
             return Ok(Vec::new());
         }
         let missing = self.folder.missing(&manifest);
+        self.spare(missing.iter().map(|blob| blob.bytes - blob.have).sum())?;
         self.admit(&manifest)?;
         if !missing.is_empty() {
             return Ok(missing);
@@ -312,9 +331,26 @@ impl Content {
             return Ok(None);
         }
         let partial = self.folder.partial(sha256, bytes)?.ok_or_else(|| Refused::Busy(sha256.clone()))?;
-        match partial.len() {
-            len if len == offset => Ok(Some(partial)),
-            len => Err(Refused::Gap { sha256: sha256.clone(), expected: len, found: offset }),
+        if partial.len() != offset {
+            return Err(Refused::Gap { sha256: sha256.clone(), expected: partial.len(), found: offset });
+        }
+        self.spare(partial.lacks())?;
+        Ok(Some(partial))
+    }
+
+    /// Refuses to take in so many bytes where they would leave the disk too little.
+    ///
+    /// # Errors
+    /// They would.
+    pub fn spare(&self, bytes: u64) -> Result<(), Refused> {
+        let needs = bytes.saturating_add(self.reserve);
+        match rustix::fs::statvfs(self.folder.root()).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)) {
+            Ok(free) if free < needs => {
+                let [free, needs, reserve] = [free, needs, self.reserve].map(Bytes);
+                Err(Refused::DiskFull { free, needs, reserve })
+            }
+            // Where it cannot be asked, writing tells.
+            _ => Ok(()),
         }
     }
 
@@ -364,5 +400,64 @@ impl Content {
         };
         self.folder.remove(item, &kept)?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_content::{Entry, RelativePath};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A manifest of blobs by number; a number always has the same length.
+    fn manifest(item: u8, blobs: &BTreeSet<u8>) -> Manifest {
+        let digest = |n: u8| format!("{n:064x}").parse::<Digest>().expect("a hash");
+        let path = |n: &u8| RelativePath::try_from(format!("dtd/{n}")).expect("a path");
+        let files = blobs.iter().map(|n| Entry { path: path(n), bytes: u64::from(*n) + 1, sha256: digest(*n) });
+        Manifest::new(Item::Dataset(digest(item)), "dtd".into(), files.collect()).expect("a manifest")
+    }
+
+    proptest! {
+        #[test]
+        fn blobs_are_those_of_the_items(
+            steps in proptest::collection::vec((0u8..4, any::<bool>(), proptest::collection::btree_set(0u8..9, 1..5)), 0..30),
+        ) {
+            let mut known = Known::default();
+            for (item, whole, blobs) in steps {
+                let manifest = manifest(item, &blobs);
+                if known.remove(&manifest.item).is_none() {
+                    let item = manifest.item.clone();
+                    known.insert(Arc::new(manifest));
+                    known.set_whole(&item, whole);
+                }
+                let of = |whole: bool| {
+                    let items = known.items.values().filter(|held| held.whole || !whole);
+                    items.flat_map(|held| held.manifest.blobs()).collect::<BTreeMap<_, _>>()
+                };
+                let kept = |whole: bool| {
+                    let blobs = known.blobs.iter().filter(|(_, blob)| blob.whole > 0 || !whole);
+                    blobs.map(|(sha256, blob)| (sha256.clone(), blob.bytes)).collect::<BTreeMap<_, _>>()
+                };
+                prop_assert_eq!(kept(false), of(false));
+                prop_assert_eq!(kept(true), of(true));
+                prop_assert_eq!(known.bytes, of(false).values().sum::<u64>());
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_journal_needs_is_not_given_to_content() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut content = Content::open(dir.path(), Bytes(1 << 30)).expect("opens");
+        let manifest = manifest(1, &BTreeSet::from([1, 2]));
+        content.reserve = u64::MAX;
+        let refused = content.offer(manifest.clone()).expect_err("the disk is nearly full");
+        assert!(matches!(refused, Refused::DiskFull { .. }), "{refused}");
+        assert!(content.list().0.is_empty(), "nothing of it is kept");
+        content.reserve = 0;
+        let missing = content.offer(manifest).expect("goes in");
+        content.reserve = u64::MAX;
+        assert!(matches!(content.begin(&missing[0].sha256, 0), Err(Refused::DiskFull { .. })));
     }
 }
