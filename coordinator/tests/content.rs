@@ -207,6 +207,25 @@ async fn what_does_not_go_in_or_is_not_what_it_says_is_not_shared() {
     assert_eq!(sharer.offer(hostile).await.expect_err("no manifest").code(), Code::InvalidArgument);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_gone_from_the_coordinators_disk_is_said_and_can_be_shared_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let local = textures(&dir.path().join("data"));
+    let item = local.manifest.item.clone();
+    let address = serve(&dir.path().join("content"), 1 << 30).await;
+    share(&address, &local).await;
+    let sha256 = local.manifest.files[0].sha256.as_str();
+    let blob = dir.path().join("content/blobs").join(&sha256[..2]).join(sha256);
+    for left in [None, Some("shorter")] {
+        std::fs::remove_file(&blob).expect("is there");
+        left.into_iter().for_each(|text| std::fs::write(&blob, text).expect("writes"));
+        let error = fetch(&address, &dir.path().join("cache"), &item).await.expect_err("gone").to_string();
+        assert!(error.contains("no longer whole on the coordinator's disk"), "{error}");
+        share(&address, &local).await;
+    }
+    fetch(&address, &dir.path().join("cache"), &item).await.expect("comes");
+}
+
 /// Content with all blobs of something in it, none of it shared yet.
 fn filled(folder: &Path, local: &Local) -> Content {
     let content = Content::open(folder, Bytes(1 << 30)).expect("opens");

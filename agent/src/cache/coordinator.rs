@@ -77,7 +77,9 @@ impl Source for Coordinator {
 fn trouble(status: Status) -> Trouble {
     let words = status.message().to_owned();
     match status.code() {
-        Code::NotFound | Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => Trouble::Final(words),
+        // Until somebody shares it again.
+        Code::NotFound | Code::DataLoss => Trouble::Final(words),
+        Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented => Trouble::Final(words),
         // A certificate that no longer counts among them: it is renewed, or somebody renews it.
         _ => Trouble::Passing(words),
     }

@@ -18,11 +18,14 @@ const MOST_DAMAGED: u32 = 3;
 /// A download that takes longer than the first is told of in the log, then every so often.
 const QUIET: Duration = Duration::from_secs(2);
 const TELL_EVERY: Duration = Duration::from_secs(5);
+/// How often the log says why nothing comes, once it has not for a while.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 impl Cache {
     /// Fetches an item that this process has alone.
     pub(super) fn fetch(&self, item: &Item, sources: &mut [Box<dyn Source>], watch: &Watch) -> Result<(), CacheError> {
         let mut pause = PAUSE;
+        let mut warned: Option<Instant> = None;
         loop {
             let (mut asked, mut passing) = (Vec::new(), false);
             for source in sources.iter_mut() {
@@ -49,7 +52,10 @@ impl Cache {
                 self.discard(item);
                 return Err(CacheError::Nowhere { item: item.clone(), asked });
             }
-            tracing::debug!(%item, asked = asked.join("; "), "trying again");
+            if pause == LONGEST_PAUSE && warned.is_none_or(|then| then.elapsed() >= WARN_EVERY) {
+                warned = Some(Instant::now());
+                tracing::warn!(%item, asked = asked.join("; "), "cannot be fetched now; trying again");
+            }
             watch.pause(pause)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

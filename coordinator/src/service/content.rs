@@ -121,6 +121,7 @@ impl From<Refused> for Status {
         let text = refused.to_string();
         match refused {
             Refused::NotShared(_) | Refused::UnknownBlob(_) => Self::not_found(text),
+            Refused::Lost(_) => Self::data_loss(text),
             Refused::NoSpace { .. } => Self::failed_precondition(text),
             Refused::DiskFull { .. } | Refused::Content(ContentError::DiskFull { .. }) => {
                 Self::resource_exhausted(text)

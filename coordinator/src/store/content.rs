@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -59,6 +60,9 @@ pub enum Refused {
     /// Nobody shared anything that has it.
     #[error("blob {0} is of nothing that is shared here")]
     UnknownBlob(Digest),
+    /// Somebody took it from the disk.
+    #[error("blob {0} is no longer whole on the coordinator's disk; share again what it is of")]
+    Lost(Digest),
     /// It does not go in.
     #[error(
         "{item} needs {needs} more, but of the {space} for shared content {used} are in use. Remove something with `fleet \
@@ -249,13 +253,36 @@ impl Content {
     /// A blob of something that is shared, with its length.
     ///
     /// # Errors
-    /// It is of nothing that is shared, or the disk refuses.
+    /// It is of nothing that is shared, it is gone, or the disk refuses.
     pub fn read(&self, sha256: &Digest) -> Result<(File, u64), Refused> {
         let bytes = self.known().blobs.get(sha256).filter(|blob| blob.whole > 0).map(|blob| blob.bytes);
         let bytes = bytes.ok_or_else(|| Refused::UnknownBlob(sha256.clone()))?;
         let path = self.folder.blob(sha256);
-        let file = File::open(&path).map_err(|source| ContentError::Io { path, action: "open it", source })?;
-        Ok((file, bytes))
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        match opened {
+            Ok((len, file)) if len == bytes => Ok((file, bytes)),
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(ContentError::Io { path, action: "open it", source }.into())
+            }
+            // It is gone, or is shorter than it was.
+            _ => Err(self.lost(sha256)),
+        }
+    }
+
+    /// Notes that what has a blob is no longer whole, so that it is not promised any more, and can be shared again.
+    fn lost(&self, sha256: &Digest) -> Refused {
+        let mut known = self.known();
+        let has = |held: &Held| held.whole && held.manifest.files.iter().any(|file| file.sha256 == *sha256);
+        let items: Vec<Item> = known.items.iter().filter(|(_, held)| has(held)).map(|(item, _)| item.clone()).collect();
+        for item in &items {
+            known.set_whole(item, false);
+            tracing::error!(%item, blob = %sha256, "is damaged on the disk and no longer shared; share it again");
+        }
+        match items.is_empty() {
+            // It was removed just now.
+            true => Refused::UnknownBlob(sha256.clone()),
+            false => Refused::Lost(sha256.clone()),
+        }
     }
 
     /// Takes an offer: what is missing of it. Where nothing is, it is checked as a whole and shared; who offers it
