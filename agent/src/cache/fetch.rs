@@ -24,26 +24,35 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 impl Cache {
     /// Fetches an item that this process has alone.
     pub(super) fn fetch(&self, item: &Item, sources: &mut [Box<dyn Source>], watch: &Watch) -> Result<(), CacheError> {
+        // Whoever had it alone just now may have brought it.
+        if self.folder.holds(item) && matches!(self.folder.manifest(item), Ok(Some(_))) {
+            return Ok(());
+        }
         let mut pause = PAUSE;
         let mut warned: Option<Instant> = None;
+        // What those said that will not give it; they are not asked again.
+        let mut refused: Vec<Option<String>> = vec![None; sources.len()];
         loop {
             let (mut asked, mut passing) = (Vec::new(), false);
-            for source in sources.iter_mut() {
-                let why = match self.fetch_from(item, source.as_mut(), watch) {
-                    Ok(true) => return Ok(()),
-                    Ok(false) => "it does not have it".to_owned(),
-                    Err(Trouble::Here(error)) => {
-                        // Not left behind on a full disk: others need it, too.
-                        if matches!(error, CacheError::Content(ContentError::DiskFull { .. })) {
-                            self.discard(item);
+            for (source, refused) in sources.iter_mut().zip(&mut refused) {
+                let why = match refused {
+                    Some(why) => why.clone(),
+                    None => match self.fetch_from(item, source.as_mut(), watch) {
+                        Ok(true) => return Ok(()),
+                        Ok(false) => "it does not have it".to_owned(),
+                        Err(Trouble::Here(error)) => {
+                            // Not left behind on a full disk: others need it, too.
+                            if matches!(error, CacheError::Content(ContentError::DiskFull { .. })) {
+                                self.discard(item);
+                            }
+                            return Err(error);
                         }
-                        return Err(error);
-                    }
-                    Err(Trouble::Passing(why)) => {
-                        passing = true;
-                        why
-                    }
-                    Err(Trouble::Final(why)) => why,
+                        Err(Trouble::Passing(why)) => {
+                            passing = true;
+                            why
+                        }
+                        Err(Trouble::Final(why)) => refused.insert(why).clone(),
+                    },
                 };
                 asked.push(format!("{}: {why}", source.name()));
             }
@@ -189,7 +198,8 @@ impl<'a> Download<'a> {
         if *times < MOST_DAMAGED {
             return Ok(());
         }
-        Err(CacheError::Damaged { sha256: sha256.clone(), from: self.from.clone(), times: *times, found })
+        let (sha256, item, from) = (sha256.clone(), self.manifest.item.clone(), self.from.clone());
+        Err(CacheError::Damaged { sha256, item, from, times: *times, found })
     }
 
     fn tell(&mut self) {

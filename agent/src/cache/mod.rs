@@ -78,10 +78,15 @@ pub enum CacheError {
         pinned: Bytes,
     },
     /// It came with other bytes than it has, again and again.
-    #[error("blob {sha256}: what came from {from} was damaged {times} times; expected that SHA-256, found {found}")]
+    #[error(
+        "blob {sha256}: what came from {from} was damaged {times} times; expected that SHA-256, found {found}. Replace it \
+         there; the coordinator's with `fleet shared --remove {item}`, and by sharing it again"
+    )]
     Damaged {
         /// Which.
         sha256: Digest,
+        /// Of what.
+        item: Item,
         /// From where.
         from: String,
         /// How often.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fleet_content::folder::Missing;
-use fleet_content::{Folder, Item, Manifest};
+use fleet_content::{ContentError, Folder, Item, Manifest};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -25,7 +25,14 @@ pub enum Trouble {
 
 impl From<CacheError> for Trouble {
     fn from(error: CacheError) -> Self {
-        Self::Here(error)
+        match error {
+            // What came is wrong, and another source may have the right one.
+            CacheError::Damaged { .. }
+            | CacheError::Content(ContentError::TooLong { .. } | ContentError::Manifest(_)) => {
+                Self::Final(error.to_string())
+            }
+            error => Self::Here(error),
+        }
     }
 }
 

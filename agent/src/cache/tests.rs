@@ -118,6 +118,51 @@ fn damaged_bytes_are_fetched_again_and_not_for_ever() {
     world.damages.store(99, Ordering::SeqCst);
     let error = get(&cache, &world, &item).expect_err("never right").to_string();
     assert!(error.contains("from memory was damaged 3 times"), "{error}");
+    assert!(error.contains(&format!("fleet shared --remove {item}")), "{error}");
+}
+
+/// Sends one byte more than it was asked for.
+struct TooMuch(Memory);
+
+impl Source for TooMuch {
+    fn name(&self) -> String {
+        "too much".to_owned()
+    }
+
+    fn manifest(&mut self, item: &Item) -> Result<Option<Manifest>, Trouble> {
+        self.0.manifest(item)
+    }
+
+    fn read(&mut self, blobs: &[Missing], take: &mut Take<'_>) -> Result<(), Trouble> {
+        Ok(take(0, &vec![0; blobs[0].bytes as usize + 1])?)
+    }
+}
+
+#[test]
+fn a_source_with_the_wrong_bytes_does_not_keep_others_from_being_asked() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let (rotten, item) = (Arc::new(World::default()), world.weights(&[1; 50]));
+    rotten.weights(&[1; 50]);
+    rotten.damages.store(99, Ordering::SeqCst);
+    let (_waiting, stop) = watch::channel(false);
+    let watch = Watch { tell: Box::new(|_, _| ()), stop };
+    let mut sources: Vec<Box<dyn Source>> =
+        vec![Box::new(TooMuch(Memory(world.clone()))), Box::new(Memory(rotten.clone())), Box::new(Memory(world))];
+    let kept = open(dir.path(), 10_000).get(&item, &mut sources, &watch).expect("comes from the last");
+    assert_eq!(std::fs::read(&kept.file).expect("there"), [1; 50]);
+    assert_eq!(rotten.served.load(Ordering::SeqCst), 150, "asked before");
+}
+
+#[test]
+fn what_another_brought_meanwhile_is_neither_fetched_nor_removed() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let (item, cache) = (world.weights(&[1; 50]), open(dir.path(), 10_000));
+    drop(get(&cache, &world, &item).expect("comes"));
+    // Looked for while another had it alone, and held alone now; nobody has it any more.
+    let (_waiting, stop) = watch::channel(false);
+    let _alone = cache.locks.alone(&item).expect("locks").expect("is free");
+    cache.fetch(&item, &mut [], &Watch { tell: Box::new(|_, _| ()), stop }).expect("is here");
+    assert!(cache.folder.holds(&item));
 }
 
 #[test]
