@@ -40,13 +40,7 @@ impl Cache {
                     None => match self.fetch_from(item, source.as_mut(), watch) {
                         Ok(true) => return Ok(()),
                         Ok(false) => "it does not have it".to_owned(),
-                        Err(Trouble::Here(error)) => {
-                            // Not left behind on a full disk: others need it, too.
-                            if matches!(error, CacheError::Content(ContentError::DiskFull { .. })) {
-                                self.discard(item);
-                            }
-                            return Err(error);
-                        }
+                        Err(Trouble::Here(error)) => return Err(error),
                         Err(Trouble::Passing(why)) => {
                             passing = true;
                             why
@@ -86,20 +80,46 @@ impl Cache {
         if manifest.item != *item {
             return Err(Trouble::Final(format!("it has the manifest of {} for it", manifest.item)));
         }
-        self.make_room(&manifest)?;
-        let mut download = Download::new(self, &manifest, source.name(), watch);
+        self.make_room(&manifest, false)?;
+        loop {
+            match self.bring(&manifest, source, watch) {
+                Err(Trouble::Here(error)) if self.is_full(&error) => {
+                    let left = self.make_room(&manifest, true);
+                    if matches!(left, Ok(true)) {
+                        continue;
+                    }
+                    // Not left behind on a full disk: others need it, too.
+                    self.discard(item);
+                    return Err(match left {
+                        Err(in_use @ CacheError::NoSpace { pinned: Bytes(1..), .. }) => in_use.into(),
+                        _ => error.into(),
+                    });
+                }
+                brought => return brought.map(|()| true),
+            }
+        }
+    }
+
+    /// Whether it is the cache's own disk that is full.
+    fn is_full(&self, error: &CacheError) -> bool {
+        matches!(error, CacheError::Content(ContentError::DiskFull { path }) if path.starts_with(self.folder.root()))
+    }
+
+    /// Brings what is missing of an item from one source, and puts it together.
+    fn bring(&self, manifest: &Manifest, source: &mut dyn Source, watch: &Watch) -> Result<(), Trouble> {
+        let mut download = Download::new(self, manifest, source.name(), watch);
         while let Some(missing) = download.missing()? {
             download.take_from(source, &missing)?;
         }
-        let assembled = self.folder.assemble(&manifest, &mut |_, _| ());
+        let assembled = self.folder.assemble(manifest, &mut |_, _| ());
         if let Err(error @ ContentError::Differs { .. }) = assembled {
-            self.discard(item);
+            self.discard(&manifest.item);
             // Another source may have the right one.
             return Err(Trouble::Final(error.to_string()));
         }
         assembled.map_err(CacheError::from)?;
         download.says_it_is_here();
-        Ok(true)
+        Ok(())
     }
 }
 

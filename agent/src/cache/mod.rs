@@ -62,7 +62,7 @@ pub enum CacheError {
     /// It does not go in.
     #[error(
         "{} does not go into the cache {place}: it has {needs}, the cache may have {space}, and {pinned} of what is \
-         there is in use by running trials. Give the agent a larger --cache-space",
+         there is in use by running trials. Give the agent a larger --cache-space, or a larger disk",
         .item.words()
     )]
     NoSpace {
@@ -93,14 +93,6 @@ pub enum CacheError {
         times: u32,
         /// The last one's hash.
         found: String,
-    },
-    /// What lies here is no longer what it was, and others are using it.
-    #[error("{} is damaged in the cache {place} and in use by another trial; it is fetched again once that ends", .item.words())]
-    Rotten {
-        /// Which.
-        item: Item,
-        /// The cache.
-        place: PathBuf,
     },
     /// Nobody waits for it any more.
     #[error("called off")]
@@ -153,7 +145,20 @@ pub struct Kept {
     pub dataset: Option<DatasetName>,
     /// The file, for weights.
     pub file: PathBuf,
+    /// Its size.
+    bytes: u64,
     _pin: Pin,
+}
+
+impl Kept {
+    /// The folder or file that it is.
+    fn place(&self) -> &Path {
+        if self.dataset.is_some() { &self.root } else { &self.file }
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp::of(&[self.place().to_owned()])
+    }
 }
 
 impl Cache {
@@ -183,7 +188,7 @@ impl Cache {
         let mut told = false;
         loop {
             watch.check()?;
-            if let Some(kept) = self.kept(item)? {
+            if let Some(kept) = self.kept(item, watch)? {
                 return Ok(kept);
             }
             match self.locks.alone(item)? {
@@ -205,34 +210,41 @@ impl Cache {
         }
     }
 
-    /// The item, if it is here and right.
-    fn kept(&self, item: &Item) -> Result<Option<Kept>, CacheError> {
+    /// The item, if it is here and right. What is not is removed, once no trial uses it any more.
+    fn kept(&self, item: &Item, watch: &Watch) -> Result<Option<Kept>, CacheError> {
         let Some(pin) = self.locks.shared(item)? else { return Ok(None) };
         // A manifest that cannot be read is of nothing that can be used; fetching writes another.
         let Ok(Some(manifest)) = self.folder.manifest(item) else { return Ok(None) };
         if !self.folder.holds(item) {
             return Ok(None);
         }
-        let root = self.folder.set(item.digest());
-        let kept = Kept { dataset: manifest.opened_as(&root), root, file: self.folder.blob(item.digest()), _pin: pin };
-        if self.is_right(item, &kept) {
+        let (root, file) = (self.folder.set(item.digest()), self.folder.blob(item.digest()));
+        let bytes = manifest.blobs().iter().map(|(_, bytes)| bytes).sum();
+        let kept = Kept { dataset: manifest.opened_as(&root), root, file, bytes, _pin: pin };
+        let stamp = kept.stamp();
+        if self.is_right(item, &kept, &stamp) {
             return Ok(Some(kept));
         }
-        tracing::warn!(%item, "what lies in the cache is damaged; fetching it again");
+        tracing::warn!(%item, "what lies in the cache is damaged; fetching it again once no trial uses it");
+        let place = kept.place().to_owned();
         drop(kept);
-        let Some(_alone) = self.locks.alone(item)? else {
-            return Err(CacheError::Rotten { item: item.clone(), place: self.folder.root().to_owned() });
+        let _alone = loop {
+            match self.locks.alone(item)? {
+                Some(alone) => break alone,
+                None => watch.pause(LOOK)?,
+            }
         };
-        // Whatever else shares its blobs would have the same damage.
-        self.folder.remove(item, &BTreeSet::new())?;
+        // Unless somebody has done so meanwhile.
+        if Stamp::of(&[place]) == stamp {
+            // Whatever else shares its blobs would have the same damage.
+            self.folder.remove(item, &BTreeSet::new())?;
+        }
         Ok(None)
     }
 
     /// Whether an item still is what it is called: read to the end once per process and change.
-    fn is_right(&self, item: &Item, kept: &Kept) -> bool {
-        let place = if kept.dataset.is_some() { &kept.root } else { &kept.file };
-        let stamp = Stamp::of(std::slice::from_ref(place));
-        let known = self.checked.lock().unwrap_or_else(PoisonError::into_inner).get(item) == Some(&stamp);
+    fn is_right(&self, item: &Item, kept: &Kept, stamp: &Stamp) -> bool {
+        let known = self.checked.lock().unwrap_or_else(PoisonError::into_inner).get(item) == Some(stamp);
         let right = known
             || match &kept.dataset {
                 Some(name) => Dataset::open(name, &kept.root)
@@ -241,7 +253,7 @@ impl Cache {
                 None => sha256_of_file(&kept.file).is_ok_and(|hash| hash == item.digest().as_str()),
             };
         if right {
-            self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone(), stamp);
+            self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone(), stamp.clone());
         }
         right
     }
@@ -252,29 +264,44 @@ impl Cache {
         manifest.bytes().saturating_sub(lacks)
     }
 
-    /// Makes room for an item that this process fetches, and reserves it by keeping the manifest.
-    fn make_room(&self, manifest: &Manifest) -> Result<(), CacheError> {
+    /// Bytes of these items that are on the disk, each blob counted once.
+    fn on_disk<'a>(&self, manifests: impl Iterator<Item = &'a Manifest>) -> u64 {
+        let mut here: HashMap<Digest, u64> = HashMap::new();
+        for manifest in manifests {
+            here.extend(manifest.blobs());
+            here.extend(self.folder.missing(manifest).into_iter().map(|blob| (blob.sha256, blob.have)));
+        }
+        here.values().sum()
+    }
+
+    /// Makes room for an item that this process fetches, and reserves it by keeping the manifest; whether anything had to
+    /// leave. On a disk that is full, what comes has to go where something else is now.
+    fn make_room(&self, manifest: &Manifest, full: bool) -> Result<bool, CacheError> {
         let _one_at_a_time = self.locks.room()?;
         // Others are held alone meanwhile, so that nobody begins to use what is about to go.
         let mut held = Vec::new();
         for item in self.folder.items()?.into_iter().filter(|item| *item != manifest.item) {
             let Ok(Some(of)) = self.folder.manifest(&item) else { continue };
             let (used, alone) = (self.locks.used(&item), self.locks.alone(&item)?);
-            held.push((Held { used, pinned: alone.is_none(), blobs: of.blobs() }, item, alone));
+            held.push((Held { used, pinned: alone.is_none(), blobs: of.blobs() }, of, alone));
         }
+        let space = match full {
+            true => self.space.min(self.on_disk(held.iter().map(|(_, of, _)| of).chain([manifest]))),
+            false => self.space,
+        };
         let wanted = manifest.blobs();
         let entries: Vec<&Held> = held.iter().map(|(held, ..)| held).collect();
-        let leaves = room::make_room(&entries, &wanted, self.space).map_err(|pinned| CacheError::NoSpace {
+        let leaves = room::make_room(&entries, &wanted, space).map_err(|pinned| CacheError::NoSpace {
             item: manifest.item.clone(),
             place: self.folder.root().to_owned(),
-            needs: Bytes(manifest.bytes()),
-            space: Bytes(self.space),
+            needs: Bytes(wanted.iter().map(|(_, bytes)| bytes).sum()),
+            space: Bytes(space),
             pinned: Bytes(pinned),
         })?;
         let stays = held.iter().enumerate().filter(|(at, _)| !leaves.contains(at)).flat_map(|(_, (h, ..))| &h.blobs);
         let kept: BTreeSet<Digest> = stays.chain(&wanted).map(|(sha256, _)| sha256.clone()).collect();
-        for at in leaves {
-            let item = &held[at].1;
+        for at in &leaves {
+            let item = &held[*at].1.item;
             tracing::info!(%item, "leaves the cache, to make room");
             self.folder.remove(item, &kept)?;
         }
@@ -282,6 +309,7 @@ impl Cache {
         if self.folder.manifest(&manifest.item).ok().flatten().is_some_and(|before| before != *manifest) {
             self.folder.remove(&manifest.item, &kept)?;
         }
-        Ok(self.folder.keep(manifest)?)
+        self.folder.keep(manifest)?;
+        Ok(!leaves.is_empty())
     }
 }

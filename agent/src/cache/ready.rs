@@ -1,6 +1,7 @@
 //! What a lease needs, from wherever it is nearest.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use fleet_common::plan::CellSettings;
 use fleet_common::spec::DatasetName;
@@ -8,6 +9,9 @@ use fleet_content::Item;
 
 use super::{Cache, CacheError, Kept, Source, Watch};
 use crate::files::Files;
+
+/// How often it is tried again whether running trials have left room.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Where a worker finds what it needs.
 #[derive(Debug)]
@@ -22,6 +26,16 @@ pub struct Ready {
     _kept: Vec<Kept>,
 }
 
+/// Why a trial cannot begin.
+enum Lack {
+    /// Not yet: running trials use the room.
+    Room(String),
+    /// Not here.
+    Final(String),
+    /// Nobody waits for it any more.
+    Stopped,
+}
+
 /// Looks into the local folders first, then into the cache, then asks the sources. Blocks.
 ///
 /// # Errors
@@ -34,18 +48,49 @@ pub fn ready(
     dataset: &DatasetName,
     watch: &Watch,
 ) -> Result<Ready, Option<String>> {
-    let mut kept = Vec::new();
+    let mut told = false;
+    loop {
+        match look(files, cache, sources, settings, dataset, watch) {
+            Ok(ready) => return Ok(ready),
+            Err(Lack::Final(why)) => return Err(Some(why)),
+            Err(Lack::Stopped) => return Err(None),
+            // Nothing is held meanwhile: two that wait for each other's room would wait for ever.
+            Err(Lack::Room(why)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(why, "waiting until trials that use the cache end");
+                }
+                watch.pause(AGAIN).map_err(|_| None)?;
+            }
+        }
+    }
+}
+
+fn look(
+    files: &Files,
+    cache: &Cache,
+    sources: &mut [Box<dyn Source>],
+    settings: &CellSettings,
+    dataset: &DatasetName,
+    watch: &Watch,
+) -> Result<Ready, Lack> {
+    let mut kept: Vec<Kept> = Vec::new();
     let (mut data_dir, mut opened_as) = (files.data_dir().to_owned(), dataset.clone());
-    let mut fetch = |item: Result<Item, String>, here: String| {
-        let item = item.map_err(Some)?;
-        cache.get(&item, sources, watch).map_err(|error| match error {
-            CacheError::Stopped => None,
-            error => Some(format!("{here}; and {error}")),
+    let mut fetch = |item: Result<Item, String>, here: String, kept: &[Kept]| {
+        let item = item.map_err(Lack::Final)?;
+        cache.get(&item, sources, watch).map_err(|error| {
+            let own: u64 = kept.iter().map(|kept| kept.bytes).sum();
+            match error {
+                CacheError::Stopped => Lack::Stopped,
+                CacheError::NoSpace { needs, space, .. } if needs.0.saturating_add(own) <= space.0 => {
+                    Lack::Room(error.to_string())
+                }
+                error => Lack::Final(format!("{here}; and {error}")),
+            }
         })
     };
     if let Err(here) = files.check_dataset(settings, dataset) {
         let item = settings.dataset.fingerprint.parse().map(Item::Dataset);
-        let set = fetch(item, here)?;
+        let set = fetch(item, here, &kept)?;
         if let Some(name) = &set.dataset {
             (data_dir, opened_as) = (set.root.clone(), name.clone());
         }
@@ -57,7 +102,7 @@ pub fn ready(
             let item = Item::wanted(settings).and_then(|wanted| {
                 wanted.into_iter().find(|i| matches!(i, Item::Weights(_))).ok_or_else(|| "no weights are wanted".into())
             });
-            let file = fetch(item, here)?;
+            let file = fetch(item, here, &kept)?;
             let place = file.file.clone();
             kept.push(file);
             Some(place)

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use fleet_common::canonical::sha256_hex;
+use fleet_common::plan::{self, CellSettings, DatasetIdentity, Resolution};
 use fleet_content::folder::Missing;
-use fleet_content::{Entry, RelativePath};
+use fleet_content::{Entry, Local, RelativePath};
+use fleet_dataset::synth::{self, TextureSet, TextureSpec};
 
 use super::*;
+use crate::files::Files;
 
 /// What the test's sources have and did.
 #[derive(Default)]
@@ -180,6 +183,25 @@ fn what_rots_on_the_disk_is_noticed_and_fetched_again() {
 }
 
 #[test]
+fn what_rots_while_a_trial_uses_it_is_fetched_again_once_that_ends() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.weights(&[1; 50]);
+    let in_use = get(&open(dir.path(), 10_000), &world, &item).expect("comes");
+    std::fs::remove_file(&in_use.file).expect("removes");
+    std::fs::write(&in_use.file, [9; 50]).expect("writes");
+    std::thread::scope(|scope| {
+        let (ended, end) = std::sync::mpsc::channel();
+        let (dir, world, item) = (&dir, &world, &item);
+        scope.spawn(move || ended.send(get(&open(dir.path(), 10_000), world, item).map(|kept| kept.file.clone())));
+        let early = end.recv_timeout(Duration::from_millis(500));
+        assert!(early.is_err(), "ended while it was in use: {early:?}");
+        drop(in_use);
+        let file = end.recv().expect("ends").expect("comes again");
+        assert_eq!(std::fs::read(file).expect("there"), [1; 50]);
+    });
+}
+
+#[test]
 fn all_that_want_the_same_share_one_download() {
     let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
     let item = world.weights(&[5; 100_000]);
@@ -226,6 +248,102 @@ fn a_full_disk_is_told_and_left_as_it_was() {
     assert!(error.contains("the disk is full"), "{error}");
     assert!(cache.folder.items().expect("lists").is_empty() && partial.symlink_metadata().is_err(), "nothing is left");
     get(&cache, &world, &item).expect("there is room again");
+}
+
+/// Gives nothing to a full disk, and something once there is room: the link in `full` is to one.
+struct Filling(Memory, std::path::PathBuf, u32);
+
+impl Source for Filling {
+    fn name(&self) -> String {
+        "filling".to_owned()
+    }
+
+    fn manifest(&mut self, item: &Item) -> Result<Option<Manifest>, Trouble> {
+        self.0.manifest(item)
+    }
+
+    fn read(&mut self, blobs: &[Missing], take: &mut Take<'_>) -> Result<(), Trouble> {
+        self.2 += 1;
+        if self.2 == 2 {
+            std::fs::remove_file(&self.1).expect("was in the way");
+        }
+        self.0.read(blobs, take)
+    }
+}
+
+#[test]
+fn on_a_full_disk_what_nobody_uses_leaves_and_what_is_in_use_is_waited_for() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let (cache, [a, b]) = (open(dir.path(), 10_000), [1, 2].map(|n| world.weights(&[n; 50])));
+    let full = dir.path().join("partial").join(b.digest().as_str());
+    let attempt = || {
+        std::os::unix::fs::symlink("/dev/full", &full).expect("links");
+        let (_waiting, stop) = watch::channel(false);
+        let source: Box<dyn Source> = Box::new(Filling(Memory(world.clone()), full.clone(), 0));
+        cache.get(&b, &mut [source], &Watch { tell: Box::new(|_, _| ()), stop })
+    };
+    let in_use = get(&cache, &world, &a).expect("comes");
+    let error = attempt().expect_err("no room now");
+    assert!(matches!(error, CacheError::NoSpace { pinned: Bytes(50), .. }), "{error}");
+    assert!(full.symlink_metadata().is_err() && cache.items() == BTreeSet::from([a]), "nothing is left of it");
+    drop(in_use);
+    drop(attempt().expect("comes"));
+    assert_eq!(cache.items(), BTreeSet::from([b]));
+}
+
+/// A cell of the data set `fingerprint`, from scratch.
+fn cell(fingerprint: &Digest) -> CellSettings {
+    let toml = "name = \"c\"\nbudget = \"1GiB\"\n[matrix]\nmethod = \"lora\"\nbackbone = \"vit_micro\"\n\
+                checkpointing = \"static\"\ndataset = \"textures\"\n";
+    let campaign = fleet_common::spec::Campaign::parse("c.toml", toml).expect("a campaign");
+    let identity = DatasetIdentity { fingerprint: fingerprint.to_string(), classes: 2, train: 10, test: 10 };
+    let mut resolution = Resolution::default();
+    resolution.datasets.insert("textures".to_owned().try_into().expect("a name"), Ok(identity));
+    plan::plan(&campaign, &resolution).cells[0].settings()
+}
+
+#[test]
+fn a_trial_waits_for_room_that_others_use_and_not_for_what_can_never_be() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let files = Files::new(dir.path().join("data"), None);
+    let textures = DatasetName::Textures("textures".into());
+    synth::write(
+        &dir.path().join("theirs/textures"),
+        &TextureSpec { seed: 1, set: TextureSet::A, per_class: 3, size: 32 },
+        &mut |_, _| (),
+    )
+    .expect("writes");
+    let set = Dataset::open(&textures, &dir.path().join("theirs")).expect("opens");
+    let fingerprint = set.identify(&mut |_, _| ()).expect("identifies").fingerprint;
+    let local = Local::dataset(&textures, &dir.path().join("theirs"), &fingerprint, &mut |_, _| ()).expect("reads");
+    let item = local.manifest.item.clone();
+    for (sha256, place) in &local.places {
+        world.blobs.lock().expect("free").insert(sha256.clone(), std::fs::read(place).expect("reads"));
+    }
+    world.manifests.lock().expect("free").insert(item.clone(), local.manifest.clone());
+    let settings = cell(item.digest());
+    let ready = |space: u64| {
+        let (_waiting, stop) = watch::channel(false);
+        let watch = Watch { tell: Box::new(|_, _| ()), stop };
+        let mut sources: Vec<Box<dyn Source>> = vec![Box::new(Memory(world.clone()))];
+        ready(&files, &open(&dir.path().join("cache"), space), &mut sources, &settings, &textures, &watch)
+    };
+    let why = ready(local.manifest.bytes() - 1).expect_err("never goes in").expect("a reason");
+    assert!(why.contains("does not go into the cache"), "{why}");
+
+    let other = world.weights(&[1; 50]);
+    let space = local.manifest.bytes() + 10;
+    let in_use = get(&open(&dir.path().join("cache"), space), &world, &other).expect("comes");
+    std::thread::scope(|scope| {
+        let (ended, end) = std::sync::mpsc::channel();
+        let ready = &ready;
+        scope.spawn(move || ended.send(ready(space).map(|ready| ready.data_dir)));
+        let early = end.recv_timeout(Duration::from_millis(500));
+        assert!(early.is_err(), "ended while the room was in use: {early:?}");
+        drop(in_use);
+        let data_dir = end.recv().expect("ends").expect("there is room");
+        assert!(data_dir.starts_with(dir.path().join("cache/sets")));
+    });
 }
 
 #[test]
