@@ -119,7 +119,8 @@ impl Dataset {
     /// Opens `name` under `data_dir`; a path is used as it is, relative to the current folder.
     ///
     /// Checks everything that can be checked without decoding: that the layout is complete, that listed files exist,
-    /// that labels are in range, that no image is in both halves.
+    /// that labels are in range, that no half is empty, that no image file is in both halves. The last is told by names;
+    /// images without one (CIFAR-100's, those of some Parquet files) may repeat.
     pub fn open(name: &DatasetName, data_dir: &Path) -> Result<Self, DatasetError> {
         let source = match name {
             DatasetName::Cifar100 => Source::Cifar(Cifar::open(data_dir)?),

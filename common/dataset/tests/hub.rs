@@ -194,6 +194,43 @@ fn dtd_is_the_official_set_where_names_and_bytes_are() {
     mentions(&refusal(&Dtd, &hub), &["row 0 has the label 47", "0 to 46"]);
 }
 
+/// A data folder with these rows as DTD.
+fn hub_dtd(data: &Path, train: &[Row], test: &[Row]) {
+    for (half, rows) in [("train", train), ("test", test)] {
+        write(&data.join(format!("dtd/data/{half}-00000-of-00001.parquet")), "image", &["label"], None, rows);
+    }
+}
+
+#[test]
+fn halves_are_not_empty_and_share_no_image() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let row = |name, bytes: &[u8]| Row { bytes: bytes.to_vec(), path: Some(name), labels: vec![0] };
+    hub_dtd(dir.path(), &[row("a.jpg", b"a")], &[]);
+    mentions(&refusal(&Dtd, dir.path()), &["has no test images"]);
+    hub_dtd(dir.path(), &[], &[row("a.jpg", b"a")]);
+    mentions(&refusal(&Dtd, dir.path()), &["has no training images"]);
+    hub_dtd(dir.path(), &[row("a.jpg", b"a"), row("b.jpg", b"b")], &[row("b.jpg", b"b")]);
+    mentions(&refusal(&Dtd, dir.path()), &["banded/b.jpg twice", "both halves"]);
+    hub_dtd(dir.path(), &[row("a.jpg", b"a"), row("a.jpg", b"a")], &[row("b.jpg", b"b")]);
+    mentions(&refusal(&Dtd, dir.path()), &["banded/a.jpg twice"]);
+    // Halves that are numbered each for itself have the same names for different images.
+    hub_dtd(dir.path(), &[row("0.jpg", b"a")], &[row("0.jpg", b"b")]);
+    assert_eq!(Dataset::open(&Dtd, dir.path()).expect("opens").len(Split::Test), 1);
+}
+
+#[test]
+fn what_unpacks_to_far_more_than_it_is_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let row = |bytes: usize| Row { bytes: vec![0; bytes], path: None, labels: vec![0] };
+    hub_dtd(dir.path(), &[row((64 << 20) + 1)], &[row(1)]);
+    mentions(&refusal(&Dtd, dir.path()), &["row 0 has 67108865 bytes", "at most 67108864"]);
+    // Zeros take next to nothing in the file.
+    hub_dtd(dir.path(), &vec![row(20 << 20); 6], &[row(1)]);
+    mentions(&refusal(&Dtd, dir.path()), &["unpacks to more than", "8 times"]);
+    hub_dtd(dir.path(), &[row(20 << 20)], &[row(1)]);
+    Dataset::open(&Dtd, dir.path()).expect("opens");
+}
+
 /// Whatever is done to a file, opening it ends, with a data set or an error.
 #[test]
 fn damaged_files_are_errors_and_no_panics() {

@@ -30,6 +30,13 @@ const DTD: [&str; 47] = [
     "stratified", "striped", "studded", "swirly", "veined", "waffled", "woven", "wrinkled", "zigzagged",
 ];
 
+/// Bytes of an image's file; the largest photographs have some 20 MB.
+const MOST_IMAGE: usize = 64 << 20;
+/// How many times its own size a set may unpack to, and how much beyond that: image files hardly get smaller by packing,
+/// but a file of a few bytes can say the same large image a million times.
+const MOST_TIMES: u64 = 8;
+const MOST_BEYOND: u64 = 64 << 20;
+
 const COLUMNS: Columns = Columns { image: &["image", "img"], label: &["label", "labels"], coarse: None };
 
 /// Images from Parquet files.
@@ -69,6 +76,11 @@ impl Hub {
         let io = |action| DatasetError::io(&temporary, action);
         let images = tempfile::tempfile().map_err(io("make a file for its images (TMPDIR names another folder)"))?;
         let mut writer = BufWriter::new(images.try_clone().map_err(io("use the file for its images"))?);
+        let mut most = MOST_BEYOND;
+        for file in Split::ALL.into_iter().flat_map(|split| shards.of(split)) {
+            let packed = file.metadata().map_err(DatasetError::io(file, "look at it"))?.len();
+            most = most.saturating_add(packed.saturating_mul(MOST_TIMES));
+        }
         let mut at = 0;
         let mut halves = [Vec::new(), Vec::new()];
         for split in Split::ALL {
@@ -84,6 +96,16 @@ impl Hub {
                             ),
                         )
                     })?;
+                    let refuse = |what: String| Err(DatasetError::layout(file, format!("{what}. Fetch it again")));
+                    if bytes.len() > MOST_IMAGE {
+                        let found = bytes.len();
+                        return refuse(format!("row {number} has {found} bytes; expected at most {MOST_IMAGE}"));
+                    }
+                    if at + bytes.len() as u64 > most {
+                        return refuse(format!(
+                            "unpacks to more than {most} bytes with the files beside it, {MOST_TIMES} times what they have"
+                        ));
+                    }
                     let written = writer.write_all(bytes);
                     written.map_err(io("copy its images there (TMPDIR names another folder)"))?;
                     let sha256 = Sha256::digest(bytes).into();
@@ -97,6 +119,7 @@ impl Hub {
         writer.flush().map_err(io("copy its images there (TMPDIR names another folder)"))?;
         drop(writer);
         let [train, test] = halves;
+        check(shards.root(), &train, &test)?;
         let classes: BTreeSet<&str> = train.iter().map(|i| i.label.as_str()).collect();
         if let Some(image) = test.iter().find(|i| !classes.contains(i.label.as_str())) {
             return Err(DatasetError::layout(
@@ -148,6 +171,29 @@ impl Hub {
     pub(crate) fn files(&self) -> Vec<(String, PathBuf)> {
         self.shards.places()
     }
+}
+
+/// Refuses a half without images, and the same image twice, where names tell that it is the same.
+fn check(root: &Path, train: &[Found], test: &[Found]) -> Result<(), DatasetError> {
+    for (images, half) in [(train, "training"), (test, "test")] {
+        if images.is_empty() {
+            let found = format!("has no {half} images: its Parquet files have no rows. Fetch it again");
+            return Err(DatasetError::layout(root, found));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for image in train.iter().chain(test) {
+        if let Some(file) = &image.file
+            && !seen.insert((&image.label, file, &image.sha256))
+        {
+            let found = format!(
+                "has {}/{file} twice, with the same content; expected every image once over both halves. Fetch it again",
+                image.label
+            );
+            return Err(DatasetError::layout(root, found));
+        }
+    }
+    Ok(())
 }
 
 /// Images by class and file name. Where names are missing or not one per image, all are numbered in the files' order:
