@@ -59,22 +59,37 @@ impl Local {
         files: Vec<(String, PathBuf)>,
         tell: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, ContentError> {
-        let mut total = 0;
-        for (_, place) in &files {
-            total += place.metadata().map_err(ContentError::io(place, "look at it"))?.len();
+        let mut lengths = Vec::new();
+        for (path, place) in &files {
+            let path = RelativePath::try_from(path.clone()).map_err(ContentError::Manifest)?;
+            let bytes = place.metadata().map_err(ContentError::io(place, "look at it"))?.len();
+            lengths.push((path, bytes));
+        }
+        let total = lengths.iter().map(|(_, bytes)| bytes).sum();
+        // What is refused for its files' number or places is refused before they are read, which may take an hour.
+        if matches!(item, Item::Dataset(_)) {
+            Manifest::new(item.clone(), name.clone(), draft(&lengths)?)?;
         }
         let (mut done, mut entries, mut places) = (0, Vec::new(), BTreeMap::new());
-        for (path, place) in files {
-            let path = RelativePath::try_from(path).map_err(ContentError::Manifest)?;
+        for ((path, _), (_, place)) in lengths.into_iter().zip(files) {
             let (bytes, sha256) = digest(&place, &mut |read| {
                 done += read;
-                tell(done, total.max(done));
+                tell(done, done.max(total));
             })?;
             places.insert(sha256.clone(), place);
             entries.push(Entry { path, bytes, sha256 });
         }
         Ok(Self { manifest: Manifest::new(item, name, entries)?, places })
     }
+}
+
+/// Entries as they will be, with numbers for the hashes that are not known yet.
+fn draft(lengths: &[(RelativePath, u64)]) -> Result<Vec<Entry>, ContentError> {
+    let entries = lengths.iter().enumerate().map(|(number, (path, bytes))| {
+        let sha256 = format!("{number:064x}").parse().map_err(ContentError::Manifest)?;
+        Ok(Entry { path: path.clone(), bytes: *bytes, sha256 })
+    });
+    entries.collect()
 }
 
 /// Length and hash of a file.
@@ -95,4 +110,28 @@ fn digest(path: &Path, read: &mut dyn FnMut(u64)) -> Result<(u64, Digest), Conte
     }
     let sha256 = canonical::hex(&hash.finalize()).parse().map_err(ContentError::Manifest)?;
     Ok((length, sha256))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_shared_is_refused_before_it_is_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let place = dir.path().join("x.png");
+        std::fs::write(&place, "x").expect("writes");
+        let refusal = |paths: Vec<String>| {
+            let item = Item::Dataset("a".repeat(64).parse().expect("a hash"));
+            let files = paths.into_iter().map(|path| (path, place.clone())).collect();
+            let read = Local::new(item, IMAGES.into(), files, &mut |_, _| panic!("a file was read"));
+            read.expect_err("cannot be shared").to_string()
+        };
+        let many = refusal((0..=100_000).map(|n| format!("images/{n}")).collect());
+        assert!(many.contains("100001") && many.contains("--no-share"), "{many}");
+        let long = refusal((0..90_000).map(|n| format!("images/{}/{n}", "x".repeat(200))).collect());
+        assert!(long.contains("15728640") && long.contains("--no-share"), "{long}");
+        let control = refusal(vec!["images/a".into(), "images/b\nc".into()]);
+        assert!(control.contains("a control character"), "{control}");
+    }
 }

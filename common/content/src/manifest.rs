@@ -17,8 +17,11 @@ pub const SCHEMA: &str = "fleet.manifest/1";
 
 /// Bytes of a manifest: it travels as one message, and those have 16 MiB at most.
 pub const MOST_BYTES: usize = 15 << 20;
-/// Files of an item. A data set with more is better kept in a few large files.
+/// Files of an item. A data set with more has to lie in the agents' own folders.
 pub const MOST_FILES: usize = 100_000;
+/// What to do where there are more.
+const ELSEWHERE: &str =
+    "a larger data set has to lie in the agents' own data folders, and its campaigns to be submitted with --no-share";
 /// Bytes of a path.
 const LONGEST_PATH: usize = 1024;
 /// Bytes of a name, as file systems have it.
@@ -145,11 +148,7 @@ impl Manifest {
             return Err(format!("expected the schema {SCHEMA}, found \"{shown}\"; one side is of another version"));
         }
         if self.files.is_empty() || self.files.len() > MOST_FILES {
-            return Err(format!(
-                "expected 1 to {MOST_FILES} files, found {}; a larger data set has to lie in the agents' own folders, or \
-                 in fewer files (Parquet)",
-                self.files.len()
-            ));
+            return Err(format!("expected 1 to {MOST_FILES} files, found {}; {ELSEWHERE}", self.files.len()));
         }
         if self.name.is_empty() || self.name.len() > LONGEST_PATH || self.name.chars().any(char::is_control) {
             return Err("expected a name of 1 to 1024 bytes without control characters".to_owned());
@@ -224,8 +223,5 @@ impl Manifest {
 }
 
 fn too_long(bytes: usize) -> String {
-    format!(
-        "expected at most {MOST_BYTES} bytes, found {bytes}; a data set of so many files has to lie in the agents' own \
-         folders, or in fewer files (Parquet)"
-    )
+    format!("expected at most {MOST_BYTES} bytes, found {bytes}; {ELSEWHERE}")
 }

@@ -69,7 +69,7 @@ pub(super) async fn submit(
 ) -> Result<v1::SubmitReply, Failure> {
     let mut datasets = Vec::new();
     for (name, identity) in resolution.datasets {
-        let identity = identity.map_err(|why| Failure::usage(format!("the data set {}: {why}", name.label())))?;
+        let identity = identity.map_err(|why| unresolved(&name, &why))?;
         datasets.push(v1::ResolvedDataset {
             name: name.into(),
             fingerprint: identity.fingerprint,
@@ -92,6 +92,11 @@ pub(super) async fn submit(
         )));
     }
     Ok(client.submit(request).await?.into_inner())
+}
+
+/// A data set that is not here, or cannot be read.
+pub(super) fn unresolved(name: &spec::DatasetName, why: &str) -> Failure {
+    Failure::usage(format!("the data set {}: {why}", name.label()))
 }
 
 /// `fleet plan`.

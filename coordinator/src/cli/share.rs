@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::campaign::unresolved;
 use super::serve::interrupted;
 use super::transfer::Show;
 use super::weights::backbone;
@@ -49,7 +50,7 @@ impl Data {
         let name = DatasetName::try_from(self.name).map_err(Failure::usage)?;
         let identity = resolve::identify(&name, &self.data).map_err(Failure::usage)?;
         let mut sharer = Sharer::connect(&self.coordinator.coordinator).await?;
-        sharer.uninterrupted(&[Wanted::Dataset(name, self.data, identity.fingerprint)]).await
+        sharer.uninterrupted(vec![Wanted::Dataset(name, self.data, identity.fingerprint)]).await
     }
 }
 
@@ -76,7 +77,7 @@ impl Weights {
             })?;
             wanted.push(Wanted::Weights(backbone, file, None));
         }
-        Sharer::connect(&self.coordinator.coordinator).await?.uninterrupted(&wanted).await
+        Sharer::connect(&self.coordinator.coordinator).await?.uninterrupted(wanted).await
     }
 }
 
@@ -126,16 +127,16 @@ impl Listing {
 pub(super) async fn campaign(coordinator: &str, files: &Files, resolution: &Resolution) -> Result<(), Failure> {
     let mut wanted = Vec::new();
     for (name, identity) in &resolution.datasets {
-        if let Ok(identity) = identity {
-            wanted.push(Wanted::Dataset(name.clone(), files.data.clone(), identity.fingerprint.clone()));
-        }
+        // Before anything is copied that would be copied in vain.
+        let identity = identity.as_ref().map_err(|why| unresolved(name, why))?;
+        wanted.push(Wanted::Dataset(name.clone(), files.data.clone(), identity.fingerprint.clone()));
     }
     for (backbone, sha256) in &resolution.weights {
         if let Some(file) = resolve::weights_file(*backbone, files.weights.as_deref())? {
             wanted.push(Wanted::Weights(*backbone, file, Some(sha256.clone())));
         }
     }
-    Sharer::connect(coordinator).await?.quietly().uninterrupted(&wanted).await
+    Sharer::connect(coordinator).await?.quietly().uninterrupted(wanted).await
 }
 
 /// Something to share.
@@ -165,7 +166,7 @@ impl Wanted {
             Self::Dataset(name, data, fingerprint) => Local::dataset(name, data, fingerprint, tell),
             Self::Weights(_, file, _) => Local::weights(file, tell),
         };
-        local.map_err(|e| Failure::usage(e.to_string()))
+        local.map_err(|e| Failure::usage(format!("{} cannot be shared: {e}", self.label())))
     }
 }
 
@@ -191,10 +192,10 @@ impl Sharer {
     }
 
     /// Shares all of them, unless Ctrl-C comes first.
-    async fn uninterrupted(&mut self, wanted: &[Wanted]) -> Result<(), Failure> {
+    async fn uninterrupted(&mut self, wanted: Vec<Wanted>) -> Result<(), Failure> {
         let work = async {
             for wanted in wanted {
-                self.share(wanted).await?;
+                self.share(Arc::new(wanted)).await?;
             }
             Ok(())
         };
@@ -206,7 +207,7 @@ impl Sharer {
         }
     }
 
-    async fn share(&mut self, wanted: &Wanted) -> Result<(), Failure> {
+    async fn share(&mut self, wanted: Arc<Wanted>) -> Result<(), Failure> {
         let mut show = Show::new(wanted.label());
         if let Some(item) = wanted.item()
             && self.is_shared(&item).await?
@@ -216,7 +217,7 @@ impl Sharer {
             }
             return Ok(());
         }
-        let local = Arc::new(wanted.local(&mut |done, of| show.amount("reading ", done, Some(of)))?);
+        let local = Arc::new(read(wanted.clone(), &mut show).await?);
         let (item, total) = (&local.manifest.item, local.manifest.bytes());
         // Breaks in a row, and what the coordinator had after the latest answer.
         let (mut tries, mut before) = (0, None);
@@ -234,7 +235,7 @@ impl Sharer {
                 Err(status) => status,
             };
             if !is_passing(&why) {
-                return Err(refused(wanted, &why));
+                return Err(refused(&wanted, &why));
             }
             tries += 1;
             if tries >= TRIES {
@@ -313,6 +314,25 @@ impl Sharer {
         match reading.await {
             Ok(Err(Some(status))) => Err(status),
             _ => answer.map(|_| ()),
+        }
+    }
+}
+
+/// Hashes something's files, beside the runtime: it may take long, and Ctrl-C has to be heard meanwhile.
+async fn read(wanted: Arc<Wanted>, show: &mut Show) -> Result<Local, Failure> {
+    let (told, mut amounts) = mpsc::channel(1);
+    let mut reading = tokio::task::spawn_blocking(move || {
+        wanted.local(&mut |done, of| {
+            // The latest amount that there is room for will do.
+            let _ = told.try_send((done, of));
+        })
+    });
+    loop {
+        tokio::select! {
+            read = &mut reading => {
+                return read.unwrap_or_else(|e| Err(Failure::failed(format!("reading ended unexpectedly: {e}"))));
+            }
+            Some((done, of)) = amounts.recv() => show.amount("reading ", done, Some(of)),
         }
     }
 }

@@ -66,7 +66,8 @@ pub enum Refused {
     /// It does not go in.
     #[error(
         "{item} needs {needs} more, but of the {space} for shared content {used} are in use. Remove something with `fleet \
-         shared --remove ITEM`, or give `fleet serve` a larger --content-space"
+         shared --remove ITEM`, give `fleet serve` a larger --content-space, or submit with --no-share where the agents have \
+         it"
     )]
     NoSpace {
         /// What was offered.
@@ -81,7 +82,8 @@ pub enum Refused {
     /// The disk is nearly full.
     #[error(
         "the coordinator's disk has {free} left, and {needs} are needed to take this in: {reserve} of it stay free for what \
-         trials tell. Make room there, remove something with `fleet shared --remove ITEM`, or submit with --no-share"
+         trials tell. Make room there, remove something with `fleet shared --remove ITEM`, or submit with --no-share where the \
+         agents have it"
     )]
     DiskFull {
         /// What is free.
