@@ -217,7 +217,8 @@ impl Sharer {
             }
             return Ok(());
         }
-        let local = Arc::new(read(wanted.clone(), &mut show).await?);
+        let from = wanted.clone();
+        let local = Arc::new(reading(&mut show, move |tell| from.local(tell)).await?);
         let (item, total) = (&local.manifest.item, local.manifest.bytes());
         // Breaks in a row, and what the coordinator had after the latest answer.
         let (mut tries, mut before) = (0, None);
@@ -318,12 +319,15 @@ impl Sharer {
     }
 }
 
-/// Hashes something's files, beside the runtime: it may take long, and Ctrl-C has to be heard meanwhile.
-async fn read(wanted: Arc<Wanted>, show: &mut Show) -> Result<Local, Failure> {
+/// Runs what reads files beside the runtime, and shows how far it is: it may take long, and Ctrl-C has to be heard.
+async fn reading<T: Send + 'static>(
+    show: &mut Show,
+    read: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     let (told, mut amounts) = mpsc::channel(1);
     let mut reading = tokio::task::spawn_blocking(move || {
-        wanted.local(&mut |done, of| {
-            // The latest amount that there is room for will do.
+        read(&mut |done, of| {
+            // What there is no room for, the next one tells.
             let _ = told.try_send((done, of));
         })
     });
@@ -381,4 +385,27 @@ fn is_passing(status: &Status) -> bool {
 
 fn refused(wanted: &Wanted, why: &Status) -> Failure {
     Failure::failed(format!("{} cannot be shared: {}", wanted.label(), why.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_reads_files_still_hears_an_interruption() {
+        let (go_on, wait) = std::sync::mpsc::channel();
+        let mut show = Show::new("files");
+        let read = reading(&mut show, move |tell| {
+            tell(1, 2);
+            // Long enough to be noticed, should nothing else be done meanwhile.
+            Ok(wait.recv_timeout(Duration::from_secs(10)))
+        });
+        tokio::select! {
+            biased;
+            _ = read => panic!("ended before anybody let it"),
+            () = std::future::ready(()) => {}
+        }
+        // Its runtime waits for it.
+        go_on.send(()).expect("it still reads");
+    }
 }
