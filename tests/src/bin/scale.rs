@@ -170,14 +170,26 @@ fn restart(page: &mut Page) -> Result<(), String> {
     let arguments = ["bench", "--locked", "--quiet", "-p", "fleet-coordinator", "--bench", "restart"];
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let output = command.args(arguments).args(["--", "100000", "--json"]).output().map_err(|e| e.to_string())?;
-    let document: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|e| format!("the restart bench did not tell: {e}: {}", String::from_utf8_lossy(&output.stderr)))?;
-    let starts = document["restart_seconds"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_f64);
-    let slowest = starts.fold(0.0, f64::max);
+    let failed = |why: String| format!("the restart bench {why}: {}", String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        return Err(failed(format!("ended with {}", output.status)));
+    }
+    let (slowest, resident) = restarts(&output.stdout).map_err(failed)?;
     page.add("restart to serving, 100,000 finished trials", slowest, "s", "slowest of three", Target::Below(2.0));
-    let resident = document["peak_resident_bytes"].as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20);
-    page.add("restart to serving: most memory", resident, "MiB", "", Target::None);
+    page.add("restart to serving: most memory", resident / f64::from(1 << 20), "MiB", "", Target::None);
     Ok(())
+}
+
+/// The slowest restart in seconds, and the most memory in bytes, of what the bench tells.
+fn restarts(told: &[u8]) -> Result<(f64, f64), String> {
+    let document: serde_json::Value = serde_json::from_slice(told).map_err(|e| format!("did not tell: {e}"))?;
+    let starts: Option<Vec<f64>> = document["restart_seconds"]
+        .as_array()
+        .and_then(|starts| starts.iter().map(serde_json::Value::as_f64).collect())
+        .filter(|starts: &Vec<f64>| !starts.is_empty());
+    let starts = starts.ok_or("told no restart_seconds")?;
+    let resident = document["peak_resident_bytes"].as_f64().ok_or("told no peak_resident_bytes")?;
+    Ok((starts.into_iter().fold(0.0, f64::max), resident))
 }
 
 /// The command that people type for what is running.
@@ -193,4 +205,25 @@ fn command() -> String {
 fn today() -> String {
     let said = Command::new("date").args(["-u", "+%F"]).output();
     said.map_or_else(|_| "an unknown day".to_owned(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_that_was_not_measured_meets_no_target() {
+        let good = br#"{"restart_seconds": [0.5, 1.5, 1.0], "peak_resident_bytes": 1048576}"#;
+        assert_eq!(restarts(good), Ok((1.5, 1_048_576.0)));
+        let wrong: [&[u8]; 5] = [
+            b"",
+            b"{}",
+            br#"{"restart_seconds": [], "peak_resident_bytes": 1}"#,
+            br#"{"restart_seconds": [0.5, null], "peak_resident_bytes": 1}"#,
+            br#"{"restart_seconds": [0.5]}"#,
+        ];
+        for told in wrong {
+            assert!(restarts(told).is_err(), "{}", String::from_utf8_lossy(told));
+        }
+    }
 }
