@@ -299,7 +299,9 @@ impl Content {
             return Ok(Vec::new());
         }
         let missing = self.folder.missing(&manifest);
-        self.spare(missing.iter().map(|blob| blob.bytes - blob.have).sum())?;
+        if !missing.is_empty() {
+            self.spare(missing.iter().map(|blob| blob.bytes - blob.have).sum())?;
+        }
         self.admit(&manifest)?;
         if !missing.is_empty() {
             return Ok(missing);
@@ -488,5 +490,17 @@ mod tests {
         let missing = content.offer(manifest).expect("goes in");
         content.reserve = u64::MAX;
         assert!(matches!(content.begin(&missing[0].sha256, 0), Err(Refused::DiskFull { .. })));
+        // What is all here takes no more room.
+        let sha256: Digest = fleet_common::canonical::sha256_hex(b"w").parse().expect("a hash");
+        let path = RelativePath::try_from("w".to_owned()).expect("a path");
+        let files = vec![Entry { path, bytes: 1, sha256: sha256.clone() }];
+        let weights = Manifest::new(Item::Weights(sha256.clone()), "w".into(), files).expect("a manifest");
+        content.reserve = 0;
+        content.offer(weights.clone()).expect("goes in");
+        let mut partial = content.begin(&sha256, 0).expect("begins").expect("is not there");
+        partial.append(b"w").expect("appends");
+        Content::finish(&sha256, partial).expect("is right");
+        content.reserve = u64::MAX;
+        assert_eq!(content.offer(weights).expect("is shared"), []);
     }
 }
