@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use fleet_agent::cache::{Cache, CacheError, Coordinator, Source, Watch};
+use fleet_agent::cache::{Cache, CacheError, Coordinator, Patience, Source, Watch};
 use fleet_common::spec::DatasetName;
 use fleet_common::units::Bytes;
 use fleet_common::wire::v1;
@@ -104,7 +104,7 @@ async fn fetch(address: &str, place: &Path, item: &Item) -> Result<String, Cache
     let (_waiting, stop) = watch::channel(false);
     let endpoint = fleet_secure::client::endpoint(&format!("http://{address}")).expect("an address");
     let link = Link::new(endpoint, Path::new("")).expect("needs no certificate");
-    let source = Coordinator::new(link, tokio::runtime::Handle::current(), stop.clone());
+    let source = Coordinator::new(link, Patience::new(tokio::runtime::Handle::current(), stop.clone()));
     let got = tokio::task::spawn_blocking(move || {
         let mut sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
         let kept = cache.get(&item, &mut sources, &Watch { tell: Box::new(|_, _| ()), stop })?;
