@@ -104,8 +104,7 @@ async fn fetch(address: &str, place: &Path, item: &Item) -> Result<String, Cache
     let (_waiting, stop) = watch::channel(false);
     let endpoint = fleet_secure::client::endpoint(&format!("http://{address}")).expect("an address");
     let link = Link::new(endpoint, Path::new("")).expect("needs no certificate");
-    let patience = Patience::new(tokio::runtime::Handle::current(), stop.clone());
-    let source = Coordinator::new(link, patience);
+    let source = Coordinator::new(link, Patience::new(tokio::runtime::Handle::current(), stop.clone()));
     let got = tokio::task::spawn_blocking(move || {
         let mut sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
         let kept = cache.get(&item, &mut sources, &Watch { tell: Box::new(|_, _| ()), stop })?;

@@ -1,6 +1,6 @@
-"""Takes over what fuzzers have found, as much as is worth its bytes: tests/fuzz/keep.py PROGRAMS TARGET...
+"""Takes over what fuzzers have found, as much as is worth its bytes: tests/fuzz/keep.py TARGET...
 
-PROGRAMS is the folder of the built targets. Of each target's inputs (kept ones, and those of runs) it keeps those that
+The targets are built already. Of each target's inputs (kept ones, and those of runs) it keeps those that
 reach the most new code for their size, up to BUDGET bytes and MOST files. Files with a name in words stay: somebody meant them.
 """
 
@@ -56,6 +56,8 @@ def keep(program, name):
 
 
 if __name__ == "__main__":
-    programs = pathlib.Path(sys.argv[1])
-    for target in sys.argv[2:]:
-        keep(programs / target, target)
+    for target in sys.argv[1:]:
+        built = sorted(FUZZ.glob(f"targets/target/*/release/{target}"))
+        if not built:
+            sys.exit(f"keep.py: {target} is not built; run `make fuzz TARGETS={target}` first")
+        keep(built[0], target)

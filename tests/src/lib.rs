@@ -7,6 +7,7 @@
 pub mod bench;
 mod campaign;
 pub mod chaos;
+mod clock;
 mod fleet;
 pub mod load;
 mod machines;
@@ -16,6 +17,7 @@ pub mod scale;
 mod textures;
 
 pub use campaign::{Campaign, Stored, long, spooled};
+pub use clock::Clock;
 pub use fleet::{Agent, Coordinator, Fleet, Output, finish, wait_until, with_small_files};
 pub use machines::{COORDINATOR, Machines};
 pub use power::Power;

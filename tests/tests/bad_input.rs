@@ -193,7 +193,7 @@ fn an_agent_with_other_data_does_not_train_on_it() {
     let fleet = Fleet::new();
     let file = single(&fleet, "other");
     let coordinator = Coordinator::start(&fleet, "127.0.0.1:0", &[]);
-    fleet.fleet(&["submit", &file, "--coordinator", &coordinator.url]).ended_with(0);
+    fleet.fleet(&["submit", &file, "--no-share", "--coordinator", &coordinator.url]).ended_with(0);
     // One byte of one image differs on the agent.
     let there = fleet.path().join("there");
     fleet_tests::textures(&there, "textures");
@@ -208,6 +208,10 @@ fn an_agent_with_other_data_does_not_train_on_it() {
     let report = fleet.fleet(&["report", "other", "--json", "--coordinator", &coordinator.url]).ended_with(0).json();
     let failures = report["comparison"]["failures"].to_string();
     assert!(failures.contains("not the one that the campaign was submitted with"), "{failures}");
+    // Shared, the right one is fetched instead.
+    fleet.fleet(&["data", "share", "textures", "--coordinator", &coordinator.url]).ended_with(0);
+    fleet.fleet(&["retry", "other", "--failed", "--coordinator", &coordinator.url]).ended_with(0);
+    fleet.fleet(&["watch", "other", "--coordinator", &coordinator.url]).ended_with(0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fleet_common::energy::Readings;
 use fleet_common::id::{Attempt, HardwareClass};
-use fleet_common::lease::CALLED_OFF;
+use fleet_common::lease::may_go_on_here;
 use fleet_common::record::{
     Artifact, Machine, Metering, Outcome, Record, SCHEMA, Segment, SegmentMachine, Training, merge_phases,
 };
@@ -146,7 +146,7 @@ impl AttemptLog {
     /// What of its energy no state has kept that anybody goes on from: where another machine has the trial by now, what
     /// is in the artifact store, and what is here is removed; else the latest that is here.
     pub(super) fn wasted(&self, shared: &Shared, slot: &Slot, lease: &Lease, why: &str) -> Option<Waste> {
-        let stays = shared.is_stopping() || why == CALLED_OFF || !shared.artifacts.is_there();
+        let stays = shared.is_stopping() || may_go_on_here(why, &shared.id) || !shared.artifacts.is_there();
         let carried = if stays {
             self.states.latest().map(|(_, carried)| carried)
         } else {

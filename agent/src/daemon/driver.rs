@@ -155,7 +155,8 @@ impl Driver {
                     let shared = self.shared.clone();
                     self.tasks.spawn(async move {
                         let left = Spool::left_behind(&shared.options.state.join("spool"));
-                        let overtaken = hand_over_leftovers(&shared, &left).await;
+                        let heartbeat = Duration::from_millis(reply.heartbeat_every_ms.max(1));
+                        let overtaken = hand_over_leftovers(&shared, &left, heartbeat).await;
                         Done::HandedOver(reply, left, overtaken)
                     });
                     return None;

@@ -151,6 +151,19 @@ impl States {
     }
 }
 
+/// When a folder's files were last written, and their bytes; of the folders in it as well.
+fn measured(dir: &Path) -> (SystemTime, u64) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.fold((SystemTime::UNIX_EPOCH, 0), |(latest, bytes), entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => {
+            let (inner, more) = measured(&entry.path());
+            (latest.max(inner), bytes + more)
+        }
+        Ok(meta) => (latest.max(meta.modified().unwrap_or(SystemTime::UNIX_EPOCH)), bytes + meta.len()),
+        Err(_) => (latest, bytes),
+    })
+}
+
 /// Removes the states of trials that were interrupted longest ago, until all take at most `most` bytes. Those of `keep`
 /// stay.
 pub(super) fn prune(state: &Path, most: u64, keep: &[TrialId]) {
@@ -160,12 +173,7 @@ pub(super) fn prune(state: &Path, most: u64, keep: &[TrialId]) {
         .flatten()
         .filter(|e| !keep.iter().any(|k| e.file_name().to_string_lossy() == *k))
         .map(|e| {
-            let files = fs::read_dir(e.path()).into_iter().flatten().flatten().filter_map(|f| f.metadata().ok());
-            let (mut latest, mut bytes) = (SystemTime::UNIX_EPOCH, 0);
-            for meta in files {
-                latest = latest.max(meta.modified().unwrap_or(SystemTime::UNIX_EPOCH));
-                bytes += meta.len();
-            }
+            let (latest, bytes) = measured(&e.path());
             (latest, bytes, e.path())
         })
         .collect();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fleet_artifacts::{Name, NameError};
 use fleet_common::id::{Attempt, SlotId, TrialId};
+use fleet_common::lease::{CALLED_OFF, may_go_on_here};
 use fleet_common::plan::CellSettings;
 use fleet_common::record::{Outcome, Record, Training};
 use fleet_common::spec::{DatasetName, Output};
@@ -40,6 +41,8 @@ const HANDOVER: Duration = Duration::from_secs(30);
 const LAST_READING: Duration = Duration::from_millis(1500);
 /// From where on the end is covered, seconds.
 const BEHIND_THE_END: f64 = 0.6;
+/// How often it is looked whether another slot is done with a trial.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How often a device that should cool is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// What a slot is at while what it needs comes from elsewhere.
@@ -198,6 +201,10 @@ pub(super) async fn run(
         checked = shared.content.ready(&shared.files, lease, tell) => checked,
         reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
     };
+    tokio::select! {
+        () = alone(shared, slot, lease) => {}
+        reason = told_to_stop(shared, &mut stop) => return Ended::Stopped(reason),
+    }
     let states = States::of(&shared.options.state, &lease.trial);
     if lease.resume.is_some() {
         set(&progress, "fetching state", 0, 0, None);
@@ -220,7 +227,9 @@ pub(super) async fn run(
             match work(shared, slot, lock, lease, spool, &job, &progress, &mut stop, &mut attempt).await {
                 Ok(ended) => ended,
                 Err(reason) => {
-                    if shared.is_stopping() {
+                    // Whoever goes on is to go on from the latest state.
+                    let waits = reason != CALLED_OFF && may_go_on_here(&reason, &shared.id);
+                    if shared.is_stopping() || waits {
                         set(&progress, "handing over", 0, 0, None);
                         attempt.handover.finish(HANDOVER).await;
                     }
@@ -241,6 +250,19 @@ pub(super) async fn run(
     let mut record = attempt.record(shared, slot, lease, spool, outcome, training);
     keep(shared, &mut record).await;
     Ended::Record(Box::new(record))
+}
+
+/// Returns once no other slot is at work on the trial: one that it was taken from may not have been told yet, and
+/// still writes into the same folder of states.
+async fn alone(shared: &Shared, slot: &Slot, lease: &Lease) {
+    let is_elsewhere = || shared.running().iter().any(|(id, r)| *id != slot.id && *r.trial() == lease.trial);
+    let gone = async {
+        while is_elsewhere() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    // It may as well have a record that cannot be delivered now: that writes nothing.
+    let _ = tokio::time::timeout(FAREWELL + HANDOVER, gone).await;
 }
 
 /// Returns when the trial is to end, with the reason.

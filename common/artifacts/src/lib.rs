@@ -11,6 +11,7 @@ mod error;
 mod location;
 mod name;
 mod pace;
+mod staged;
 mod store;
 
 pub use content::sha256_of;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
@@ -22,7 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Location {
     pub(crate) inner: Arc<dyn ObjectStore>,
     /// In front of all names.
-    pub(crate) prefix: String,
+    pub(crate) prefix: Key,
+    /// Where it is, if it is a folder.
+    pub(crate) folder: Option<PathBuf>,
     /// For people; without secrets.
     pub(crate) shown: String,
 }
@@ -67,7 +70,8 @@ fn folder(path: &Path, text: &str) -> Result<Location, StoreError> {
         .map_err(|e| failed(e.to_string()))?
         .with_automatic_cleanup(true)
         .with_fsync(true);
-    Ok(Location { inner: Arc::new(inner), prefix: String::new(), shown: whole.display().to_string() })
+    let shown = whole.display().to_string();
+    Ok(Location { inner: Arc::new(inner), prefix: Key::default(), folder: Some(whole), shown })
 }
 
 fn s3(url: &Url, environment: &Environment) -> Result<Location, StoreError> {
@@ -124,7 +128,10 @@ fn s3(url: &Url, environment: &Environment) -> Result<Location, StoreError> {
         .with_retry(retry)
         .build()
         .map_err(|e| StoreError::Open { store: shown.clone(), why: e.to_string() })?;
-    Ok(Location { inner: Arc::new(inner), prefix: url.path().trim_matches('/').to_owned(), shown })
+    // As the store has it: an address may have characters that are escaped in it, and doubled slashes.
+    let parts: Vec<&str> = url.path().split('/').filter(|part| !part.is_empty()).collect();
+    let prefix = Key::from_url_path(parts.join("/")).map_err(|e| address(&shown, &format!("; {e}")))?;
+    Ok(Location { inner: Arc::new(inner), prefix, folder: None, shown })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A store of files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -11,22 +11,27 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutPayload};
 use sha2::Digest as _;
 use tokio::io::AsyncReadExt as _;
+use tokio::runtime::Handle;
 
 use crate::download;
 use crate::error::StoreError;
 use crate::location::{self, Location};
 use crate::name::{Name, Sha256};
 use crate::pace::Pace;
+use crate::staged;
 
 /// A file is sent in parts of this size, one at a time: the least that S3 takes, because a part has a minute to get
 /// through, and all that is held in memory.
 const PART: usize = 5 << 20;
+/// S3 takes so many parts of an upload; those of a larger file are larger.
+const MOST_PARTS: u64 = 10_000;
 
 /// Files under the name of their content, in a folder or an S3-compatible store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
-    prefix: String,
+    prefix: Key,
+    folder: Option<PathBuf>,
     shown: String,
 }
 
@@ -72,8 +77,8 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_in(address: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, StoreError> {
-        let Location { inner, prefix, shown } = location::open(address, &environment.into_iter().collect())?;
-        Ok(Self { inner, prefix, shown })
+        let Location { inner, prefix, folder, shown } = location::open(address, &environment.into_iter().collect())?;
+        Ok(Self { inner, prefix, folder, shown })
     }
 
     /// Puts a file, unless it is there already. Nobody sees it before it is whole and its content was found to be what
@@ -89,8 +94,9 @@ impl Store {
         }
         let key = self.key(name);
         let mut hasher = sha2::Sha256::new();
-        let mut part = next_part(&mut open, file).await?;
-        let first_is_all = part.len() < PART;
+        let size = part_size(bytes);
+        let mut part = next_part(&mut open, size, file).await?;
+        let first_is_all = part.len() < size;
         if first_is_all {
             hasher.update(&part);
             verified(name, hasher, part.len() as u64)?;
@@ -98,24 +104,22 @@ impl Store {
             self.inner.put(&key, PutPayload::from_bytes(part)).await.map_err(|e| self.failed(e))?;
             return Ok(bytes);
         }
-        let mut upload = self.inner.put_multipart(&key).await.map_err(|e| self.failed(e))?;
+        let mut upload = Upload(Some(self.inner.put_multipart(&key).await.map_err(|e| self.failed(e))?));
         let sent = async {
             let mut length = 0;
             while !part.is_empty() {
                 hasher.update(&part);
                 length += part.len() as u64;
                 pace.wait(part.len()).await;
-                upload.put_part(PutPayload::from_bytes(part)).await.map_err(|e| self.failed(e))?;
-                part = next_part(&mut open, file).await?;
+                upload.part(PutPayload::from_bytes(part)).await.map_err(|e| self.failed(e))?;
+                part = next_part(&mut open, size, file).await?;
             }
             verified(name, hasher, length)?;
             upload.complete().await.map_err(|e| self.failed(e))?;
             Ok(length)
         }
         .await;
-        if sent.is_err() {
-            abort(&mut *upload).await;
-        }
+        upload.give_back().await;
         sent
     }
 
@@ -175,7 +179,7 @@ impl Store {
     /// # Errors
     /// It has more than `most` bytes, or the store refuses or fails.
     pub async fn document(&self, path: &str, most: u64) -> Result<Option<Bytes>, StoreError> {
-        let got = match self.inner.get(&Key::from(format!("{}/{path}", self.prefix))).await {
+        let got = match self.inner.get(&self.below(path)).await {
             Ok(got) => got,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(self.failed(error)),
@@ -203,13 +207,13 @@ impl Store {
     /// # Errors
     /// The store refuses or fails.
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let prefix = Key::from(format!("{}/{folder}", self.prefix));
+        let prefix = self.below(folder);
         let mut found = self.inner.list(Some(&prefix));
         let mut entries = Vec::new();
         while let Some(meta) = found.try_next().await.map_err(|e| self.failed(e))? {
-            let key = meta.location.as_ref();
-            let inside = key.strip_prefix(&self.prefix).unwrap_or(key).trim_start_matches('/');
-            if let Ok(name) = inside.parse() {
+            let Some(inside) = meta.location.prefix_match(&self.prefix) else { continue };
+            let inside: Vec<_> = inside.map(|part| part.as_ref().to_owned()).collect();
+            if let Ok(name) = inside.join("/").parse() {
                 entries.push(Entry { name, bytes: meta.size, modified: meta.last_modified.into() });
             }
         }
@@ -217,8 +221,24 @@ impl Store {
         Ok(entries)
     }
 
+    /// Removes what writers that were killed have left in a folder, once it is older than `age`. Stores of other kinds
+    /// have rules of their own for that.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub async fn sweep(&self, age: Duration) -> Result<(), StoreError> {
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let sweeping =
+            tokio::task::spawn_blocking(move || staged::remove(&folder, age).map_err(StoreError::file(&folder)));
+        sweeping.await.unwrap_or(Ok(()))
+    }
+
     fn key(&self, name: &Name) -> Key {
-        Key::from(format!("{}/{name}", self.prefix))
+        self.below(&name.to_string())
+    }
+
+    fn below(&self, path: &str) -> Key {
+        Key::from_iter(self.prefix.parts().chain(Key::from(path).parts()))
     }
 
     fn failed(&self, error: object_store::Error) -> StoreError {
@@ -247,10 +267,15 @@ fn words(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The size of the parts of a file of so many bytes.
+fn part_size(bytes: u64) -> usize {
+    PART.max(usize::try_from(bytes.div_ceil(MOST_PARTS)).unwrap_or(usize::MAX))
+}
+
 /// The next part of a file; shorter only at its end.
-async fn next_part(open: &mut tokio::fs::File, path: &Path) -> Result<Bytes, StoreError> {
-    let mut part = Vec::with_capacity(PART);
-    open.take(PART as u64).read_to_end(&mut part).await.map_err(StoreError::file(path))?;
+async fn next_part(open: &mut tokio::fs::File, size: usize, path: &Path) -> Result<Bytes, StoreError> {
+    let mut part = Vec::with_capacity(size);
+    open.take(size as u64).read_to_end(&mut part).await.map_err(StoreError::file(path))?;
     Ok(part.into())
 }
 
@@ -262,10 +287,39 @@ fn verified(name: &Name, hasher: sha2::Sha256, bytes: u64) -> Result<(), StoreEr
     }
 }
 
-/// Gives back the room of parts that nobody completes. A store that fails at this too keeps them until its own rule for
-/// incomplete uploads removes them.
-async fn abort(upload: &mut dyn MultipartUpload) {
-    if let Err(error) = upload.abort().await {
-        tracing::debug!(error = %words(&error), "parts of an upload are left in the store");
+/// An upload in parts, until it is complete. Dropped before that, as by whoever waits no longer, it gives back the room
+/// of its parts beside whatever else goes on. A store that fails at this too, or a process that ends first, leaves them
+/// to the store's own rule for incomplete uploads.
+struct Upload(Option<Box<dyn MultipartUpload>>);
+
+impl Upload {
+    async fn part(&mut self, part: PutPayload) -> object_store::Result<()> {
+        match &mut self.0 {
+            Some(upload) => upload.put_part(part).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn complete(&mut self) -> object_store::Result<()> {
+        if let Some(upload) = &mut self.0 {
+            upload.complete().await?;
+        }
+        self.0 = None;
+        Ok(())
+    }
+
+    /// Gives back the room of what is not complete.
+    async fn give_back(&mut self) {
+        let Some(mut upload) = self.0.take() else { return };
+        if let Err(error) = upload.abort().await {
+            tracing::debug!(error = %words(&error), "parts of an upload are left in the store");
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let (Some(upload), Ok(runtime)) = (self.0.take(), Handle::try_current()) else { return };
+        runtime.spawn(async move { Self(Some(upload)).give_back().await });
     }
 }

@@ -108,6 +108,36 @@ async fn an_s3_store_keeps_what_it_is_given_below_its_prefix() {
 }
 
 #[tokio::test]
+async fn an_upload_that_nobody_waits_for_leaves_no_parts() {
+    let (s3, dir) = (S3::start().await, tempfile::tempdir().expect("a folder"));
+    let (path, _) = file(&dir, 9, 12 * MIB);
+    let name = name("a", &path);
+    // A part per second: it cannot end.
+    let (store, pace) = (on(&s3), Pace::bytes_per_second(5 * MIB as u64));
+    let put = store.put_file(&name, &path, &pace);
+    assert!(tokio::time::timeout(Duration::from_millis(700), put).await.is_err(), "it is at work");
+    assert!(s3.inner().asked.iter().any(|a| a.starts_with("PUT partNumber") || a.contains("uploadId")), "with parts");
+    let begun = std::time::Instant::now();
+    while !s3.inner().uploads.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "its parts are left in the store");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_prefix_may_be_written_in_any_way() {
+    let (s3, dir) = (S3::start().await, tempfile::tempdir().expect("a folder"));
+    let (path, _) = file(&dir, 10, 100);
+    let name = name("states/a-0", &path);
+    let address = s3.url().replace("/some/prefix", "/some//prefix/");
+    let store = Store::open_in(&address, environment()).expect("an address");
+    store.put_file(&name, &path, &Pace::unlimited()).await.expect("puts");
+    let keys: Vec<String> = s3.inner().objects.keys().cloned().collect();
+    let listed: Vec<Name> = store.list("states").await.expect("lists").into_iter().map(|e| e.name).collect();
+    assert_eq!(listed, [name], "{keys:?}");
+}
+
+#[tokio::test]
 async fn failures_that_pass_are_outlived_and_a_broken_download_goes_on_where_it_was() {
     let s3 = S3::start().await;
     let store = on(&s3);

@@ -19,7 +19,11 @@
 //! as long as nobody else has been granted the trial since; whoever has said itself that the attempt is over cannot.
 //! A trial that loses its agents too often is given up.
 
+mod reason;
+
 use serde::{Deserialize, Serialize};
+
+pub use reason::{CALLED_OFF, FINISHED, may_go_on_here, taken, waits};
 
 use crate::id::{AgentId, Attempt, SlotId};
 
@@ -33,9 +37,6 @@ impl std::ops::Add<u64> for Millis {
         Self(self.0.saturating_add(ms))
     }
 }
-
-/// Why a holder is to stop where nobody else has the trial either: what it has done so far may still be wanted.
-pub const CALLED_OFF: &str = "it was called off";
 
 /// How long leases last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,8 +14,10 @@ use super::{Coordinator, Failure, Json, client, print_json};
 use crate::store::beside_name;
 
 /// Said of copies of a state folder.
-pub(super) const NOT_INCLUDED: &str = "Data sets and weights that were shared (STATE/content) are not in it: whoever has them \
-                                       shares them again, with `fleet submit` or `fleet data share`.";
+pub(super) const NOT_INCLUDED: &str = "Data sets and weights that were shared (STATE/content) are not in it: whoever has them shares them again, with \
+     `fleet submit` or `fleet data share`. Nor is the artifact store (STATE/artifacts/store, or where --artifacts says): \
+     trained weights that campaigns keep are only there, so copy that folder, too; without it, interrupted trials start \
+     over.";
 /// Files that the coordinator is told of: their names take less than half of a message.
 const MOST_THERE: usize = 60_000;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use fleet_common::id::{AgentId, Attempt, TrialId};
-use fleet_common::lease::{CALLED_OFF, Holder, Release, TrialState};
+use fleet_common::lease::{CALLED_OFF, FINISHED, Holder, Release, TrialState, taken, waits};
 use fleet_common::record::OutcomeClass;
 use fleet_common::telemetry::Seal;
 
@@ -56,9 +56,9 @@ impl Core {
             }
             Some(t) => Err(match &t.life.state {
                 TrialState::Cancelled => CALLED_OFF.to_owned(),
-                TrialState::Finished => "it is finished".to_owned(),
-                TrialState::Leased { holder, .. } => format!("attempt {} has it now ({})", attempt(t), holder.agent),
-                TrialState::Waiting => format!("attempt {} is over, and it waits for another", attempt(t)),
+                TrialState::Finished => FINISHED.to_owned(),
+                TrialState::Leased { holder, .. } => taken(attempt(t), &holder.agent),
+                TrialState::Waiting => waits(attempt(t)),
             }),
         };
         if keep.is_ok() {

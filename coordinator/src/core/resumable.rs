@@ -2,7 +2,7 @@
 //! hardware class.
 
 use fleet_common::id::{AgentId, Attempt, HardwareClass, TrialId};
-use fleet_common::lease::{CALLED_OFF, Holder, TrialState};
+use fleet_common::lease::{CALLED_OFF, FINISHED, Holder, TrialState};
 use fleet_common::wire::{WireError, v1};
 
 use super::{Core, Event};
@@ -37,7 +37,12 @@ pub enum Saved {
         replaced: Option<String>,
     },
     /// It is not, for this reason.
-    NotWanted(String),
+    NotWanted {
+        /// The reason.
+        reason: String,
+        /// Another attempt has begun, or the trial has its record: nobody will want it later.
+        overtaken: bool,
+    },
     /// The one before was told of a moment ago: again later.
     TooSoon,
 }
@@ -46,23 +51,26 @@ impl Core {
     /// A state is in the store. It counts if its attempt is the trial's latest, and nobody has begun another since.
     pub(super) fn saved(&mut self, holder: &Holder, trial: TrialId, state: Resumable) -> Saved {
         let Some(entry) = self.state.trial(&trial) else {
-            return Saved::NotWanted("the coordinator does not know this trial".to_owned());
+            let reason = "the coordinator does not know this trial".to_owned();
+            return Saved::NotWanted { reason, overtaken: false };
         };
         let (life, attempt) = (&entry.life, state.attempt);
         let is_latest = life.is_held(holder, attempt) || life.waits_after(attempt);
         if !is_latest {
-            return Saved::NotWanted(match life.state {
-                TrialState::Finished => "it is finished".to_owned(),
-                TrialState::Cancelled => CALLED_OFF.to_owned(),
-                _ => format!("attempt {attempt} is over"),
-            });
+            let (reason, overtaken) = match life.state {
+                TrialState::Finished => (FINISHED.to_owned(), true),
+                TrialState::Cancelled => (CALLED_OFF.to_owned(), false),
+                _ => (format!("attempt {attempt} is over"), life.attempt > Some(attempt)),
+            };
+            return Saved::NotWanted { reason, overtaken };
         }
         let before = self.state.resumable(&trial);
         if before == Some(&state) {
             return Saved::Noted { replaced: None };
         }
         if let Some(before) = before.filter(|b| (b.attempt, b.step) >= (attempt, state.step)) {
-            return Saved::NotWanted(format!("step {} of attempt {} is there already", before.step, before.attempt));
+            let reason = format!("step {} of attempt {} is there already", before.step, before.attempt);
+            return Saved::NotWanted { reason, overtaken: false };
         }
         if self.saved.get(&trial).is_some_and(|at| self.now.mono.0.saturating_sub(at.0) < LEAST_BETWEEN_MS) {
             return Saved::TooSoon;

@@ -80,8 +80,10 @@ impl Core {
         if let Some(older) = self.questions.take(&holder) {
             self.reply(older, Reply::Leased(None));
         }
-        // The answer to an earlier question got lost: the slot holds a lease that it does not know of.
-        if let Some(offer) = self.state.held_by(&holder).and_then(|trial| self.offer(trial)) {
+        // The answer to an earlier question got lost: the slot holds a lease that it does not know of. Of an agent that has
+        // not introduced itself nobody knows the hardware, and so not what the trial goes on from.
+        let is_known = self.agents.contains_key(&holder.agent);
+        if is_known && let Some(offer) = self.state.held_by(&holder).and_then(|trial| self.offer(trial)) {
             self.state.renew(&offer.trial, &holder, self.now.mono);
             return self.reply(token, Reply::Leased(Some(offer)));
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use fleet_tests::{Agent, COORDINATOR, Coordinator, Fleet, Machines, Output, finish, long, wait_until};
+use fleet_tests::{Agent, COORDINATOR, Clock, Coordinator, Fleet, Machines, Output, finish, long, wait_until};
 use serde_json::Value;
 
 /// Silence that says nothing about an agent: half a lease.
@@ -16,18 +16,21 @@ const SILENCE: Duration = Duration::from_secs(30);
 const STOPPED: Duration = Duration::from_secs(75);
 /// Seconds between the states of a trial, where crashes are played.
 const SAVE_EVERY: u64 = 5;
+/// Seconds.
+const DAY: i64 = 86_400;
 /// Bytes of the disk that fills up.
 const DISK: &str = "size=8m";
 
 type Story = (&'static str, fn(&Machines));
 
-const STORIES: [Story; 6] = [
+const STORIES: [Story; 7] = [
     ("a lost agent", lost_agent),
     ("silence", silence),
     ("a stopped agent", stopped_agent),
     ("a coordinator that moves", moves),
     ("a crash in the middle of a trial", crash),
     ("a full disk", full_disk),
+    ("clocks that are set", clocks),
 ];
 
 fn main() -> ExitCode {
@@ -62,12 +65,16 @@ impl<'a> Stage<'a> {
     }
 
     fn agent(&self, machine: usize, more: &[&str]) -> Agent {
+        self.agent_as(self.machines.on(machine, "fleet-agent"), machine, more)
+    }
+
+    fn agent_as(&self, command: Command, machine: usize, more: &[&str]) -> Agent {
         let (url, state) = (format!("http://{COORDINATOR}:7070"), format!("agent-{machine}"));
         // Each machine has its own locks; the folder for temporary files is the same on all of these.
         let locks = self.fleet.path().join(format!("locks-{machine}"));
         let mut all = vec!["--lock-dir", locks.to_str().unwrap()];
         all.extend(more);
-        Agent::start_as(&self.fleet, self.machines.on(machine, "fleet-agent"), &url, &state, &all)
+        Agent::start_as(&self.fleet, command, &url, &state, &all)
     }
 
     fn ask(&self, arguments: &[&str]) -> Output {
@@ -253,6 +260,33 @@ fn full_disk(machines: &Machines) {
     wait_until("the campaign", || ended() == 24);
     let records = stage.ask(&["export", "full", "--jsonl", "-"]).ended_with(0).stdout.lines().count();
     println!("  trials: 24, records: {records}");
+}
+
+/// The coordinator's clock goes back by a day and its agent's ahead by two, while a trial runs; then both are right.
+fn clocks(machines: &Machines) {
+    let fleet = Fleet::new();
+    let [coordinators, agents] = ["clock-0", "clock-1"].map(|name| Clock::right(&fleet.path().join(name)));
+    let mut command = machines.on(0, "fleet");
+    coordinators.give(&mut command);
+    let coordinator = Coordinator::start_as(&fleet, command, "0.0.0.0:7070", &["--insecure"]);
+    let stage = Stage { machines, fleet, coordinator, at: 0 };
+    stage.submit("clocks", 1500);
+    let mut command = machines.on(1, "fleet-agent");
+    agents.give(&mut command);
+    let _agent = stage.agent_as(command, 1, &[]);
+    stage.trains("clocks", 20);
+    coordinators.set(-DAY);
+    agents.set(2 * DAY);
+    std::thread::sleep(Duration::from_secs(10));
+    coordinators.set(0);
+    agents.set(0);
+    let (record, records) = stage.record("clocks");
+    let told = record["flags"].to_string().contains("clock");
+    println!(
+        "  set by -1 and +2 days for 10 s: the record is of attempt {}, {}; records: {records}",
+        record["attempt"],
+        if told { "and says so" } else { "and says nothing of it" }
+    );
 }
 
 /// A file system of few bytes.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::{Whose, bundle, count_sent, pause};
+use super::{NotWanted, Whose, bundle, count_sent, pause};
 use crate::daemon::Shared;
 use crate::daemon::resume::{Carried, States};
 use crate::half::backoff::Backoff;
@@ -164,7 +164,9 @@ async fn hand_over(
                     backoff.reset();
                     match told {
                         Ok(()) => tracing::info!(step = ready.step, bytes, "a state was handed over"),
-                        Err(why) => tracing::info!(step = ready.step, why, "the coordinator does not want the state"),
+                        Err(NotWanted { reason, .. }) => {
+                            tracing::info!(step = ready.step, reason, "the coordinator does not want the state");
+                        }
                     }
                     done.send_replace(Some(ready.step));
                     break;
@@ -186,7 +188,11 @@ async fn hand_over(
 }
 
 /// Hands over one state, and tells of it. What the coordinator took note of is noted here too.
-async fn hand_over_one(shared: &Shared, origin: &Origin, ready: &Ready) -> anyhow::Result<(u64, Result<(), String>)> {
+async fn hand_over_one(
+    shared: &Shared,
+    origin: &Origin,
+    ready: &Ready,
+) -> anyhow::Result<(u64, Result<(), NotWanted>)> {
     let folder = origin.states.dir().join(HANDED_OVER);
     tokio::fs::create_dir_all(&folder).await.with_context(|| folder.display().to_string())?;
     let file = folder.join("bundle.tar");
@@ -244,7 +250,7 @@ pub(super) async fn late(
     origin: &Origin,
     state: &Path,
     carried: &Carried,
-) -> anyhow::Result<Result<(), String>> {
+) -> anyhow::Result<Result<(), NotWanted>> {
     let ready = Ready {
         step: carried.step,
         state: Arc::new(File::open(state)?),

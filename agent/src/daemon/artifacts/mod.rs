@@ -5,6 +5,7 @@
 //! can go through the coordinator; where there is an S3-compatible store, agents talk to that one first.
 
 mod bundle;
+mod direct;
 mod handover;
 mod keep;
 mod leftovers;
@@ -21,6 +22,7 @@ use fleet_common::id::{Attempt, TrialId};
 use fleet_common::wire::v1;
 use fleet_secure::client::Link;
 
+use direct::Direct;
 #[cfg(test)]
 pub(super) use handover::note_acknowledged;
 pub(super) use handover::{Handover, Sent, acknowledged};
@@ -66,12 +68,21 @@ pub(super) struct Whose {
     pub(super) attempt: Attempt,
 }
 
+/// Why the coordinator does not want a state.
+#[derive(Debug)]
+pub(super) struct NotWanted {
+    pub(super) reason: String,
+    /// Somebody else has gone on, or the trial has its record.
+    pub(super) overtaken: bool,
+}
+
 /// The ways to the store.
 pub(super) struct Artifacts {
     place: Place,
     client: ArtifactsClient<Link>,
     /// What the coordinator said.
     told: Mutex<Told>,
+    direct: Direct,
     pace: Pace,
 }
 
@@ -86,7 +97,7 @@ impl Artifacts {
     /// Through `channel` if not otherwise; no faster than `rate` bytes per second while trials run.
     pub(super) fn new(place: Place, channel: Link, rate: u64) -> Self {
         let client = relay::client(channel);
-        Self { place, client, told: Mutex::default(), pace: Pace::bytes_per_second(rate) }
+        Self { place, client, told: Mutex::default(), direct: Direct::default(), pace: Pace::bytes_per_second(rate) }
     }
 
     /// The coordinator has introduced itself.
@@ -134,11 +145,11 @@ impl Artifacts {
     /// No way leads there, or none works.
     pub(super) async fn put(&self, name: &Name, file: &Path, whose: &Whose) -> anyhow::Result<u64> {
         let (store, relayed) = self.ways().context("there is no artifact store")?;
-        if let Some(store) = store {
+        if let Some(store) = self.direct.or_not(store, relayed, name).await {
             match store.put_file(name, file, &self.pace).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) if !relayed => return Err(error.into()),
-                Err(error) => tracing::warn!(%error, %name, "trying to send it through the coordinator"),
+                Err(error) => self.direct.failed(&error),
             }
         }
         relay::put(self.client.clone(), name, file, whose, &self.pace).await
@@ -150,20 +161,21 @@ impl Artifacts {
     /// No way leads there, or none works, or what is there is damaged.
     pub(super) async fn get(&self, name: &Name, target: &Path) -> anyhow::Result<u64> {
         let (store, relayed) = self.ways().context("there is no artifact store")?;
-        if let Some(store) = store {
+        if let Some(store) = self.direct.or_not(store, relayed, name).await {
             match store.get_to_file(name, target).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) if !relayed => return Err(error.into()),
-                Err(error) => tracing::warn!(%error, %name, "trying to get it through the coordinator"),
+                Err(error) => self.direct.failed(&error),
             }
         }
         relay::get(self.client.clone(), name, target).await
     }
 
-    /// Tells that a state is there; `Ok(Err(why))` if the coordinator does not want it.
-    async fn tell(&self, request: v1::SavedRequest) -> Result<Result<(), String>, tonic::Status> {
+    /// Tells that a state is there; `Ok(Err(_))` if the coordinator does not want it.
+    async fn tell(&self, request: v1::SavedRequest) -> Result<Result<(), NotWanted>, tonic::Status> {
         let reply = super::connection::answer(self.client.clone().saved(request)).await?.into_inner();
-        Ok(if reply.accepted { Ok(()) } else { Err(reply.reason) })
+        let v1::SavedReply { accepted, reason, overtaken } = reply;
+        Ok(if accepted { Ok(()) } else { Err(NotWanted { reason, overtaken }) })
     }
 }
 

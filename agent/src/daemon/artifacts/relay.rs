@@ -140,7 +140,7 @@ pub(super) async fn get(client: ArtifactsClient<Link>, name: &Name, target: &Pat
                 is_fresh = true;
             }
             // Another one's part.
-            Err(status) if status.code() == Code::OutOfRange => {
+            Err(status) if status.code() == Code::FailedPrecondition => {
                 tokio::fs::remove_file(partial).await?;
                 is_fresh = true;
             }
@@ -176,7 +176,7 @@ async fn receive(
                 whole = part.whole.unwrap_or(whole);
                 length += part.data.len() as u64;
                 if length > whole {
-                    break Err(tonic::Status::out_of_range("more came than was announced"));
+                    break Err(tonic::Status::failed_precondition("more came than was announced"));
                 }
                 file.write_all(&part.data).await.map_err(here)?;
             }

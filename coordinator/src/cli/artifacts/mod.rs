@@ -205,7 +205,7 @@ async fn fetch(channel: Channel, name: &Name, target: &Path) -> Result<u64, Fail
         Ok(stream) => stream.into_inner(),
         Err(status) => {
             // A part that is longer than the whole is of something else.
-            if status.code() == tonic::Code::OutOfRange {
+            if status.code() == tonic::Code::FailedPrecondition {
                 std::fs::remove_file(&partial).map_err(cannot)?;
                 return Err(Failure::failed(format!("{} was no part of it, and is removed; again", partial.display())));
             }

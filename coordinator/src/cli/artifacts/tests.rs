@@ -90,7 +90,7 @@ async fn an_upload_goes_on_where_it_broke_and_only_what_is_right_is_kept() {
     assert!(get(&mut client, &name, 0).await.expect("comes") == content);
     assert!(get(&mut client, &name, 2_000_001).await.expect("comes") == content[2_000_001..]);
     assert!(get(&mut client, &name, whole.1).await.expect("nothing is left").is_empty());
-    assert_eq!(get(&mut client, &name, whole.1 + 1).await.expect_err("too much").code(), Code::OutOfRange);
+    assert_eq!(get(&mut client, &name, whole.1 + 1).await.expect_err("too much").code(), Code::FailedPrecondition);
     // Other content under a name.
     let other = named(w.dir.path(), &folder, b"right");
     let of_other = |bytes: u64| v1::ArtifactUpload { name: other.to_string(), bytes, ..upload(0) };

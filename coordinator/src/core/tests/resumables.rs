@@ -68,15 +68,19 @@ fn the_latest_state_goes_to_a_slot_of_its_class_and_to_no_other() {
     assert_eq!(save(&mut w, "a", &first, 10), noted(None));
     assert_eq!(save(&mut w, "a", &first, 20), noted(Some("states/10")));
     assert_eq!(save(&mut w, "a", &first, 20), noted(None), "told twice");
-    assert!(matches!(save(&mut w, "a", &first, 15), Saved::NotWanted(why) if why.contains("step 20 of attempt 1")));
-    assert!(matches!(save(&mut w, "b", &first, 30), Saved::NotWanted(_)), "it is not b's");
+    assert!(
+        matches!(save(&mut w, "a", &first, 15), Saved::NotWanted { reason: why, overtaken: false } if why.contains("step 20 of attempt 1"))
+    );
+    assert!(matches!(save(&mut w, "b", &first, 30), Saved::NotWanted { .. }), "it is not b's");
     give_back(&mut w, "a", &first);
     assert_eq!(save(&mut w, "a", &first, 25), noted(Some("states/20")), "nobody else has begun");
     w.register("b", Vec::new());
     let second = again(&mut w, "b", &first);
     assert_eq!(second.resume, Some(Ok(state(first.attempt, 25, "CPU"))));
     assert_eq!(w.pull("b"), Some(second.clone()), "an answer that got lost is the same again");
-    assert!(matches!(save(&mut w, "a", &first, 99), Saved::NotWanted(why) if why.contains("attempt 1 is over")));
+    assert!(
+        matches!(save(&mut w, "a", &first, 99), Saved::NotWanted { reason: why, overtaken: true } if why.contains("attempt 1 is over"))
+    );
     give_back(&mut w, "b", &second);
     register_as(&mut w, "c", "another");
     let third = again(&mut w, "c", &first);
@@ -109,7 +113,9 @@ fn states_of_ended_trials_are_not_wanted_and_the_journal_does_not_grow_by_tellin
     assert_eq!(names(&mut w), Some(Reply::Resumables(vec!["states/10".into()])));
     w.report("a", &first, OutcomeClass::Completed);
     assert_eq!(names(&mut w), Some(Reply::Resumables(Vec::new())));
-    assert!(matches!(save(&mut w, "a", &first, 30), Saved::NotWanted(why) if why == "it is finished"));
+    assert!(
+        matches!(save(&mut w, "a", &first, 30), Saved::NotWanted { reason: why, overtaken: true } if why == "it is finished")
+    );
     let second = w.pull("a").expect("there is another");
     save(&mut w, "a", &second, 5);
     w.ask(|t| Input::Cancel(t, "t".parse().expect("a name")));

@@ -220,6 +220,8 @@ fn a_restarted_coordinator_asks_agents_to_introduce_themselves_and_keeps_their_l
         state.apply(event, Millis(0), 1_000).expect("the journal fits");
     }
     let mut w = World { core: Core::new(state, TERMS), now: 0, tokens: 100, events: vec![], replies: BTreeMap::new() };
+    // Whose hardware nobody knows yet is lent nothing, not even what it has.
+    assert!(w.pull("a").is_none());
     assert_eq!(w.heartbeat("a", &offer), None, "register again");
     assert!(w.pass(59_999).is_empty(), "leases get their full time anew");
     assert_eq!(w.register("a", vec![claim(&offer)])[0].keep, Ok(()));

@@ -1,6 +1,7 @@
 //! Artifacts that are on their way here: each a file that grows, until it is whole or nobody goes on with it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,16 +22,20 @@ const LARGEST: u64 = 64 << 30;
 #[derive(Debug)]
 pub(super) struct Incoming {
     dir: PathBuf,
-    busy: Arc<Mutex<HashSet<Name>>>,
+    busy: Busy,
 }
+
+/// What is growing, and how many bytes of it are not on the disk yet: as it comes, and once more in the store.
+type Busy = Arc<Mutex<HashMap<Name, u64>>>;
 
 /// One of them, while its stream lasts. Nobody else writes to it meanwhile.
 pub(super) struct Growing {
     file: File,
+    path: PathBuf,
     name: Name,
     length: u64,
     whole: u64,
-    busy: Arc<Mutex<HashSet<Name>>>,
+    busy: Busy,
 }
 
 impl Drop for Growing {
@@ -70,11 +75,14 @@ impl Incoming {
         if here != offset {
             return Err(Status::aborted(format!("expected to go on after {here} bytes, found {offset}")));
         }
-        // Once as it comes and once in the store.
-        let needed = (whole - offset.min(whole)).saturating_add(whole).saturating_add(RESERVE);
+        // Together with what others have begun.
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = busy.values().fold(RESERVE, |sum, bytes| sum.saturating_add(*bytes));
+        drop(busy);
         match free(&self.dir) {
             Some(free) if free < needed => Err(Status::resource_exhausted(format!(
-                "the coordinator's disk has {free} bytes left, and {needed} are needed to take this in"
+                "the coordinator's disk has {free} bytes left, and {needed} are needed to take this in, beside what else \
+                 is on its way"
             ))),
             _ => Ok(growing),
         }
@@ -85,18 +93,20 @@ impl Incoming {
         if busy.len() >= MOST {
             return Err(Status::resource_exhausted(format!("{MOST} artifacts are being sent; again later")));
         }
-        if busy.contains(name) {
+        if busy.contains_key(name) {
             return Err(Status::aborted(format!("{name} is being sent already")));
         }
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(self.file(name)).map_err(refused)?;
-        busy.insert(name.clone());
-        Ok(Growing { file: File::from_std(file), name: name.clone(), length: offset, whole, busy: self.busy.clone() })
+        let path = self.file(name);
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(refused)?;
+        busy.insert(name.clone(), outstanding(offset, whole));
+        let file = File::from_std(file);
+        Ok(Growing { file, path, name: name.clone(), length: offset, whole, busy: self.busy.clone() })
     }
 
     /// Removes what nobody has gone on with for `age`.
     pub(super) fn sweep(&self, age: Duration) {
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let busy: HashSet<PathBuf> = busy.iter().map(|name| self.file(name)).collect();
+        let busy: HashSet<PathBuf> = busy.keys().map(|name| self.file(name)).collect();
         let before = SystemTime::now().checked_sub(age);
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let touched = entry.metadata().and_then(|m| m.modified()).ok();
@@ -113,15 +123,36 @@ impl Growing {
         if self.length > self.whole {
             return Err(Status::invalid_argument(format!("expected {} bytes in all, found more", self.whole)));
         }
-        self.file.write_all(data).await.map_err(refused)
+        let written = self.file.write_all(data).await;
+        self.checked(written)?;
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.insert(self.name.clone(), outstanding(self.length, self.whole));
+        Ok(())
     }
 
-    /// How long it is now, durably.
-    pub(super) async fn end(mut self) -> Result<u64, Status> {
-        self.file.flush().await.map_err(refused)?;
-        self.file.sync_all().await.map_err(refused)?;
+    /// How long it is now, durably. Its room stays its own until this is dropped.
+    pub(super) async fn end(&mut self) -> Result<u64, Status> {
+        let flushed = self.file.flush().await;
+        self.checked(flushed)?;
+        let synced = self.file.sync_all().await;
+        self.checked(synced)?;
         Ok(self.length)
     }
+
+    /// What has come is given up where it has filled the disk: the journal needs the room.
+    fn checked(&self, outcome: std::io::Result<()>) -> Result<(), Status> {
+        outcome.map_err(|error| {
+            if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+                let _ = std::fs::remove_file(&self.path);
+            }
+            refused(error)
+        })
+    }
+}
+
+/// Bytes that an artifact will still take: once as it comes and once in the store.
+fn outstanding(length: u64, whole: u64) -> u64 {
+    whole.saturating_sub(length).saturating_add(whole)
 }
 
 fn refused(error: std::io::Error) -> Status {

@@ -153,6 +153,7 @@ fn status(error: StoreError) -> Status {
         StoreError::Damaged { .. } => Status::data_loss(text),
         StoreError::Address { .. } => Status::invalid_argument(text),
         StoreError::File { .. } => Status::resource_exhausted(text),
+        StoreError::TooLarge { .. } => Status::invalid_argument(text),
         StoreError::Open { .. } | StoreError::Refused { .. } | StoreError::Unavailable { .. } => {
             Status::unavailable(text)
         }
@@ -181,6 +182,7 @@ impl Rpc for Artifacts {
         if self.store.size(&name).await.map_err(status)? == Some(upload.bytes) {
             return Ok(Response::new(v1::ArtifactStanding { complete: true, bytes: upload.bytes }));
         }
+        // Its room is its own until the store has it, too.
         let mut file = self.incoming.begin(&name, upload.offset, upload.bytes)?;
         file.write(&first.data).await?;
         while let Some(part) = next(&mut parts).await? {
@@ -203,7 +205,7 @@ impl Rpc for Artifacts {
         let whole = self.store.size(&name).await.map_err(status)?;
         let whole = whole.ok_or_else(|| Status::not_found(format!("{name} is not in the store {}", self.store)))?;
         if from > whole {
-            return Err(Status::out_of_range(format!("{name} has {whole} bytes, and {from} were skipped")));
+            return Err(Status::failed_precondition(format!("{name} has {whole} bytes, and {from} were skipped")));
         }
         let (sender, receiver) = mpsc::channel(AHEAD);
         let first = v1::ArtifactBytes { data: Vec::new(), whole: Some(whole) };
@@ -260,24 +262,31 @@ impl Rpc for Artifacts {
                 state.bytes, self.store
             )));
         }
-        let step = state.step;
+        let (step, artifact) = (state.step, state.artifact.clone());
+        // Before it is noted, so that no sweep removes it in between; and its trial may have ended before anybody looks.
+        let known = || self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = known().insert(artifact.clone());
         let answer = self.service.driver.ask(|token| Input::Saved { token, holder, trial, state });
         let Reply::Saved(saved) = answer.await.map_err(ServiceError::from)? else {
             return Err(ServiceError::WrongAnswer.into());
         };
-        let (accepted, reason) = match saved {
+        let (accepted, reason, overtaken) = match saved {
             Saved::Noted { replaced } => {
                 tracing::debug!(%name, step, "a state is in the artifact store");
                 replaced.iter().for_each(|artifact| self.forget(artifact));
-                // Its trial may have ended before anybody looks.
-                self.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string());
-                (true, String::new())
+                (true, String::new(), false)
             }
             // It stays until it is swept: who tells of it may be wrong about whose it is.
-            Saved::NotWanted(reason) => (false, reason),
+            Saved::NotWanted { reason, overtaken } => {
+                if is_new {
+                    known().remove(&artifact);
+                }
+                (false, reason, overtaken)
+            }
+            // It is told of again.
             Saved::TooSoon => return Err(Status::resource_exhausted("states of this trial come too fast")),
         };
-        Ok(Response::new(v1::SavedReply { accepted, reason }))
+        Ok(Response::new(v1::SavedReply { accepted, reason, overtaken }))
     }
 }
 

@@ -45,10 +45,15 @@ impl Artifacts {
         before.difference(&wanted).for_each(|name| self.forget(name));
         if whole {
             self.incoming.sweep(BROKEN);
+            self.store.sweep(BROKEN).await.map_err(|e| e.to_string())?;
             let old = SystemTime::now().checked_sub(UNTOLD);
             let all = self.store.list("states").await.map_err(|e| e.to_string())?;
             let unwanted = all.into_iter().filter(|e| !wanted.contains(&e.name.to_string()) && Some(e.modified) < old);
             for entry in unwanted {
+                // Somebody has told of it since the question.
+                if known().contains(&entry.name.to_string()) {
+                    continue;
+                }
                 tracing::info!(name = %entry.name, bytes = entry.bytes, "removing a state that nobody wants");
                 self.store.remove(&entry.name).await.map_err(|e| e.to_string())?;
             }
