@@ -143,18 +143,27 @@ impl Seeds {
         Ok(())
     }
 
-    /// Files as the hub's `datasets` library writes them, of one row, and one with neither names nor compression.
+    /// Files as the hub's `datasets` library writes them, of one row, and one with neither names nor compression. DTD's
+    /// image is not named: both halves are this file, and would have the same image twice.
     fn hub(&self) -> Fallible<()> {
         let picture = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([x as u8, y as u8, 9]));
         let mut png = Cursor::new(Vec::new());
         picture.write_to(&mut png, image::ImageFormat::Png)?;
         let names = r#"{"info":{"features":{"label":{"names":["lined","dotted"],"_type":"ClassLabel"}}}}"#;
-        let cifar = parquet_file("img", &["fine_label", "coarse_label"], Compression::SNAPPY, None, png.get_ref())?;
+        let named = Some("folder/a.png");
+        let cifar =
+            parquet_file("img", &["fine_label", "coarse_label"], Compression::SNAPPY, None, named, png.get_ref())?;
         self.put("hub", "cifar", &[&[0], &cifar[..]].concat())?;
-        let dtd =
-            parquet_file("image", &["label"], Compression::ZSTD(ZstdLevel::default()), Some(names), png.get_ref())?;
+        let dtd = parquet_file(
+            "image",
+            &["label"],
+            Compression::ZSTD(ZstdLevel::default()),
+            Some(names),
+            None,
+            png.get_ref(),
+        )?;
         self.put("hub", "dtd", &[&[1], &dtd[..]].concat())?;
-        let plain = parquet_file("image", &["label"], Compression::UNCOMPRESSED, None, b"no image")?;
+        let plain = parquet_file("image", &["label"], Compression::UNCOMPRESSED, None, named, b"no image")?;
         self.put("hub", "plain", &[&[1], &plain[..]].concat())
     }
 
@@ -220,6 +229,7 @@ fn parquet_file(
     labels: &[&str],
     compression: Compression,
     metadata: Option<&str>,
+    path: Option<&str>,
     bytes: &[u8],
 ) -> Fallible<Vec<u8>> {
     let columns: String = labels.iter().map(|l| format!("optional int64 {l};")).collect();
@@ -232,9 +242,10 @@ fn parquet_file(
     let mut writer =
         SerializedFileWriter::new(&mut file, Arc::new(parse_message_type(&schema)?), Arc::new(properties))?;
     let mut group = writer.next_row_group()?;
-    for text in [bytes, b"folder/a.png"] {
+    for text in [Some(bytes), path.map(str::as_bytes)] {
         let mut column = group.next_column()?.ok_or("no column")?;
-        column.typed::<ByteArrayType>().write_batch(&[ByteArray::from(text.to_vec())], Some(&[2]), None)?;
+        let (values, level) = text.map_or((vec![], 1), |text| (vec![ByteArray::from(text.to_vec())], 2));
+        column.typed::<ByteArrayType>().write_batch(&values, Some(&[level]), None)?;
         column.close()?;
     }
     for _ in labels {
