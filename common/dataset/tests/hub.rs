@@ -29,6 +29,10 @@ struct Row {
 /// Writes a file as the hub's `datasets` library does: a group for the image, optional columns, snappy, several row
 /// groups.
 fn write(file: &Path, image: &str, labels: &[&str], metadata: Option<String>, rows: &[Row]) {
+    write_groups(file, image, labels, metadata, rows, 2);
+}
+
+fn write_groups(file: &Path, image: &str, labels: &[&str], metadata: Option<String>, rows: &[Row], of: usize) {
     let columns: String = labels.iter().map(|l| format!("optional int64 {l};")).collect();
     let text = format!(
         "message schema {{ optional group {image} {{ optional binary bytes; optional binary path (UTF8); }} {columns} }}"
@@ -40,7 +44,7 @@ fn write(file: &Path, image: &str, labels: &[&str], metadata: Option<String>, ro
     fs::create_dir_all(file.parent().expect("a folder")).expect("makes");
     let mut writer = SerializedFileWriter::new(fs::File::create(file).expect("creates"), schema, Arc::new(properties))
         .expect("writes");
-    for group in rows.chunks(2) {
+    for group in rows.chunks(of) {
         let mut to = writer.next_row_group().expect("a group");
         let texts = [
             group.iter().map(|r| Some(ByteArray::from(r.bytes.clone()))).collect::<Vec<_>>(),
@@ -229,6 +233,17 @@ fn what_unpacks_to_far_more_than_it_is_is_refused() {
     mentions(&refusal(&Dtd, dir.path()), &["unpacks to more than", "8 times"]);
     hub_dtd(dir.path(), &[row(20 << 20)], &[row(1)]);
     Dataset::open(&Dtd, dir.path()).expect("opens");
+}
+
+/// One image that is said again and again takes no room in a file, and would in memory.
+#[test]
+fn a_small_file_of_many_rows_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    hub_cifar(dir.path());
+    let file = dir.path().join("cifar100/cifar100/test-00000-of-00001.parquet");
+    let rows = vec![cifar(3).0; 200_000];
+    write_groups(&file, "img", &CIFAR_LABELS, None, &rows, rows.len());
+    mentions(&refusal(&Cifar100, dir.path()), &["200000 rows in", "expected at most"]);
 }
 
 /// Whatever is done to a file, opening it ends, with a data set or an error.

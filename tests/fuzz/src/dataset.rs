@@ -63,7 +63,7 @@ pub fn hub(bytes: &[u8]) {
     let Some((kind, file)) = bytes.split_first() else { return };
     // A fuzzer's own hook ends the process at any panic. The reader catches those of the library that it uses, and what
     // it does not catch ends the process as well.
-    let _ = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let (name, called) = match kind % 2 {
         0 => (DatasetName::Cifar100, "cifar100"),
         _ => (DatasetName::Dtd, "dtd"),
@@ -82,6 +82,9 @@ fn read(name: &DatasetName, dir: &Path) {
         assert!(data.len(split) > 0);
         for index in 0..data.len(split) {
             assert!((data.label(split, index) as usize) < data.classes().len());
+        }
+        // A small file can say the same image a hundred thousand times.
+        for index in 0..data.len(split).min(64) {
             let _ = data.decode(split, index);
         }
     }

@@ -17,6 +17,10 @@ use crate::DatasetError;
 const MOST_COLUMN: i64 = 1 << 30;
 /// Rows of a file; ImageNet has 1.3 million in 300 files.
 const MOST_ROWS: i64 = 5_000_000;
+/// Bytes of a file per row, at least: no image has fewer. A small file can say the same image a million times.
+const LEAST_PER_ROW: i64 = 64;
+/// Rows that any file may have.
+const FEW_ROWS: i64 = 1000;
 /// Rows that are asked for at a time.
 const AT_ONCE: usize = 64;
 
@@ -116,11 +120,14 @@ fn broken(path: &Path, error: &ParquetError) -> DatasetError {
 /// Refuses sizes that no such file has, before anything is made of them.
 fn check(path: &Path, metadata: &ParquetMetaData) -> Result<(), DatasetError> {
     let refuse = |what: String| Err(DatasetError::layout(path, format!("{what}. Fetch it again")));
+    let length = std::fs::metadata(path).map_err(DatasetError::io(path, "look at it"))?.len();
+    let length = i64::try_from(length).unwrap_or(i64::MAX);
+    let most = MOST_ROWS.min(FEW_ROWS + length / LEAST_PER_ROW);
     let mut rows = 0i64;
     for group in metadata.row_groups() {
         rows = rows.saturating_add(group.num_rows());
-        if group.num_rows() < 0 || rows > MOST_ROWS {
-            return refuse(format!("says that it has {rows} rows; expected at most {MOST_ROWS}"));
+        if group.num_rows() < 0 || rows > most {
+            return refuse(format!("says that it has {rows} rows in {length} bytes; expected at most {most}"));
         }
         for column in group.columns() {
             let bytes = column.uncompressed_size().max(column.compressed_size());
