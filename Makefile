@@ -36,7 +36,7 @@ bench-samples: build    ## 500 trials' samples into one coordinator: what is los
 bench-metering: build   ## What reading meters and sending samples costs an agent, in CPU time beside a trial
 	target/release/metering $(OPTIONS)
 
-bench-faults: build     ## Three machines as network namespaces: kills, cables, moves, a full disk; twelve minutes, as root
+bench-faults: build     ## Three machines as network namespaces: kills, cables, moves, a full disk, clocks; thirteen minutes, as root
 	target/release/faults $(OPTIONS)
 
 bench-fleet: build      ## 500 agents, with certificates and without; a million trials; restarting: eight minutes, on an idle machine
