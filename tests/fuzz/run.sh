@@ -29,9 +29,10 @@ fuzz() {
     if nice -n 5 "$programs/$name" "${options[@]}" "$work/$name" "../corpus/$name" >"$work/$name.log" 2>&1; then
         grep -E "DONE|stat::number_of_executed_units" "$work/$name.log" | sed "s/^/$name: /"
     else
+        # First: what follows may fail, and the end must not look well for it.
+        touch "$work/broken"
         echo "fuzz: $name BROKE; its log is $work/$name.log, the input in $PWD/artifacts/$name" >&2
         grep -aE "panicked at|ERROR|SUMMARY" -A 3 "$work/$name.log" | head -20 >&2
-        touch "$work/broken"
     fi
 }
 
