@@ -267,3 +267,30 @@ fn damaged_files_are_errors_and_no_panics() {
         }
     }
 }
+
+/// The library passes over a list of booleans without a byte for each; a thousand such lists take it minutes.
+#[test]
+fn lists_that_only_say_that_they_are_long_are_refused_at_once() {
+    // Fields from 15 on, each a list of 2³¹ − 1 booleans.
+    let mut lists = [0x19, 0xf2, 0xff, 0xff, 0xff, 0xff, 0x07].repeat(1000);
+    lists[0] = 0xf9;
+    let dir = tempfile::tempdir().expect("a folder");
+    hub_cifar(dir.path());
+    let file = dir.path().join("cifar100/cifar100/test-00000-of-00001.parquet");
+    let whole = fs::read(&file).expect("reads");
+    let refused = || mentions(&refusal(&Cifar100, dir.path()), &["test-00000-of-00001", "a list of 2147483647 values"]);
+
+    // In the header of the first page, which stands behind the format's mark.
+    let mut page = whole.clone();
+    page[4..704].copy_from_slice(&lists[..700]);
+    fs::write(&file, &page).expect("writes");
+    refused();
+
+    let mut metadata = b"PAR1".to_vec();
+    metadata.extend(&lists);
+    metadata.push(0);
+    metadata.extend((lists.len() as u32 + 1).to_le_bytes());
+    metadata.extend(b"PAR1");
+    fs::write(&file, &metadata).expect("writes");
+    refused();
+}

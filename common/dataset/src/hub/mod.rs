@@ -3,8 +3,10 @@
 //! Images of arbitrary size are copied once into an unnamed file, because any of them may be asked for at any time and a
 //! row group has to be unpacked from its beginning; memory holds their index only.
 
+mod shape;
 mod shards;
 pub(crate) mod table;
+mod walked;
 
 use std::collections::BTreeSet;
 use std::fs::File;

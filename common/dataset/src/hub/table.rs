@@ -11,6 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::{FileReader as _, RowGroupReader, SerializedFileReader};
 
+use super::walked::Walked;
 use crate::DatasetError;
 
 /// Bytes of a row group's column, unpacked: the hub's have some 100 MB at most.
@@ -100,8 +101,8 @@ fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T, DatasetError>) -> Re
         .unwrap_or_else(|_| Err(DatasetError::layout(path, "is a damaged Parquet file. Fetch it again")))
 }
 
-fn open(path: &Path) -> Result<SerializedFileReader<File>, DatasetError> {
-    let file = File::open(path).map_err(DatasetError::io(path, "open it"))?;
+fn open(path: &Path) -> Result<SerializedFileReader<Walked>, DatasetError> {
+    let file = File::open(path).and_then(Walked::new).map_err(DatasetError::io(path, "open it"))?;
     SerializedFileReader::new(file).map_err(|e| broken(path, &e))
 }
 
@@ -114,7 +115,8 @@ fn broken(path: &Path, error: &ParquetError) -> DatasetError {
     if let Some(code) = cause.filter(|e| e.kind() != ErrorKind::InvalidInput).and_then(std::io::Error::raw_os_error) {
         return DatasetError::io(path, "read it")(std::io::Error::from_raw_os_error(code));
     }
-    DatasetError::layout(path, format!("cannot be read as Parquet: {error}. Fetch it again"))
+    let why = cause.map_or_else(|| error.to_string(), ToString::to_string);
+    DatasetError::layout(path, format!("cannot be read as Parquet: {why}. Fetch it again"))
 }
 
 /// Refuses sizes that no such file has, before anything is made of them.
