@@ -438,6 +438,6 @@ impl Attention {
 
     /// (windows, tokens, width) to the same.
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.proj.forward(&attend(&self.norm_qkv.forward(x.shallow_clone(), ctx), self.heads, ctx), ctx)
+        self.proj.forward(&attend(&self.norm_qkv.forward(x.shallow_clone(), ctx), self.heads, false, ctx), ctx)
     }
 }

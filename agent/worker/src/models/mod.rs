@@ -1,16 +1,22 @@
 //! Architectures, one file each. They know nothing of methods, checkpointing policies, devices or files.
 
 mod attention;
+pub mod clip;
+pub mod dinov2;
 pub(crate) mod mamba;
 pub mod mamba_vision;
+pub mod siglip;
 pub mod tiny_vit;
+mod tower;
+mod transformer;
 pub mod vim;
 pub mod vit;
 
 use fleet_common::spec::Backbone;
 use mamba_vision::{MambaVision, MambaVisionConfig};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tiny_vit::{TinyVit, TinyVitConfig};
+pub use tower::normalised;
 use vim::{Vim, VimConfig};
 use vit::{Vit, VitConfig};
 
@@ -51,6 +57,12 @@ pub fn build(backbone: Backbone, image_size: u32, classes: i64, b: &Builder) -> 
             Box::new(MambaVision::new(b, &MambaVisionConfig::tiny(classes).with_image_size(image_size.into())))
         }
     }
+}
+
+/// The classifier (classes, embedding) that a model of images and texts makes of texts' embeddings (classes, templates,
+/// embedding): per class the mean of its normalised embeddings, normalised again (Radford et al., arXiv 2103.00020).
+pub fn zero_shot_classifier(texts: &Tensor) -> Tensor {
+    normalised(&normalised(texts).mean_dim(1, false, Kind::Float))
 }
 
 /// Multiply-accumulates of one forward pass of one image, counted by running one.

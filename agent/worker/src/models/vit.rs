@@ -5,12 +5,10 @@
 
 use tch::Tensor;
 
-use crate::nn::{
-    Activation, Block, Builder, ClassToken, Conv2d, ConvShape, Ctx, Executor, Init, LayerNorm, Linear, Part, Slot,
-};
+use crate::nn::{Activation, Builder, ClassToken, Conv2d, ConvShape, Ctx, Executor, Init, LayerNorm, Linear, Slot};
 
 use super::Model;
-use super::attention::attend;
+use super::transformer::{BlockNames, BlockShape, TransformerBlock};
 
 /// Width, depth and sizes of a ViT.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,11 +77,21 @@ impl Vit {
             ));
         }
         let blocks = b.sub("blocks");
+        let shape = BlockShape {
+            width: c.width,
+            heads: c.heads,
+            hidden: (c.width as f64 * c.mlp_ratio) as i64,
+            eps: c.norm_eps,
+            activation: Activation::Gelu,
+            causal: false,
+        };
         Self {
             patch_embed: b.sub("patch_embed").conv2d("proj", 3, c.width, ConvShape::patches(c.patch_size)),
             cls_token: b.param("cls_token", &[1, 1, c.width], Init::Normal { std: 1e-6 }),
             pos_embed: b.position_table("pos_embed", ClassToken::First, c.image_size / c.patch_size, c.width),
-            blocks: (0..c.depth).map(|i| blocks.block(&i.to_string(), |b| VitBlock::new(b, c))).collect(),
+            blocks: (0..c.depth)
+                .map(|i| blocks.block(&i.to_string(), |b| TransformerBlock::new(b, &BlockNames::TIMM, &shape)))
+                .collect(),
             norm: b.layer_norm("norm", c.width, c.norm_eps),
             head: b.head("head").linear("", c.width, c.classes),
         }
@@ -120,39 +128,5 @@ impl Model for Vit {
 
     fn blocks(&self) -> &[Slot] {
         &self.blocks
-    }
-}
-
-/// x + attention(norm(x)), then x + MLP(norm(x)).
-struct VitBlock {
-    heads: i64,
-    norm1_qkv: Part,
-    proj: Linear,
-    norm2_fc1: Part,
-    gelu_fc2: Part,
-}
-
-impl VitBlock {
-    fn new(b: &Builder, c: &VitConfig) -> Self {
-        let hidden = (c.width as f64 * c.mlp_ratio) as i64;
-        Self {
-            heads: c.heads,
-            norm1_qkv: b.norm_linear("norm1", c.norm_eps, "attn.qkv", c.width, 3 * c.width),
-            proj: b.linear("attn.proj", c.width, c.width),
-            norm2_fc1: b.norm_linear("norm2", c.norm_eps, "mlp.fc1", c.width, hidden),
-            gelu_fc2: b.act_linear(Activation::Gelu, "mlp.fc2", hidden, c.width),
-        }
-    }
-
-    fn attention(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
-        self.proj.forward(&attend(&self.norm1_qkv.forward(x.shallow_clone(), ctx), self.heads, ctx), ctx)
-    }
-}
-
-impl Block for VitBlock {
-    fn forward(&self, xs: Vec<Tensor>, ctx: &Ctx) -> Vec<Tensor> {
-        let x = &xs[0] + self.attention(&xs[0], ctx);
-        let hidden = self.norm2_fc1.forward(x.shallow_clone(), ctx); // (batch, tokens, mlp_ratio · width)
-        vec![x + self.gelu_fc2.forward_last(hidden, ctx)]
     }
 }

@@ -348,6 +348,25 @@ impl Builder {
         })
     }
 
+    /// A layer norm and the product that reads it, whose weight and bias are called `NAME_weight` and `NAME_bias`, as in
+    /// PyTorch's `MultiheadAttention`. No method puts an adapter on it.
+    pub fn norm_in_projection(&self, norm: &str, eps: f64, name: &str, inputs: i64, outputs: i64) -> Part {
+        self.part(name, |b| NormLinear {
+            norm: Norm::Layer(b.layer_norm(norm, inputs, eps)),
+            linear: b.in_projection(name, inputs, outputs),
+        })
+    }
+
+    /// A linear layer whose weight and bias are called `NAME_weight` and `NAME_bias`.
+    pub fn in_projection(&self, name: &str, inputs: i64, outputs: i64) -> Linear {
+        let LinearShape { weight, .. } = LinearShape::USUAL;
+        Linear {
+            weight: Weight::Dense(self.param(&format!("{name}_weight"), &[outputs, inputs], weight)),
+            bias: Some(self.param(&format!("{name}_bias"), &[outputs], Init::Constant(0.0))),
+            adapter: None,
+        }
+    }
+
     /// An activation and the linear layer that reads it.
     pub fn act_linear(&self, activation: Activation, linear: &str, inputs: i64, outputs: i64) -> Part {
         self.part(linear, |b| ActLinear { activation, linear: b.linear(linear, inputs, outputs) })

@@ -29,5 +29,5 @@ pub use pairs::{Activation, NormKind};
 pub use params::{Param, Params, Role};
 pub use part::Part;
 pub use recompute::recomputed;
-pub use resample::ClassToken;
+pub use resample::{ClassToken, GridResampling, grid_positions};
 pub use weights::{Weights, WeightsError, kind_of, write_safetensors};

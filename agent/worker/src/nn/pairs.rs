@@ -12,6 +12,8 @@ pub enum Activation {
     Gelu,
     /// GELU by its approximation with a hyperbolic tangent.
     GeluTanh,
+    /// x·σ(1.702·x), OpenAI's approximation of GELU in CLIP.
+    QuickGelu,
 }
 
 impl Activation {
@@ -20,6 +22,7 @@ impl Activation {
         match self {
             Self::Gelu => x.gelu("none"),
             Self::GeluTanh => x.gelu("tanh"),
+            Self::QuickGelu => x * (x * 1.702).sigmoid(),
         }
     }
 }

@@ -40,6 +40,44 @@ pub(super) fn position_table(theirs: &Tensor, class: ClassToken, side: i64) -> O
     Some(Tensor::cat(&[grid.narrow(1, 0, to), theirs.narrow(1, at, 1), grid.narrow(1, to, places - to)], 1))
 }
 
+/// How positions of another grid are had by those who published the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GridResampling {
+    /// timm: bicubic, with anti-aliasing.
+    Antialiased,
+    /// transformers: bicubic, to the size.
+    ToSize,
+    /// DINOv2's authors: bicubic, by the factor (size + 0.1) / size before, which shifts what is read a little.
+    ByOffsetFactor,
+}
+
+/// A table of positions (1, class tokens + rows·columns before, width) of a square grid, for a grid of `rows` by `columns`;
+/// the first `before` stay as they are. `None` if it is no table of a square grid.
+pub fn grid_positions(theirs: &Tensor, before: i64, [rows, columns]: [i64; 2], how: GridResampling) -> Option<Tensor> {
+    let [1, positions, width] = theirs.size()[..] else { return None };
+    let places = positions - before;
+    let side = (places.max(0) as f64).sqrt().round() as i64;
+    if side < 1 || side * side != places || rows < 1 || columns < 1 {
+        return None;
+    }
+    if [rows, columns] == [side, side] {
+        return Some(theirs.shallow_clone());
+    }
+    let grid = theirs.narrow(1, before, places).to_kind(Kind::Float);
+    let grid = grid.reshape([1, side, side, width]).permute([0, 3, 1, 2]); // (1, width, side, side)
+    let size = [rows, columns];
+    let grid = match how {
+        GridResampling::Antialiased => grid.internal_upsample_bicubic2d_aa(size, false, None, None),
+        GridResampling::ToSize => grid.upsample_bicubic2d(size, false, None, None),
+        GridResampling::ByOffsetFactor => {
+            let [by_row, by_column] = size.map(|n| (n as f64 + 0.1) / side as f64);
+            grid.upsample_bicubic2d(size, false, by_row, by_column)
+        }
+    };
+    let grid = grid.permute([0, 2, 3, 1]).reshape([1, rows * columns, width]).to_kind(theirs.kind());
+    Some(Tensor::cat(&[theirs.narrow(1, 0, before), grid], 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,8 @@ pub(super) enum Tolerance {
 impl Tolerance {
     /// Of logits and features in f32.
     pub(super) const LOGITS: Self = Self::Absolute(1e-5);
+    /// Of embeddings and what is made of them.
+    pub(super) const EMBEDDINGS: Self = Self::Relative(1e-4, 1e-7);
     /// Of logits in f64.
     pub(super) const LOGITS_F64: Self = Self::Absolute(1e-10);
     /// Of gradients: what is exactly zero in theory is noise in both.

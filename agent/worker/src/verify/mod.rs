@@ -8,7 +8,10 @@
 mod architecture;
 mod backbone;
 mod compare;
+mod contrastive;
+mod features;
 mod folder;
+mod frozen;
 mod merge;
 mod preprocess;
 mod procedural;
@@ -60,7 +63,7 @@ fn report(dir: &Path, device: Device) -> Result<Report, VerifyError> {
     let mut folder = Folder::open(dir)?;
     let mut checks = Checks::default();
     let kind = folder.text("kind")?.to_owned();
-    if matches!(kind.as_str(), "backbone" | "training_trace" | "merge" | "scan") {
+    if matches!(kind.as_str(), "backbone" | "training_trace" | "merge" | "scan" | "features" | "contrastive") {
         folder.device = device;
     }
     // A panic of tch's operators (a shape that does not fit) is an error about this folder.
@@ -71,8 +74,11 @@ fn report(dir: &Path, device: Device) -> Result<Report, VerifyError> {
         "quantization" => quantization::run(&folder, &mut checks),
         "preprocess" => preprocess::run(&folder, &mut checks),
         "scan" => scan::run(&folder, &mut checks),
+        "features" => features::run(&folder, &mut checks),
+        "contrastive" => contrastive::run(&folder, &mut checks),
         other => Err(VerifyError::Unsupported(format!(
-            "the kind \"{other}\" cannot be verified; expected backbone, training_trace, merge, quantization, preprocess or scan"
+            "the kind \"{other}\" cannot be verified; expected backbone, training_trace, merge, quantization, preprocess, \
+             scan, features or contrastive"
         ))),
     })??;
     let architecture = folder.config["architecture"].as_str().unwrap_or("none").to_owned();
