@@ -2,15 +2,20 @@
 
 mod attention;
 pub mod clip;
+pub mod decoder;
 pub mod dinov2;
 pub(crate) mod mamba;
 pub mod mamba_vision;
+pub mod mobilevlm;
+pub mod paligemma;
 pub mod siglip;
+pub mod smolvlm;
 pub mod tiny_vit;
 mod tower;
 mod transformer;
 pub mod vim;
 pub mod vit;
+pub mod vlm;
 
 use fleet_common::spec::Backbone;
 use mamba_vision::{MambaVision, MambaVisionConfig};

@@ -280,6 +280,13 @@ impl Builder {
         RmsNorm { weight: self.sub(name).param("weight", &[width], Init::Constant(1.0)), eps }
     }
 
+    /// The same for frozen weights from which one was subtracted, as Gemma keeps them.
+    pub fn rms_norm_of_one_and(&self, name: &str, width: i64, eps: f64) -> RmsNorm {
+        let weight = self.sub(name).param("weight", &[width], Init::Constant(0.0));
+        let _off = GradMode::off();
+        RmsNorm { weight: weight + 1.0, eps }
+    }
+
     /// Layer normalisation over `width` values.
     pub fn layer_norm(&self, name: &str, width: i64, eps: f64) -> LayerNorm {
         let b = self.sub(name);

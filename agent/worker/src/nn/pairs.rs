@@ -14,6 +14,8 @@ pub enum Activation {
     GeluTanh,
     /// x·σ(1.702·x), OpenAI's approximation of GELU in CLIP.
     QuickGelu,
+    /// x·σ(x).
+    Silu,
 }
 
 impl Activation {
@@ -23,6 +25,7 @@ impl Activation {
             Self::Gelu => x.gelu("none"),
             Self::GeluTanh => x.gelu("tanh"),
             Self::QuickGelu => x * (x * 1.702).sigmoid(),
+            Self::Silu => x.silu(),
         }
     }
 }

@@ -42,7 +42,7 @@ fn images(folder: &Folder, size: i64) -> anyhow::Result<Tensor> {
 }
 
 /// A whole number of a nested configuration, or what its class has where it says nothing.
-fn int(config: &Value, key: &str, default: i64) -> i64 {
+pub(super) fn int(config: &Value, key: &str, default: i64) -> i64 {
     config[key].as_i64().unwrap_or(default)
 }
 

@@ -18,6 +18,7 @@ mod procedural;
 mod quantization;
 mod scan;
 mod trace;
+mod vlm;
 
 use std::path::Path;
 
@@ -63,7 +64,7 @@ fn report(dir: &Path, device: Device) -> Result<Report, VerifyError> {
     let mut folder = Folder::open(dir)?;
     let mut checks = Checks::default();
     let kind = folder.text("kind")?.to_owned();
-    if matches!(kind.as_str(), "backbone" | "training_trace" | "merge" | "scan" | "features" | "contrastive") {
+    if matches!(kind.as_str(), "backbone" | "training_trace" | "merge" | "scan" | "features" | "contrastive" | "vlm") {
         folder.device = device;
     }
     // A panic of tch's operators (a shape that does not fit) is an error about this folder.
@@ -76,9 +77,10 @@ fn report(dir: &Path, device: Device) -> Result<Report, VerifyError> {
         "scan" => scan::run(&folder, &mut checks),
         "features" => features::run(&folder, &mut checks),
         "contrastive" => contrastive::run(&folder, &mut checks),
+        "vlm" => vlm::run(&folder, &mut checks),
         other => Err(VerifyError::Unsupported(format!(
             "the kind \"{other}\" cannot be verified; expected backbone, training_trace, merge, quantization, preprocess, \
-             scan, features or contrastive"
+             scan, features, contrastive or vlm"
         ))),
     })??;
     let architecture = folder.config["architecture"].as_str().unwrap_or("none").to_owned();
