@@ -16,6 +16,7 @@
 //! | [`contrast`] | records → one factor's levels side by side: ratios, rank agreement, and what is not comparable |
 //! | [`energy`] | counters and power readings → joules |
 //! | [`chain`] | what to hold and what to pay for again along a line of stages: the exact solver behind planned checkpointing |
+//! | [`answer`] | which class a model's answer in words means |
 //! | [`tags`] | what operators say about a machine: `key=value` |
 //! | [`telemetry`] | samples: numbered readings on one monotonic clock |
 //! | [`memory`] | how much memory a training step will need, before anything runs |
@@ -24,6 +25,7 @@
 //! | [`wire`] | the gRPC messages, and the one place that parses them |
 //! | [`id`], [`units`], [`canonical`] | names, quantities, hashing |
 
+pub mod answer;
 pub mod canonical;
 pub mod chain;
 pub mod compare;

@@ -6,6 +6,7 @@
 //! | [`nn`] | the layer builder: naming, loading, freezing, adapters; blocks |
 //! | [`models`] | architectures, one file each |
 //! | [`peft`] | fine-tuning methods, one folder each |
+//! | [`frozen`] | classifying by features of models that are not trained |
 //! | [`quant`] | frozen weights in 4 bits |
 //! | [`checkpointing`] | recompute policies and the executor |
 //! | [`scan`] | the selective scan of Mamba and its convolution |
@@ -15,6 +16,7 @@
 
 pub mod checkpointing;
 pub mod data;
+pub mod frozen;
 pub mod load;
 pub mod models;
 pub mod nn;
