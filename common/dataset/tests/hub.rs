@@ -294,3 +294,15 @@ fn lists_that_only_say_that_they_are_long_are_refused_at_once() {
     fs::write(&file, &metadata).expect("writes");
     refused();
 }
+
+#[test]
+fn a_page_that_only_says_that_it_is_large_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    hub_cifar(dir.path());
+    let file = dir.path().join("cifar100/cifar100/test-00000-of-00001.parquet");
+    let mut bytes = fs::read(&file).expect("reads");
+    // The header's first field is its type; the second is made 2³¹ − 1, and what was there is overwritten.
+    bytes[4..12].copy_from_slice(&[0x15, 0x04, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    fs::write(&file, &bytes).expect("writes");
+    mentions(&refusal(&Cifar100, dir.path()), &["a page of 2147483647 bytes; expected at most 536870912"]);
+}

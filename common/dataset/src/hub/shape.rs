@@ -1,7 +1,7 @@
 //! The shape of what the Parquet format keeps in Thrift's compact protocol, and a walk over it that is done in as many
 //! steps as there are bytes.
 //!
-//! The library that reads the format believes a list's own word for its length, and a list of booleans that it passes over
+//! The library that reads the format believes a list's own word for its length and a page's for its size, and a list of booleans that it passes over
 //! has no bytes: some hundred bytes keep it busy for minutes. Whatever it reads is walked over before, field by field as
 //! it does. A known field of another type than the format's is refused: the library would not look, and would read
 //! something else than was walked over.
@@ -12,6 +12,9 @@ use std::io::{self, BufRead, ErrorKind, Read};
 
 /// Values in a page's header, at most: the format knows 22.
 pub(crate) const MOST_IN_HEADER: u64 = 1000;
+/// Bytes of a page, unpacked: the library makes room for what a header says before it looks at the page. Writers end a page
+/// after 1 MiB, but some look only at every 1,024th image.
+const MOST_PAGE: i64 = 512 << 20;
 /// Structs within structs.
 const DEEPEST: u32 = 32;
 
@@ -21,6 +24,8 @@ pub(crate) enum Of {
     Byte,
     I16,
     I32,
+    /// An `I32`: bytes of a page.
+    PageBytes,
     I64,
     Double,
     Binary,
@@ -30,13 +35,13 @@ pub(crate) enum Of {
 
 type Field = (i16, Of);
 
-use Of::{Binary, Bool, Byte, Double, I16, I32, I64, List, Struct};
+use Of::{Binary, Bool, Byte, Double, I16, I32, I64, List, PageBytes, Struct};
 
 /// `PageHeader`, which stands before each page.
 pub(crate) const PAGE_HEADER: Of = Struct(&[
     (1, I32),
-    (2, I32),
-    (3, I32),
+    (2, PageBytes),
+    (3, PageBytes),
     (4, I32),
     (5, Struct(&[(1, I32), (2, I32), (3, I32), (4, I32), (5, STATISTICS)])),
     (6, Struct(&[])),
@@ -139,7 +144,7 @@ impl Of {
             Bool => 2,
             Byte => 3,
             I16 => 4,
-            I32 => 5,
+            I32 | PageBytes => 5,
             I64 => 6,
             Double => 7,
             Binary => 8,
@@ -176,7 +181,15 @@ impl Walk<'_> {
         match kind {
             1 | 2 => Ok(()),
             3 => self.pass(1),
-            4..=6 => self.number().map(|_| ()),
+            4..=6 => {
+                let bytes = zigzag(self.number()?);
+                match shape {
+                    Some(PageBytes) if !(0..=MOST_PAGE).contains(&bytes) => {
+                        Err(damage(format!("has a page of {bytes} bytes; expected at most {MOST_PAGE}")))
+                    }
+                    _ => Ok(()),
+                }
+            }
             7 => self.pass(8),
             8 => {
                 let length = self.number()?;
