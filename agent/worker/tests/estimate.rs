@@ -107,7 +107,7 @@ impl Built {
 fn methods(backbone: Backbone) -> Vec<MethodSettings> {
     let names = ["full", "lora", "bitfit", "qlora", "adalora"];
     let method = |name: &str| serde_json::from_value(json!(name)).expect("a method");
-    let resolve = |name| MethodSettings::resolve(method(name), backbone, &MethodSpecs::default()).expect("settings");
+    let resolve = |name| MethodSettings::resolve(method(name), backbone, &DatasetName::Dtd, &MethodSpecs::default()).expect("settings");
     names.map(resolve).into()
 }
 
