@@ -1,7 +1,7 @@
 //! The shape of what the Parquet format keeps in Thrift's compact protocol, and a walk over it that is done in as many
 //! steps as there are bytes.
 //!
-//! The library that reads the format believes a list's own word for its length and a page's for its size, and a list of booleans that it passes over
+//! The library that reads the format believes a list's own word for its length and a page's for its size and values, and a list of booleans that it passes over
 //! has no bytes: some hundred bytes keep it busy for minutes. Whatever it reads is walked over before, field by field as
 //! it does. A known field of another type than the format's is refused: the library would not look, and would read
 //! something else than was walked over.
@@ -9,6 +9,8 @@
 //! Sources: parquet.thrift of parquet-format 2.12, thrift-compact-protocol.md.
 
 use std::io::{self, BufRead, ErrorKind, Read};
+
+use super::table::MOST_ROWS;
 
 /// Values in a page's header, at most: the format knows 22.
 pub(crate) const MOST_IN_HEADER: u64 = 1000;
@@ -24,8 +26,8 @@ pub(crate) enum Of {
     Byte,
     I16,
     I32,
-    /// An `I32`: bytes of a page.
-    PageBytes,
+    /// An `I32` from 0 to this.
+    AtMost(i64),
     I64,
     Double,
     Binary,
@@ -35,19 +37,22 @@ pub(crate) enum Of {
 
 type Field = (i16, Of);
 
-use Of::{Binary, Bool, Byte, Double, I16, I32, I64, List, PageBytes, Struct};
+use Of::{AtMost, Binary, Bool, Byte, Double, I16, I32, I64, List, Struct};
 
 /// `PageHeader`, which stands before each page.
 pub(crate) const PAGE_HEADER: Of = Struct(&[
     (1, I32),
-    (2, PageBytes),
-    (3, PageBytes),
+    (2, AtMost(MOST_PAGE)),
+    (3, AtMost(MOST_PAGE)),
     (4, I32),
-    (5, Struct(&[(1, I32), (2, I32), (3, I32), (4, I32), (5, STATISTICS)])),
+    (5, Struct(&[(1, COUNT), (2, I32), (3, I32), (4, I32), (5, STATISTICS)])),
     (6, Struct(&[])),
-    (7, Struct(&[(1, I32), (2, I32), (3, Bool)])),
-    (8, Struct(&[(1, I32), (2, I32), (3, I32), (4, I32), (5, I32), (6, I32), (7, Bool), (8, STATISTICS)])),
+    (7, Struct(&[(1, COUNT), (2, I32), (3, Bool)])),
+    (8, Struct(&[(1, COUNT), (2, COUNT), (3, COUNT), (4, I32), (5, I32), (6, I32), (7, Bool), (8, STATISTICS)])),
 ]);
+
+/// Values of a page: of the columns that are read, none has more than one in a row.
+const COUNT: Of = AtMost(MOST_ROWS);
 
 /// `FileMetaData`, at the end of a file.
 pub(crate) const FILE: Of = Struct(&[
@@ -144,7 +149,7 @@ impl Of {
             Bool => 2,
             Byte => 3,
             I16 => 4,
-            I32 | PageBytes => 5,
+            I32 | AtMost(_) => 5,
             I64 => 6,
             Double => 7,
             Binary => 8,
@@ -182,10 +187,10 @@ impl Walk<'_> {
             1 | 2 => Ok(()),
             3 => self.pass(1),
             4..=6 => {
-                let bytes = zigzag(self.number()?);
+                let value = zigzag(self.number()?);
                 match shape {
-                    Some(PageBytes) if !(0..=MOST_PAGE).contains(&bytes) => {
-                        Err(damage(format!("has a page of {bytes} bytes; expected at most {MOST_PAGE}")))
+                    Some(AtMost(most)) if !(0..=*most).contains(&value) => {
+                        Err(damage(format!("has a page of {value} bytes or values; expected at most {most}")))
                     }
                     _ => Ok(()),
                 }

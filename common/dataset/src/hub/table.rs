@@ -17,7 +17,7 @@ use crate::DatasetError;
 /// Bytes of a row group's column, unpacked: the hub's have some 100 MB at most.
 const MOST_COLUMN: i64 = 1 << 30;
 /// Rows of a file; ImageNet has 1.3 million in 300 files.
-const MOST_ROWS: i64 = 5_000_000;
+pub(crate) const MOST_ROWS: i64 = 5_000_000;
 /// Bytes of a file per row, at least: no image has fewer. A small file can say the same image a million times.
 const LEAST_PER_ROW: i64 = 64;
 /// Rows that any file may have.
