@@ -111,7 +111,12 @@ impl Row {
     pub fn method_settings(&self) -> Result<MethodSettings, String> {
         // AdaLoRA is measured while it looks at every step, which it does most of the time.
         let adalora = AdaLoraSpec { tinit: 0, tfinal: 1, ..AdaLoraSpec::default() };
-        MethodSettings::resolve(self.method, self.backbone, &DatasetName::Dtd, &MethodSpecs { adalora, ..MethodSpecs::default() })
+        MethodSettings::resolve(
+            self.method,
+            self.backbone,
+            &DatasetName::Dtd,
+            &MethodSpecs { adalora, ..MethodSpecs::default() },
+        )
     }
 
     /// Timed steps per turn: on a CPU about as many seconds whatever the batch, on a GPU enough to last.

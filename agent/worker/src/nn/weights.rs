@@ -103,6 +103,12 @@ impl Weights {
         Self { tensors: tensors.into_iter().collect(), ..Self::default() }
     }
 
+    /// These, and the tensors of another file of the same model.
+    pub fn with(mut self, other: Self) -> Self {
+        self.tensors.extend(other.tensors);
+        self
+    }
+
     /// Names the classes that the head tells apart.
     pub fn with_classes(self, classes: &[String]) -> Self {
         Self { about: About { classes: Some(classes.to_vec()), ..self.about }, ..self }
