@@ -1,4 +1,5 @@
 //! Published models that are not trained, from their folders to what a record tells.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so at once")]
 
 #[path = "../../../tests/src/published.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the black-box tests use all of it")]
@@ -143,6 +144,30 @@ fn descriptions_classify_by_models_of_images_and_texts() {
         assert!(ended.training.evaluation_loss.unwrap().is_finite());
         completed(&run(&job(&trials, foundation, &knn(), 8), |_, _| {}));
     }
+}
+
+#[test]
+fn models_of_images_and_text_answer_in_words_and_are_scored() {
+    let trials = Trials::new();
+    let prompt = "What is this texture : {} ?";
+    for foundation in [Foundation::SmolVlm256m, Foundation::PaliGemma3b, Foundation::MobileVlm, Foundation::MobileVlmV2]
+    {
+        let asked = json!({ "name": "vlm-prompt", "prompt": prompt, "new_tokens": 4 });
+        let asked = run(&job(&trials, foundation, &asked, 8), |_, _| {});
+        completed(&asked);
+        let frozen = asked.training.frozen.as_ref().unwrap();
+        assert!(!frozen.answers.is_empty());
+        assert_eq!(frozen.answers.iter().map(|a| a.times).sum::<u64>(), asked.training.evaluated);
+        let right: u64 = frozen.answers.iter().map(|a| a.right).sum();
+        assert_eq!(asked.training.top1_percent, Some(100.0 * right as f64 / asked.training.evaluated as f64));
+        // Whatever its weights are, what is scored is always a class.
+        let scored = run(&job(&trials, foundation, &json!({ "name": "vlm-score", "prompt": prompt }), 8), |_, _| {});
+        completed(&scored);
+        assert!(scored.training.frozen.unwrap().answers.iter().all(|a| a.class.is_some()));
+    }
+    let long = json!({ "name": "vlm-prompt", "prompt": "a ".repeat(600), "new_tokens": 4 });
+    let why = refused(&job(&trials, Foundation::SmolVlm256m, &long, 8));
+    assert!(why.contains("and the model reads 256: name fewer classes"), "{why}");
 }
 
 #[test]

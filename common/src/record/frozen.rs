@@ -13,9 +13,32 @@ pub struct Frozen {
     /// Descriptions of classes that were encoded, in the same phase.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub texts: u64,
+    /// What was answered, the most frequent first: where it answers in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<Answer>,
+    /// Images whose answers are not among those, because there were too many different ones.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_answers: u64,
     /// The probe that was chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeChoice>,
+}
+
+/// Different answers that a record keeps.
+pub const MOST_ANSWERS: usize = 500;
+
+/// An answer in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// As it was given, cut to 200 characters.
+    pub text: String,
+    /// The class that it means by the rule of [`crate::answer`]; `None` counts as wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<u32>,
+    /// How often it was given.
+    pub times: u64,
+    /// How often it was right.
+    pub right: u64,
 }
 
 /// Which of the probes that were trained counts.

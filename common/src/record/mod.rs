@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use energy::{CrossCheck, Energy, EnergyDomain, IdlePower, Meter, Metering, SensorResponse, Uncertainty};
-pub use frozen::{Frozen, ProbeChoice};
+pub use frozen::{Answer, Frozen, MOST_ANSWERS, ProbeChoice};
 pub use memory::{BlockChoice, Cap, MemoryPlan, MemoryTrace, MemoryWindow, PeakPlace};
 pub use outcome::{Outcome, OutcomeClass};
 pub use waste::Waste;

@@ -64,7 +64,9 @@ impl Method {
         let gives = match backbone.foundation() {
             None if self.trains() => return None,
             None => {
-                return Some(format!("{method} leaves its model as it is published, and {name} is there to be trained"));
+                return Some(format!(
+                    "{method} leaves its model as it is published, and {name} is there to be trained"
+                ));
             }
             Some(_) if self.trains() => {
                 return Some(format!("{name} is not trained here; {method} is for backbones that are"));

@@ -8,6 +8,7 @@
 //! | [`bank`] | features of the training images |
 //! | [`knn`] | by the labels of the nearest training images |
 //! | [`probe`] | by a linear layer trained on features |
+//! | [`speaker`] | by what a model answers |
 //! | `trial` | from a job to its end |
 
 pub mod bank;
@@ -16,6 +17,7 @@ pub mod fit;
 pub mod knn;
 pub mod probe;
 pub mod published;
+pub mod speaker;
 mod trial;
 
 pub(crate) use trial::trial;

@@ -62,6 +62,16 @@ impl Published {
         Ok(Self { foundation, folder, config: config.unwrap_or(Value::Null) })
     }
 
+    /// Which model it is.
+    pub fn foundation(&self) -> Foundation {
+        self.foundation
+    }
+
+    /// `config.json`; null where there is none.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
     /// The folder.
     pub fn folder(&self) -> &ModelFolder {
         &self.folder
@@ -79,7 +89,8 @@ impl Published {
         Ok(all)
     }
 
-    fn wrong(&self, problem: String) -> CheckpointError {
+    /// Something in the folder is wrong.
+    pub(super) fn wrong(&self, problem: String) -> CheckpointError {
         CheckpointError::Content { path: self.folder.root().to_owned(), problem }
     }
 
@@ -94,6 +105,9 @@ impl Published {
             Gives::Features => None,
             _ => match self.open_clip()? {
                 Some(open_clip) => Some(config::open_clip(&open_clip["model_cfg"]).vision.image_size),
+                None if self.config["vision_config"]["image_size"].is_null() => {
+                    Some(self.foundation.image_size().into())
+                }
                 None => Some(config::siglip_vision(&self.config["vision_config"]).image_size),
             },
         })

@@ -77,7 +77,7 @@ fn smolvlm(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let (ids, place) = (folder.io("input_ids")?, folder.int("image_token_id")?);
     let x = prompt(&model, &ids, place, &image)?;
     let prompted = read(&model, x.shallow_clone(), &EVAL);
-    let logits = prompted.logits.unsqueeze(0);
+    let logits = prompted.logits(&model, &EVAL).unsqueeze(0);
     checks.tensors("logits", &logits, &folder.io("logits")?, Tolerance::EMBEDDINGS);
     if let Some(candidates) = folder.config["candidates"].as_array() {
         let tokens = |c: &Value| c.as_array().into_iter().flatten().filter_map(Value::as_i64).collect::<Vec<i64>>();
@@ -122,7 +122,7 @@ fn smolvlm_by_formula(
     let tile = procedural::images(folder.prefix(), 1, config.vision.image_size).to_device(folder.device);
     let image = model.image_tokens(&tile, &EVAL, &executor());
     let x = prompt(model, &folder.io("input_ids")?, 49190, &image)?;
-    let last = read(model, x, &EVAL).logits.select(0, -1);
+    let last = read(model, x, &EVAL).logits(model, &EVAL).select(0, -1);
     checks.tensors("last_logits", &last, &folder.io("last_logits")?, Tolerance::EMBEDDINGS);
     let likely = last.log_softmax(-1, None::<Kind>);
     let (best, ids) = likely.topk(10, -1, true, true);
@@ -143,7 +143,7 @@ fn paligemma(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let ids = folder.io("prefix.input_ids")?;
     let x = prompt(&model, &ids, place, &image)?;
     let prefix = read(&model, x.shallow_clone(), &EVAL);
-    let logits = prefix.logits.unsqueeze(0);
+    let logits = prefix.logits(&model, &EVAL).unsqueeze(0);
     checks.tensors("prefix.logits", &logits, &folder.io("prefix.logits")?, Tolerance::EMBEDDINGS);
     // The suffix's loss is its mean negative log-probability, and its logits those of what is read behind the prefix.
     let full = folder.io("full.input_ids")?.squeeze_dim(0);
@@ -176,7 +176,12 @@ fn mobilevlm(folder: &Folder, projector: Projector, checks: &mut Checks) -> Resu
     let (ids, place) = (folder.io("input_ids")?.squeeze_dim(0), folder.int("image_token_index")?);
     let x = spliced(&model, &ids, place, &image)?;
     let prompted = read(&model, x.shallow_clone(), &EVAL);
-    checks.tensors("logits", &prompted.logits.unsqueeze(0), &folder.io("logits")?, Tolerance::EMBEDDINGS);
+    checks.tensors(
+        "logits",
+        &prompted.logits(&model, &EVAL).unsqueeze(0),
+        &folder.io("logits")?,
+        Tolerance::EMBEDDINGS,
+    );
     Ok(greedy(folder, &model, x, checks)?)
 }
 
