@@ -108,7 +108,7 @@ async fn fetch(address: &str, place: &Path, item: &Item) -> Result<String, Cache
     let got = tokio::task::spawn_blocking(move || {
         let mut sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
         let kept = cache.get(&item, &mut sources, &Watch { tell: Box::new(|_, _| ()), stop })?;
-        let set = Dataset::open(kept.dataset.as_ref().expect("a data set"), &kept.root).expect("opens");
+        let set = Dataset::open(kept.dataset.as_ref().expect("a data set"), &kept.place).expect("opens");
         Ok(set.identify(&mut |_, _| ()).expect("identifies").fingerprint)
     });
     got.await.expect("ends")

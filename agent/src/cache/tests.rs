@@ -90,7 +90,7 @@ fn a_broken_transfer_goes_on_where_it_was() {
     let item = world.weights(&bytes);
     *world.breaks.lock().expect("free") = vec![21, 0, 350];
     let kept = get(&open(dir.path(), 10_000), &world, &item).expect("comes");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), bytes);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), bytes);
     assert_eq!(world.served.load(Ordering::SeqCst), 1000, "nothing came twice");
 }
 
@@ -152,7 +152,7 @@ fn a_source_with_the_wrong_bytes_does_not_keep_others_from_being_asked() {
     let mut sources: Vec<Box<dyn Source>> =
         vec![Box::new(TooMuch(Memory(world.clone()))), Box::new(Memory(rotten.clone())), Box::new(Memory(world))];
     let kept = open(dir.path(), 10_000).get(&item, &mut sources, &watch).expect("comes from the last");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), [1; 50]);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), [1; 50]);
     assert_eq!(rotten.served.load(Ordering::SeqCst), 150, "asked before");
 }
 
@@ -172,13 +172,13 @@ fn what_another_brought_meanwhile_is_neither_fetched_nor_removed() {
 fn what_rots_on_the_disk_is_noticed_and_fetched_again() {
     let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
     let item = world.weights(&[1; 50]);
-    let file = get(&open(dir.path(), 10_000), &world, &item).expect("comes").file.clone();
+    let file = get(&open(dir.path(), 10_000), &world, &item).expect("comes").place.clone();
     std::fs::remove_file(&file).expect("removes");
     std::fs::write(&file, [9; 50]).expect("writes");
     // Another process looks at it.
     let cache = open(dir.path(), 10_000);
     let kept = get(&cache, &world, &item).expect("comes again");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), [1; 50]);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), [1; 50]);
     assert_eq!(world.served.load(Ordering::SeqCst), 100);
 }
 
@@ -187,12 +187,12 @@ fn what_rots_while_a_trial_uses_it_is_fetched_again_once_that_ends() {
     let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
     let item = world.weights(&[1; 50]);
     let in_use = get(&open(dir.path(), 10_000), &world, &item).expect("comes");
-    std::fs::remove_file(&in_use.file).expect("removes");
-    std::fs::write(&in_use.file, [9; 50]).expect("writes");
+    std::fs::remove_file(&in_use.place).expect("removes");
+    std::fs::write(&in_use.place, [9; 50]).expect("writes");
     std::thread::scope(|scope| {
         let (ended, end) = std::sync::mpsc::channel();
         let (dir, world, item) = (&dir, &world, &item);
-        scope.spawn(move || ended.send(get(&open(dir.path(), 10_000), world, item).map(|kept| kept.file.clone())));
+        scope.spawn(move || ended.send(get(&open(dir.path(), 10_000), world, item).map(|kept| kept.place.clone())));
         let early = end.recv_timeout(Duration::from_millis(500));
         assert!(early.is_err(), "ended while it was in use: {early:?}");
         drop(in_use);
@@ -379,6 +379,6 @@ fn a_shelf_gives_what_it_has_as_a_whole() {
     let mut sources: Vec<Box<dyn Source>> =
         vec![Box::new(Shelf::new(&dir.path().join("away"))), Box::new(Shelf::new(&shelf))];
     let kept = cache.get(&item, &mut sources, &watch).expect("comes from the second");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), [6; 90]);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), [6; 90]);
     assert_eq!(world.served.load(Ordering::SeqCst), 90);
 }

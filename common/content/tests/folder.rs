@@ -42,7 +42,7 @@ fn a_set_comes_out_as_it_went_in_and_only_what_nothing_else_needs_leaves() {
     assert!(!folder.holds(&item));
     folder.assemble(&local.manifest, &mut |_, _| ()).expect("is what it is called");
     assert!(folder.holds(&item) && folder.items().expect("lists") == [item.clone()]);
-    let root = folder.set(item.digest());
+    let root = folder.place(&item);
     let opened = local.manifest.opened_as(&root).expect("a data set");
     let again = Dataset::open(&opened, &root).expect("opens").identify(&mut |_, _| ()).expect("identifies");
     assert_eq!(again.fingerprint, fingerprint);

@@ -142,7 +142,7 @@ fn base(factor: Factor, record: &Record) -> (usize, String) {
         Factor::Backbone => {
             let place = Backbone::all().position(|b| b == s.backbone);
             (place.unwrap_or(usize::MAX), s.backbone.name().to_owned())
-        },
+        }
         Factor::Checkpointing => (among(&Checkpointing::ALL, &s.checkpointing), s.checkpointing.name().to_owned()),
     }
 }

@@ -18,7 +18,8 @@ fn settings(backbone: Backbone, method: &Value, checkpointing: &str, batch: u32)
 }
 
 fn usual(method: Method, backbone: Backbone) -> Value {
-    let settings = MethodSettings::resolve(method, backbone, &DatasetName::Dtd, &MethodSpecs::default()).expect("settings");
+    let settings =
+        MethodSettings::resolve(method, backbone, &DatasetName::Dtd, &MethodSpecs::default()).expect("settings");
     serde_json::to_value(settings).expect("JSON")
 }
 

@@ -51,13 +51,7 @@ impl DatasetName {
                 "{}.",
             ];
         }
-        &[
-            "a photo of a {}.",
-            "a picture of a {}.",
-            "an image of a {}.",
-            "a photograph of {}.",
-            "a photo of the {}.",
-        ]
+        &["a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a photograph of {}.", "a photo of the {}."]
     }
 
     /// The question that a model which answers in words is asked, with `{}` for the list of classes: the study's.

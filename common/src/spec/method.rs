@@ -63,7 +63,11 @@ impl Method {
         let (method, name) = (self.name(), backbone.name());
         let gives = match backbone.foundation() {
             None if self.trains() => return None,
-            None => return Some(format!("{method} leaves its model as it is published, and {name} is there to be trained")),
+            None => {
+                return Some(format!(
+                    "{method} leaves its model as it is published, and {name} is there to be trained"
+                ));
+            }
             Some(_) if self.trains() => {
                 return Some(format!("{name} is not trained here; {method} is for backbones that are"));
             }

@@ -34,7 +34,7 @@ impl Check {
         let wanted: Vec<Backbone> = match self.name {
             Some(backbone) => vec![backbone],
             // Two files for one are something to check, too.
-            None => Backbone::ALL.into_iter().filter(|b| there(*b, dir) != Ok(None)).collect(),
+            None => Backbone::all().filter(|b| there(*b, dir) != Ok(None)).collect(),
         };
         if wanted.is_empty() {
             return Err(Failure::usage(format!(

@@ -50,7 +50,7 @@ impl Weights {
 }
 
 fn list(dir: &Path) -> Result<(), Failure> {
-    for backbone in Backbone::ALL {
+    for backbone in Backbone::all() {
         say!("{}", backbone.name());
         match there(backbone, dir).map_err(Failure::usage)? {
             Some(file) => say!("  here     {}", file.display()),
