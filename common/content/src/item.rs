@@ -141,6 +141,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cell_wants_its_data_and_what_its_weights_are() {
+        let wanted = |weights: &str| {
+            let settings = format!(
+                r#"{{"definition":2,"method":{{"name":"bitfit"}},"backbone":"vit_micro","image_size":64,
+                "checkpointing":"none","dataset":{{"name":"dtd","fingerprint":"{0}","classes":8}},"weights":{weights},
+                "seed":0,"budget_bytes":null,"evaluate":{{"batch":64}}}}"#,
+                "a".repeat(64)
+            );
+            let wanted = Item::wanted(&serde_json::from_str(&settings).expect("settings"))?;
+            Ok::<_, String>(wanted.iter().map(|item| item.to_string()[..8].to_owned()).collect::<Vec<_>>())
+        };
+        let of = |from: &str, sha256: &str| wanted(&format!(r#"{{"from":"{from}","sha256":"{sha256}"}}"#));
+        assert_eq!(wanted(r#"{"from":"scratch"}"#).expect("hashes"), ["dataset-"]);
+        assert_eq!(of("file", &"b".repeat(64)).expect("hashes"), ["dataset-", "weights-"]);
+        assert_eq!(of("folder", &"b".repeat(64)).expect("hashes"), ["dataset-", "model-bb"]);
+        assert!(of("folder", "../x").is_err());
+    }
+
+    #[test]
     fn only_hashes_are_names() {
         let digest = "0123456789abcdef".repeat(4);
         for text in ["dataset", "weights", "model"].map(|kind| format!("{kind}-{digest}")) {

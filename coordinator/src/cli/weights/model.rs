@@ -167,9 +167,12 @@ fn configuration(
     }
     match config {
         Some(config) => {
-            let found = config["model_type"].as_str().unwrap_or("none").to_owned();
+            let kind = config["model_type"].as_str();
+            let found = kind.unwrap_or("none").to_owned();
             let kinds = model.map_or(&[][..], kinds);
-            if !config.is_null() && !kinds.is_empty() && !kinds.contains(&found.as_str()) {
+            // CLIP and SigLIP are told apart by it alone.
+            let matters = kind.is_some() || model.is_some_and(|model| model.gives() == Gives::Embeddings);
+            if !config.is_null() && matters && !kinds.is_empty() && !kinds.contains(&found.as_str()) {
                 wrong.push(format!(
                     "{}: expected a model_type of {}, found {found}; it is of another model. Fetch the files again",
                     place(CONFIG),
