@@ -84,6 +84,15 @@ impl ModelFolder {
         Ok(Self { root: root.to_owned(), weights, beside })
     }
 
+    /// The folder of the model called `name` in `dir`, if there is one.
+    ///
+    /// # Errors
+    /// It is there, and is none; see [`Self::open`].
+    pub fn find(dir: &Path, name: &str) -> Result<Option<Self>, CheckpointError> {
+        let root = dir.join(name);
+        if root.exists() { Self::open(&root).map(Some) } else { Ok(None) }
+    }
+
     /// Where it is.
     pub fn root(&self) -> &Path {
         &self.root
@@ -125,16 +134,23 @@ impl ModelFolder {
             let path = self.root.join(name);
             total += fs::metadata(&path).map_err(failed(&path))?.len();
         }
-        let (mut all, mut done) = (Sha256::new(), 0);
+        let (mut hashes, mut done) = (Vec::new(), 0);
         for name in files {
             let path = self.root.join(name);
             let hash = sha256(&path, &mut |bytes| {
                 done += bytes;
                 tell(done, total);
             });
-            all.update(format!("{}  {name}\n", hash.map_err(failed(&path))?));
+            hashes.push((hash.map_err(failed(&path))?, name));
         }
-        Ok(hex(&all.finalize()))
+        Ok(Self::fingerprint_of(hashes.iter().map(|(hash, name)| (hash.as_str(), *name))))
+    }
+
+    /// The fingerprint of files whose SHA-256 are known: each with its name, in the order of names.
+    pub fn fingerprint_of<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+        let mut all = Sha256::new();
+        files.into_iter().for_each(|(hash, name)| all.update(format!("{hash}  {name}\n")));
+        hex(&all.finalize())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fleet_common::plan::MethodSettings;
-use fleet_common::spec::{AdaLoraSpec, Backbone, Checkpointing, Method, MethodSpecs};
+use fleet_common::spec::{AdaLoraSpec, Backbone, Checkpointing, DatasetName, Method, MethodSpecs};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq)]
@@ -144,7 +144,7 @@ impl Row {
 
 fn backbone_starting(text: &str) -> Result<Backbone, String> {
     let fitting: Vec<Backbone> =
-        Backbone::ALL.into_iter().filter(|b| !text.is_empty() && b.name().starts_with(text)).collect();
+        Backbone::TRAINED.into_iter().filter(|b| !text.is_empty() && b.name().starts_with(text)).collect();
     match fitting[..] {
         [one] => Ok(one),
         _ => Err(format!(
