@@ -133,7 +133,10 @@ impl History {
         let mut history = Self::default();
         let mut known: Vec<(Step, u64)> = Vec::new();
         for record in records.into_iter().filter(|r| r.outcome.kind() == OutcomeClass::Completed) {
-            let phases = [Phase::WarmUp, Phase::Train, Phase::Prepare];
+            let phases = match record.settings.train {
+                Some(_) => [Phase::WarmUp, Phase::Train],
+                None => [Phase::Prepare, Phase::Evaluate],
+            };
             let peak = phases.iter().filter_map(|phase| record.worker_phase(*phase)).map(|p| p.peak_bytes).max();
             let Some(peak) = peak.filter(|peak| *peak > 0) else { continue };
             let step = Step::of(&record.settings);

@@ -61,7 +61,7 @@ pub(super) struct Weights {
     /// Whose
     #[arg(value_name = "BACKBONE", required = true, value_parser = backbone)]
     backbones: Vec<Backbone>,
-    /// Folder of the weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each
+    /// Folder of the weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each, or a folder BACKBONE/
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR", default_value = "weights")]
     weights: PathBuf,
     #[command(flatten)]

@@ -52,6 +52,8 @@ fn the_page_has_one_table_of_inference_and_the_settings_in_words() {
         "0.1 of each class held back",
         "what it takes before the first image can be classified",
         "A trial that trains nothing prepares instead",
+        "<th class=\"num\">prepare</th>",
+        "colspan=\"18\"",
     ] {
         assert!(page.contains(words), "{words}");
     }
