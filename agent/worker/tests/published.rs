@@ -11,13 +11,13 @@ use std::path::Path;
 
 use fleet_common::plan::MethodSettings;
 use fleet_common::record::{BlockChoice, Outcome};
-use fleet_common::spec::Foundation;
+use fleet_common::spec::{Foundation, Storage};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Split};
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::data::processor::Processor;
 use fleet_worker::frozen::published::{Names, Published};
-use fleet_worker::nn::{Builder, Ctx, Seed};
+use fleet_worker::nn::{Builder, Ctx, Seed, Weights};
 use fleet_worker::peft;
 use serde_json::json;
 use support::trials::{Ended, Trials, interrupt, run};
@@ -187,6 +187,56 @@ fn a_batch_that_does_not_fit_is_made_smaller_and_a_model_that_does_not_fit_says_
     assert!((1..64).contains(&batch) && peak(&tight) <= peak(&ample) / 2, "{batch}");
     let Outcome::DoesNotFit { needed_bytes, budget_bytes, .. } = with(100 << 10).outcome else { panic!("it fits") };
     assert!(needed_bytes > 0 && budget_bytes == 100 << 10);
+}
+
+#[test]
+fn weights_of_fewer_bits_give_nearly_the_same_for_less_memory() {
+    let trials = Trials::new();
+    let with = |foundation, method: &serde_json::Value, weights: Storage| {
+        let mut job = job(&trials, foundation, method, 4);
+        job.settings.evaluate.weights = weights;
+        run(&job, |_, _| {})
+    };
+    for (foundation, method) in [
+        (Foundation::Dinov2Small, probe()),
+        (Foundation::OpenClipB32, zero_shot()),
+        (Foundation::SiglipBase, zero_shot()),
+        (Foundation::SmolVlm256m, json!({ "name": "vlm-score", "prompt": "What is this ?" })),
+        (Foundation::PaliGemma3b, json!({ "name": "vlm-score", "prompt": "What is this ?" })),
+        (Foundation::MobileVlm, json!({ "name": "vlm-prompt", "prompt": "What is this ?", "new_tokens": 2 })),
+    ] {
+        let loaded = |e: &Ended| e.training.phases.iter().find(|p| p.phase == Phase::Load).unwrap().peak_bytes;
+        let whole = with(foundation, &method, Storage::Fp32);
+        completed(&whole);
+        for weights in [Storage::Bf16, Storage::Fp16, Storage::Nf4] {
+            let ended = with(foundation, &method, weights);
+            completed(&ended);
+            assert!(loaded(&ended) < loaded(&whole), "{} {}", foundation.name(), weights.name());
+            if let (Some(one), Some(other)) = (whole.training.evaluation_loss, ended.training.evaluation_loss) {
+                let most = if weights == Storage::Nf4 { 0.3 } else { 0.05 };
+                assert!((one - other).abs() < most, "{} {}: {one} {other}", foundation.name(), weights.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn results_that_are_no_numbers_are_told_of() {
+    let trials = Trials::new();
+    let mut job = job(&trials, Foundation::OpenClipB32, &zero_shot(), 4);
+    let file = job.weights.clone().unwrap().join("open_clip_model.safetensors");
+    let weights = Weights::read(&file).unwrap();
+    // Two layers whose product is above what half precision holds, and below what single precision does.
+    let large = |name: &str| name.ends_with("mlp.c_fc.weight") || name.ends_with("mlp.c_proj.weight");
+    let scaled = weights.names().map(|name| {
+        let tensor = weights.get(name).unwrap();
+        (name.to_owned(), if large(name) { tensor * 3000.0 } else { tensor.shallow_clone() })
+    });
+    Weights::from_tensors(scaled.collect::<Vec<_>>()).write(&file).unwrap();
+    completed(&run(&job, |_, _| {}));
+    job.settings.evaluate.weights = Storage::Fp16;
+    let why = refused(&job);
+    assert!(why.contains("above 65,504; say weights = \"bf16\""), "{why}");
 }
 
 #[test]

@@ -2,16 +2,16 @@
 //! small as it has to be.
 
 use super::Estimate;
-use crate::spec::Foundation;
+use crate::spec::{Foundation, Storage};
 
 /// Activations of one image, as a share of the weights: between 1 % (PaliGemma) and 20 % (DINOv2 small) by the sizes of
 /// one block's queries, keys, values and MLP.
 const ONE_IMAGE: f64 = 0.2;
 
-pub(super) fn estimate(foundation: Foundation) -> Estimate {
+pub(super) fn estimate(foundation: Foundation, storage: Storage) -> Estimate {
     let parameters = (foundation.millions() * 1e6) as u64;
-    let weights = 4 * parameters;
-    let peak = weights + (weights as f64 * ONE_IMAGE) as u64;
+    let weights = (storage.bytes() * parameters as f64) as u64;
+    let peak = weights + (4.0 * parameters as f64 * ONE_IMAGE) as u64;
     Estimate {
         parameters,
         trainable: 0,

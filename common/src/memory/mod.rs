@@ -71,7 +71,7 @@ fn planned_limit(settings: &CellSettings) -> Option<u64> {
 /// Estimates a cell's training step, or what a model that is not trained needs to classify.
 pub fn estimate(settings: &CellSettings) -> Estimate {
     let train = match (settings.backbone, &settings.train) {
-        (Backbone::Foundation(foundation), _) => return frozen::estimate(foundation),
+        (Backbone::Foundation(foundation), _) => return frozen::estimate(foundation, settings.evaluate.weights),
         (_, Some(train)) => train,
         (_, None) => return Estimate::default(),
     };

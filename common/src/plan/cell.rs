@@ -7,7 +7,7 @@ use crate::canonical;
 use crate::id::CellId;
 use crate::spec::{
     Backbone, BatchNorm, BudgetScope, Campaign, Checkpointing, DatasetName, Evaluate, Method, Precision, Preprocessing,
-    Sampling, Schedule,
+    Sampling, Schedule, Storage,
 };
 
 /// The version of this definition. It changes whenever the same settings would mean another computation, so that old
@@ -249,7 +249,10 @@ pub(super) fn resolve(
             precision: campaign.train.precision,
             batch_norm: campaign.train.batch_norm,
         }),
-        evaluate: campaign.evaluate.clone(),
+        evaluate: match trains {
+            true => Evaluate { weights: Storage::default(), ..campaign.evaluate.clone() },
+            false => campaign.evaluate.clone(),
+        },
     })
 }
 

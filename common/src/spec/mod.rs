@@ -28,4 +28,4 @@ pub use method::{
 };
 pub use preprocessing::{Interpolation, Preprocessing, Recipe};
 pub use select::{Mismatch, Priority, Select};
-pub use training::{BatchNorm, Evaluate, Precision, Sampling, Schedule, Train};
+pub use training::{BatchNorm, Evaluate, Precision, Sampling, Schedule, Storage, Train};

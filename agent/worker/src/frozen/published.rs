@@ -77,14 +77,14 @@ impl Published {
         &self.folder
     }
 
-    /// All tensors of its files.
+    /// All tensors of its files, which stay there until they are copied.
     ///
     /// # Errors
     /// One of them cannot be read.
     pub fn weights(&self) -> anyhow::Result<Weights> {
         let mut all = Weights::default();
         for file in self.folder.weights() {
-            all = all.with(Weights::read(&file)?);
+            all = all.with(Weights::map(&file)?);
         }
         Ok(all)
     }

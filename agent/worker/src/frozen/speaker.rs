@@ -149,7 +149,7 @@ impl Speaker {
     ) -> anyhow::Result<Read> {
         let padded = (self.style == Style::MobileVlm).then(|| square(image, self.processor.recipe().mean));
         let image = padded.as_ref().unwrap_or(image);
-        let pictures = self.processor.apply(image, device)?;
+        let pictures = self.processor.apply(image, device)?.to_kind(self.model.decoder().table().kind());
         let seen = self.model.image_tokens(&pictures, ctx, executor);
         let mut parts = Vec::new();
         for piece in self.pieces(question, self.processor.grid(image))? {

@@ -1,14 +1,15 @@
 //! A trial of a model that is not trained: load, prepare, evaluate.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use fleet_common::answer::Answers;
 use fleet_common::plan::{KnnSettings, LinearProbeSettings, MethodSettings, ZeroShotSettings};
-use fleet_common::record::{Answer, BlockChoice, Frozen, MOST_ANSWERS, ProbeChoice, Training};
-use fleet_common::spec::Gives;
+use fleet_common::record::{self, Answer, BlockChoice, MOST_ANSWERS, ProbeChoice, Training};
+use fleet_common::spec::{Gives, Storage};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Protocol, Split};
 use fleet_tokenizer::Tokenizer;
@@ -27,7 +28,8 @@ use crate::data::{Loader, Transform, evaluation_batches};
 use crate::models::vlm::Read;
 use crate::models::{normalised, zero_shot_classifier};
 use crate::nn::{BuildError, Builder, Ctx, MacCounter, Seed};
-use crate::peft;
+use crate::peft::Frozen;
+use crate::quant::Packing;
 use crate::torch::memory::{Memory, Place};
 use crate::torch::{GradMode, guard};
 use crate::train::{Events, PhaseMeter, Stop, cross_entropy, open_dataset};
@@ -94,6 +96,15 @@ fn bad(error: impl Into<anyhow::Error>) -> Stop {
     Stop::BadInput(error.into())
 }
 
+/// The kind of numbers that a model's tensors are, but for those that are packed.
+const fn kind(storage: Storage) -> Kind {
+    match storage {
+        Storage::Fp32 => Kind::Float,
+        Storage::Bf16 | Storage::Nf4 => Kind::BFloat16,
+        Storage::Fp16 => Kind::Half,
+    }
+}
+
 /// What every method needs.
 struct Work<'a> {
     job: &'a Job,
@@ -118,8 +129,10 @@ impl Work<'_> {
         let built = guard(|| -> anyhow::Result<(M, u64, _)> {
             let weights = published.weights()?;
             let names = Names::of(&weights);
-            let method = peft::method(&self.job.settings.method);
-            let b = Builder::new(method, Some(weights), self.seed.named("weights"), self.device, Kind::Float);
+            let storage = self.job.settings.evaluate.weights;
+            let packing = (storage == Storage::Nf4).then_some(Packing { block: 64, double: false });
+            let method = Rc::new(Frozen { packing });
+            let b = Builder::new(method, Some(weights), self.seed.named("weights"), self.device, kind(storage));
             let model = make(&b, &names)?;
             let (params, loaded) = b.finish()?;
             Ok((model, params.count(), loaded.unwrap_or_default()))
@@ -138,22 +151,28 @@ impl Work<'_> {
         Ok(model)
     }
 
+    /// Features (batch, width) of images in single precision, whatever the model computes in.
+    fn encode(&self, encoder: &dyn Encoder, images: &Tensor, ctx: &Ctx) -> Tensor {
+        let images = images.to_kind(kind(self.job.settings.evaluate.weights));
+        encoder.encode(&images, ctx, &self.executor).to_kind(Kind::Float)
+    }
+
     /// Counts what an image takes, and finds how many go through the encoder at once within the budget.
     fn measure(&self, encoder: &dyn Encoder, training: &mut Training) -> Result<Fit, Stop> {
         let side = i64::from(self.pictures.size);
         let images = |n: i64| Tensor::zeros([n, 3, side, side], (Kind::Float, self.device));
         let macs = MacCounter::default();
         guard(|| {
-            let _ = encoder.encode(&images(1), &Ctx { macs: Some(&macs), ..Ctx::eval() }, &self.executor);
+            let _ = self.encode(encoder, &images(1), &Ctx { macs: Some(&macs), ..Ctx::eval() });
         })?;
         training.macs = macs.total();
         let wanted = self.job.settings.evaluate.batch;
         let fit = fitting(self.memory, wanted, |n| {
             guard(|| {
-                let _ = encoder.encode(&images(n), &Ctx::eval(), &self.executor);
+                let _ = self.encode(encoder, &images(n), &Ctx::eval());
             })
         })?;
-        training.frozen = Some(Frozen { batch: fit.0, ..Frozen::default() });
+        training.frozen = Some(record::Frozen { batch: fit.0, ..record::Frozen::default() });
         Ok(fit)
     }
 
@@ -186,7 +205,7 @@ impl Work<'_> {
             meter.work(batch.len(), || {
                 guard(|| {
                     let (images, _) = batch.to_tensors(&self.pictures.recipe, self.device);
-                    bank.push(&encoder.encode(&images, &Ctx::eval(), &self.executor), &batch.labels);
+                    bank.push(&self.encode(encoder, &images, &Ctx::eval()), &batch.labels);
                 })
             })?;
             meter.progress(bank.len() as u64, images as u64, None);
@@ -216,15 +235,19 @@ impl Work<'_> {
         while let Some(batch) = meter.wait(|| loader.next()) {
             let batch = batch?;
             let n = batch.len();
-            let (batch_right, batch_loss) = meter.work(n, || {
+            let (batch_right, batch_loss, finite) = meter.work(n, || {
                 guard(|| {
                     let (images, labels) = batch.to_tensors(&self.pictures.recipe, self.device);
-                    let scores = scores(&encoder.encode(&images, &Ctx::eval(), &self.executor));
+                    let scores = scores(&self.encode(encoder, &images, &Ctx::eval()));
+                    let finite = scores.isfinite().all().int64_value(&[]) != 0;
                     let right = scores.argmax(-1, false).eq_tensor(&labels).sum(Kind::Int64).double_value(&[]);
                     let loss = if has_loss { cross_entropy(&scores, &labels).double_value(&[]) } else { 0.0 };
-                    (right, loss)
+                    (right, loss, finite)
                 })
             })?;
+            if !finite {
+                return Err(overflow(self.job.settings.evaluate.weights));
+            }
             right += batch_right;
             loss += batch_loss * n as f64;
             done += n as u64;
@@ -322,7 +345,7 @@ impl Work<'_> {
             .collect();
         note(training, |frozen| frozen.texts = texts.len() as u64);
         let classifier = self.classifier(&model, &tokenizer, &texts, settings.templates.len(), meter)?;
-        let scale = model.scale();
+        let scale = model.scale().to_kind(Kind::Float);
         self.evaluate(&model, fit, meter, training, true, |features| {
             &scale * normalised(features).matmul(&classifier.transpose(0, 1))
         })
@@ -345,7 +368,8 @@ impl Work<'_> {
         let question = prompt.replace("{}", &names.join(", "));
         let read = |image: &RgbImage, ctx: &Ctx| -> Result<Read, Stop> {
             let read = guard(|| speaker.read(image, &question, room, self.device, ctx, &self.executor))?;
-            read.map_err(bad)
+            let read = read.map_err(bad)?;
+            if read.is_finite() { Ok(read) } else { Err(overflow(self.job.settings.evaluate.weights)) }
         };
         meter.next(Phase::Prepare, training)?;
         Place::phase("answers").enter();
@@ -354,7 +378,7 @@ impl Work<'_> {
         let first = self.dataset.decode(Split::Test, 0).map_err(bad)?;
         meter.work(0, || read(&first, &Ctx { macs: Some(&macs), ..Ctx::eval() }).map(drop))?;
         training.macs = macs.total();
-        training.frozen = Some(Frozen { batch: 1, ..Frozen::default() });
+        training.frozen = Some(record::Frozen { batch: 1, ..record::Frozen::default() });
 
         meter.next(Phase::Evaluate, training)?;
         let limit = self.job.settings.evaluate.limit.map(|n| n as usize);
@@ -425,7 +449,8 @@ impl Work<'_> {
             let n = TEXTS.min(all - done);
             let piece = tokens.narrow(0, done, n);
             // No image goes through here.
-            encoded.push(meter.work(0, || guard(|| model.encode_texts(&piece, &Ctx::eval(), &self.executor)))?);
+            let encode = || model.encode_texts(&piece, &Ctx::eval(), &self.executor).to_kind(Kind::Float);
+            encoded.push(meter.work(0, || guard(encode))?);
             done += n;
             meter.progress(done as u64, all as u64, None);
             self.is_asked()?;
@@ -437,7 +462,16 @@ impl Work<'_> {
     }
 }
 
+/// A model's results are no numbers.
+fn overflow(storage: Storage) -> Stop {
+    let advice = match storage {
+        Storage::Fp16 => "half precision has no number above 65,504; say weights = \"bf16\" or \"fp32\" in [evaluate]",
+        _ => "are these its weights?",
+    };
+    Stop::BadInput(anyhow::anyhow!("in {} the model's results are not finite numbers: {advice}", storage.name()))
+}
+
 /// Adds to what the record tells beside the phases.
-fn note(training: &mut Training, change: impl FnOnce(&mut Frozen)) {
+fn note(training: &mut Training, change: impl FnOnce(&mut record::Frozen)) {
     change(training.frozen.get_or_insert_default());
 }

@@ -60,6 +60,11 @@ impl Read {
         model.logits(&self.x, ctx).squeeze_dim(0)
     }
 
+    /// Whether what the decoder has made of it are finite numbers.
+    pub fn is_finite(&self) -> bool {
+        self.x.isfinite().all().int64_value(&[]) != 0
+    }
+
     /// Logits (vocabulary) of what follows the prompt.
     fn last(&self, model: &dyn Vlm, ctx: &Ctx) -> Tensor {
         model.logits(&self.x.narrow(1, self.x.size()[1] - 1, 1), ctx).view([-1])

@@ -64,11 +64,20 @@ pub trait Method {
 }
 
 /// Nothing of the model trains.
-pub struct Frozen;
+#[derive(Default)]
+pub struct Frozen {
+    /// How linear layers but the last are packed, if they are.
+    pub packing: Option<Packing>,
+}
 
 impl Method for Frozen {
     fn trains(&self, _name: &str) -> bool {
         false
+    }
+
+    fn packing(&self, path: &str) -> Option<Packing> {
+        // What chooses between tokens is left whole, as is usual with language models.
+        self.packing.filter(|_| path != "lm_head")
     }
 }
 
@@ -106,7 +115,7 @@ pub fn method(settings: &MethodSettings) -> Rc<dyn Method> {
         | MethodSettings::Knn(_)
         | MethodSettings::LinearProbe(_)
         | MethodSettings::VlmPrompt(_)
-        | MethodSettings::VlmScore(_) => Rc::new(Frozen),
+        | MethodSettings::VlmScore(_) => Rc::new(Frozen::default()),
     }
 }
 
