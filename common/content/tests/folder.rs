@@ -123,7 +123,8 @@ fn files_that_are_no_model_together_get_no_place() {
     let other = Item::Model("5".repeat(64).parse().expect("a hash"));
     let error = Manifest::new(other, "m".into(), local.manifest.files.clone()).expect_err("another").to_string();
     assert!(error.contains(local.manifest.item.digest().as_str()), "{error}");
-    let files = |change: &dyn Fn(&mut Vec<(String, String)>)| {
+    type Change = dyn Fn(&mut Vec<(String, String)>);
+    let files = |change: &Change| {
         let mut files: Vec<(String, String)> =
             local.manifest.files.iter().map(|f| (f.path.to_string(), f.sha256.to_string())).collect();
         change(&mut files);
@@ -143,7 +144,6 @@ fn files_that_are_no_model_together_get_no_place() {
     assert!(deep.contains("side by side") && deep.contains("onnx/config.json"), "{deep}");
     let folder = Folder::create(&dir.path().join("content")).expect("makes");
     fill(&folder, &local);
-    type Change = dyn Fn(&mut Vec<(String, String)>);
     let cases: [(&Change, &str); 2] = [
         (&|files| files.retain(|(name, _)| name != "m-2.safetensors"), "m-2.safetensors is not there"),
         (&|files| files.push(("run.sh".into(), files[0].1.clone())), "run.sh is none of the files that are read"),
