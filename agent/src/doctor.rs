@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::spec::{Backbone, DatasetName};
 use fleet_common::units::Bytes;
 use fleet_common::worker::Check;
@@ -227,17 +228,24 @@ fn weights(dir: Option<&Path>) -> Finding {
         return finding("weights", Level::Note, "no --weights folder: training starts from scratch", None);
     };
     let (mut there, mut lacking) = (Vec::new(), Vec::new());
-    for name in Backbone::names() {
-        match fleet_checkpoint::find(dir, name) {
-            Ok(Some(_)) => there.push(name),
-            Ok(None) => lacking.push(name),
-            Err(two) => return finding("weights", Level::Note, two.to_string(), None),
+    for backbone in Backbone::all() {
+        let name = backbone.name();
+        let found = match backbone.foundation() {
+            Some(_) => ModelFolder::find(dir, name).map(|found| found.is_some()),
+            None => fleet_checkpoint::find(dir, name).map(|found| found.is_some()),
+        };
+        match found {
+            Ok(true) => there.push(name),
+            // A model that is used as it is published does not run without its files, from scratch or otherwise.
+            Ok(false) if backbone.foundation().is_none() => lacking.push(name),
+            Ok(false) => {}
+            Err(wrong) => return finding("weights", Level::Note, wrong.to_string(), None),
         }
     }
     if there.is_empty() {
         let expected = format!(
             "`fleet weights get` fetches the public ones; your own go there as files such as {}.safetensors",
-            Backbone::ALL[0].name()
+            Backbone::TRAINED[0].name()
         );
         finding("weights", Level::Note, format!("none in {}", dir.display()), Some(&expected))
     } else {

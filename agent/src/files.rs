@@ -6,9 +6,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::plan::{CellSettings, WeightsRef};
 use fleet_common::spec::DatasetName;
-use fleet_content::Item;
+use fleet_content::{Digest, Item};
 use fleet_dataset::{Dataset, sha256_of_file};
 
 /// The folders that an agent looks into, and what it has found out about them.
@@ -65,23 +66,27 @@ impl Files {
         ))
     }
 
-    /// The file with the weights that the settings name; `None` where they train from scratch.
+    /// The file with the weights that the settings name, or the folder of a published model; `None` where they train
+    /// from scratch.
     ///
     /// # Errors
-    /// No such file is here, or two could be meant; in words for the record.
+    /// No such file or folder is here, or two could be meant; in words for the record.
     pub fn find_weights(&self, settings: &CellSettings) -> Result<Option<PathBuf>, String> {
-        let WeightsRef::File { sha256 } = &settings.weights else { return Ok(None) };
+        let Some(sha256) = settings.weights.sha256() else { return Ok(None) };
         let backbone = settings.backbone.name();
         let Some(dir) = &self.weights_dir else {
             return Err(format!("the weights of {backbone} are wanted, but this agent was started without --weights"));
         };
+        if let WeightsRef::Folder { .. } = settings.weights {
+            return self.find_model(dir, backbone, sha256).map(Some);
+        }
         let found = fleet_checkpoint::find(dir, backbone).map_err(|e| e.to_string())?;
         let file = found.ok_or_else(|| {
             let kinds = fleet_checkpoint::EXTENSIONS.map(|e| format!(".{e}")).join(", ");
             format!("the weights {backbone} ({kinds}) are not in {}; copy the submitter's there", dir.display())
         })?;
         let found = self.sha256(&file).map_err(|e| format!("cannot read the weights {}: {e}", file.display()))?;
-        if found == *sha256 {
+        if found == sha256 {
             Ok(Some(file))
         } else {
             Err(format!(
@@ -91,6 +96,28 @@ impl Files {
                 &found[..12]
             ))
         }
+    }
+
+    /// The folder of the model called `name`, if its content is `sha256`.
+    fn find_model(&self, dir: &Path, name: &str, sha256: &str) -> Result<PathBuf, String> {
+        let found = ModelFolder::find(dir, name).map_err(|e| e.to_string())?;
+        let folder = found.ok_or_else(|| {
+            format!("the folder {name}/ of the published model is not in {}; copy the submitter's there", dir.display())
+        })?;
+        let root = folder.root();
+        let places: Vec<PathBuf> = folder.files().iter().map(|file| root.join(file)).collect();
+        let read = || folder.fingerprint(&mut |_, _| {}).map_err(|e| e.to_string());
+        let found = self.known_or(root, &places, Item::Model, read)?;
+        if found == sha256 {
+            return Ok(root.to_owned());
+        }
+        Err(format!(
+            "{} is not the model that the campaign was submitted with: expected fingerprint {}…, found {}…; copy the same \
+             files here, or submit again with these",
+            root.display(),
+            &sha256[..12.min(sha256.len())],
+            &found[..12]
+        ))
     }
 
     /// What has been found here, as far as it was looked at. Does not wait for who is looking.
@@ -107,17 +134,29 @@ impl Files {
     }
 
     fn sha256(&self, file: &Path) -> std::io::Result<String> {
+        self.known_or(file, &[file.to_owned()], Item::Weights, || sha256_of_file(file))
+    }
+
+    /// The hash of what lies at `place`: as it is known, unless one of its `files` has changed since, or as `read` gives
+    /// it.
+    fn known_or<E>(
+        &self,
+        place: &Path,
+        files: &[PathBuf],
+        item: fn(Digest) -> Item,
+        read: impl FnOnce() -> Result<String, E>,
+    ) -> Result<String, E> {
         let mut known = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = Stamp::of(&[file.to_owned()]);
-        if let Some((then, hash)) = known.get(file)
+        let stamp = Stamp::of(files);
+        if let Some((then, hash)) = known.get(place)
             && *then == stamp
         {
             return Ok(hash.clone());
         }
-        let hash = sha256_of_file(file);
-        self.found(file.to_owned(), hash.as_ref().ok().and_then(|hash| hash.parse().ok().map(Item::Weights)));
+        let hash = read();
+        self.found(place.to_owned(), hash.as_ref().ok().and_then(|hash| hash.parse().ok().map(item)));
         let hash = hash?;
-        known.insert(file.to_owned(), (stamp, hash.clone()));
+        known.insert(place.to_owned(), (stamp, hash.clone()));
         Ok(hash)
     }
 }

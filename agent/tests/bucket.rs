@@ -59,7 +59,7 @@ async fn a_copy_of_a_folder_in_a_bucket_is_a_source_that_may_break_off_and_fail(
     s3.inner().faults.cut = Some((2, 1_000_000));
     s3.inner().faults.fail = 1;
     let kept = get(dir.path(), &item, store(&s3, s3::SECRET)).await.expect("comes");
-    assert_eq!(std::fs::read(&kept.file).expect("reads"), bytes);
+    assert_eq!(std::fs::read(&kept.place).expect("reads"), bytes);
     assert_eq!(s3.inner().faults.cut, Some((0, 1_000_000)), "it broke off twice");
     let questions = asked(&s3, "GET");
     drop(kept);

@@ -28,7 +28,7 @@ pub struct Job {
     pub data_dir: PathBuf,
     /// The data set's name or path.
     pub dataset: DatasetName,
-    /// The file of initial weights, where the settings name one.
+    /// The file of initial weights, or the folder of a published model, where the settings name one.
     pub weights: Option<PathBuf>,
     /// Where to leave the trained weights, if they are wanted.
     pub save_weights: Option<PathBuf>,
@@ -77,6 +77,9 @@ pub enum Phase {
     WarmUp,
     /// The other steps.
     Train,
+    /// What a model that is not trained needs before it can classify: features of the training images and a probe on
+    /// them, or embeddings of descriptions of the classes.
+    Prepare,
     /// Classifying the test set.
     Evaluate,
     /// Writing states to go on from, and the trained weights where they are to be kept. Neither is part of what
@@ -92,6 +95,7 @@ impl Phase {
             Self::Profile => "profile",
             Self::WarmUp => "warm-up",
             Self::Train => "train",
+            Self::Prepare => "prepare",
             Self::Evaluate => "evaluate",
             Self::Save => "save",
         }

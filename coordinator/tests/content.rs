@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use fleet_agent::cache::{Cache, CacheError, Coordinator, Patience, Source, Watch};
+use fleet_checkpoint::ModelFolder;
 use fleet_common::spec::DatasetName;
 use fleet_common::units::Bytes;
 use fleet_common::wire::v1;
@@ -108,8 +109,13 @@ async fn fetch(address: &str, place: &Path, item: &Item) -> Result<String, Cache
     let got = tokio::task::spawn_blocking(move || {
         let mut sources: Vec<Box<dyn Source>> = vec![Box::new(source)];
         let kept = cache.get(&item, &mut sources, &Watch { tell: Box::new(|_, _| ()), stop })?;
-        let set = Dataset::open(kept.dataset.as_ref().expect("a data set"), &kept.root).expect("opens");
-        Ok(set.identify(&mut |_, _| ()).expect("identifies").fingerprint)
+        Ok(match &kept.dataset {
+            Some(name) => {
+                let set = Dataset::open(name, &kept.place).expect("opens");
+                set.identify(&mut |_, _| ()).expect("identifies").fingerprint
+            }
+            None => ModelFolder::open(&kept.place).and_then(|m| m.fingerprint(&mut |_, _| ())).expect("a model"),
+        })
     });
     got.await.expect("ends")
 }
@@ -132,6 +138,33 @@ async fn an_agent_has_what_was_shared_and_a_broken_transfer_goes_on() {
     // Started anew, a coordinator still has it.
     let again = serve(&dir.path().join("content"), 1 << 30).await;
     fetch(&again, &dir.path().join("other cache"), &item).await.expect("comes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_published_model_is_shared_as_the_folder_that_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let root = dir.path().join("siglip_base_patch16_224");
+    std::fs::create_dir(&root).expect("makes");
+    for (name, content) in [("config.json", &b"{}"[..]), ("tokenizer.json", b"{}"), ("model.safetensors", &[5; 70_000])]
+    {
+        std::fs::write(root.join(name), content).expect("writes");
+    }
+    let local = Local::model(&ModelFolder::open(&root).expect("a model"), &mut |_, _| ()).expect("reads");
+    let item = local.manifest.item.clone();
+    let address = serve(&dir.path().join("content"), 1 << 30).await;
+    share(&address, &local).await;
+    let mut sharer = SharingClient::new(channel(&address));
+    let listed = sharer.shared(v1::SharedRequest::default()).await.expect("listed").into_inner().items;
+    let [only] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!((only.item.as_str(), only.name.as_str()), (item.to_string().as_str(), "siglip_base_patch16_224"));
+    let fingerprint = fetch(&address, &dir.path().join("cache"), &item).await.expect("comes");
+    assert_eq!(fingerprint, item.digest().as_str());
+    // A coordinator that is started again still has it, and one that lost its folder puts it together again.
+    std::fs::remove_dir_all(dir.path().join("content/models")).expect("removes");
+    let again = serve(&dir.path().join("content"), 1 << 30).await;
+    assert!(fetch(&again, &dir.path().join("other"), &item).await.is_err(), "not whole");
+    share(&again, &local).await;
+    fetch(&again, &dir.path().join("other"), &item).await.expect("comes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -186,6 +186,131 @@ fn checkpoints_of_torch_are_found_and_understood() {
     ends(dir.path(), &["weights", "get", tiny, "--from", url], 2, &["vit_tiny_patch16_224.pth is there"]);
 }
 
+/// A file of safetensors with such tensors of zeroes, of two rows each.
+fn safetensors(names: &[&str]) -> Vec<u8> {
+    let tensor = |(at, name): (usize, &&str)| {
+        format!(r#""{name}":{{"dtype":"F16","shape":[2,1],"data_offsets":[{},{}]}}"#, 4 * at, 4 * at + 4)
+    };
+    let header = format!("{{{}}}", names.iter().enumerate().map(tensor).collect::<Vec<_>>().join(","));
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; 4 * names.len()]].concat()
+}
+
+/// A tokenizer of so many words.
+fn words(count: usize) -> String {
+    let vocab: Vec<String> = (0..count).map(|n| format!("\"w{n}\":{n}")).collect();
+    format!(
+        r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,
+        "post_processor":null,"decoder":null,
+        "model":{{"type":"WordLevel","vocab":{{{}}},"unk_token":"w0"}}}}"#,
+        vocab.join(",")
+    )
+}
+
+/// The folder of a small SigLIP whose weights are in two files.
+fn siglip(root: &Path) {
+    fs::create_dir_all(root).expect("makes");
+    let index = r#"{"weight_map":{"vision_model.a":"m-1.safetensors","text_model.embeddings.token_embedding.weight":"m-2.safetensors"}}"#;
+    for (name, content) in [
+        ("config.json", br#"{"model_type":"siglip","text_config":{}}"#.to_vec()),
+        ("tokenizer.json", words(2).into_bytes()),
+        ("model.safetensors.index.json", index.as_bytes().to_vec()),
+        ("m-1.safetensors", safetensors(&["vision_model.a"])),
+        ("m-2.safetensors", safetensors(&["text_model.embeddings.token_embedding.weight"])),
+    ] {
+        fs::write(root.join(name), content).expect("writes");
+    }
+}
+
+#[test]
+fn the_folder_of_a_published_model_is_whole_or_it_is_said_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let name = "siglip_base_patch16_224";
+    let root = dir.path().join("weights").join(name);
+    let check = |code, says: &[&str]| ends(dir.path(), &["weights", "check", name], code, says);
+    check(2, &["weights/siglip_base_patch16_224", "huggingface.co/google/siglip-base", "tokenizer.json"]);
+    siglip(&root);
+    let all =
+        ["5 files", "siglip", "2 (2 F16), 4 numbers", "2 tokens, of 2 that the model knows", "fingerprint", "203.2"];
+    check(0, &all);
+    ends(dir.path(), &["weights", "check"], 0, &all);
+    // By its path: what it is of, its configuration says.
+    ends(dir.path(), &["weights", "check", "./weights/siglip_base_patch16_224"], 0, &all);
+    fs::rename(&root, dir.path().join("downloaded")).expect("renames");
+    ends(dir.path(), &["weights", "check", "./downloaded/"], 0, &all[..5]);
+    ends(dir.path(), &["weights", "check", "downloaded"], 2, &["\"./downloaded\""]);
+    fs::rename(dir.path().join("downloaded"), &root).expect("renames");
+
+    let broken = |file: &str, content: Option<&[u8]>, says: &[&str]| {
+        let before = fs::read(root.join(file)).expect("there");
+        match content {
+            Some(content) => fs::write(root.join(file), content).expect("writes"),
+            None => fs::remove_file(root.join(file)).expect("removes"),
+        }
+        check(2, says);
+        fs::write(root.join(file), before).expect("writes");
+    };
+    broken("m-2.safetensors", None, &["m-2.safetensors is not there", "fetch it too"]);
+    broken("m-2.safetensors", Some(&safetensors(&["b"])[..20]), &["m-2.safetensors"]);
+    let says = ["text_model.embeddings.token_embedding.weight in m-2.safetensors", "not of one model"];
+    broken("m-2.safetensors", Some(&safetensors(&["b"])), &says);
+    broken("m-2.safetensors", Some(&safetensors(&["vision_model.a"])), &["in m-1.safetensors, too"]);
+    broken("tokenizer.json", None, &["no tokenizer", "spiece.model"]);
+    broken("tokenizer.json", Some(b"{}"), &["tokenizer.json", "cannot be used"]);
+    broken(
+        "tokenizer.json",
+        Some(words(3).as_bytes()),
+        &["at most 2 tokens", "found one of 3", "token_embedding.weight"],
+    );
+    broken("config.json", None, &["config.json", "fetch it too"]);
+    broken("config.json", Some(b"{"), &["config.json"]);
+    broken("config.json", Some(br#"{"model_type":"dinov2"}"#), &["expected a model_type of siglip, found dinov2"]);
+    let said = br#"{"model_type":"siglip","text_config":{"vocab_size":1}}"#;
+    broken("config.json", Some(said), &["at most 1 tokens", "its configuration"]);
+    // Several at once are all told.
+    fs::write(root.join("tokenizer.json"), "{}").expect("writes");
+    broken("config.json", Some(b"{"), &["tokenizer.json", "config.json"]);
+}
+
+#[test]
+fn a_published_model_needs_what_its_kind_needs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let weights = |name: &str| dir.path().join("weights").join(name);
+    let put = |model: &str, file: &str, content: &[u8]| {
+        fs::create_dir_all(weights(model)).expect("makes");
+        fs::write(weights(model).join(file), content).expect("writes");
+    };
+    put("dinov2_small", "dinov2_vits14_pretrain.pth", &sample("flat.bin"));
+    ends(dir.path(), &["weights", "check", "dinov2_small"], 0, &["none is needed", "1 file", "fingerprint"]);
+    // open_clip's configuration and transformers' weights are of two layouts.
+    put("openclip_vit_b_32", "open_clip_config.json", br#"{"model_cfg":{"text_cfg":{}}}"#);
+    put("openclip_vit_b_32", "tokenizer.json", words(9).as_bytes());
+    put("openclip_vit_b_32", "model.safetensors", &safetensors(&["vision_model.a"]));
+    ends(dir.path(), &["weights", "check", "openclip_vit_b_32"], 2, &["one layout", "open_clip_model.safetensors"]);
+    put("openclip_vit_b_32", "model.safetensors", &safetensors(&["visual.a"]));
+    ends(dir.path(), &["weights", "check", "openclip_vit_b_32"], 0, &["9 tokens, of 49408"]);
+    put("mobilevlm_1_7b", "config.json", b"{}");
+    put("mobilevlm_1_7b", "tokenizer.json", words(2).as_bytes());
+    put("mobilevlm_1_7b", "model.safetensors", &safetensors(&["model.embed_tokens.weight"]));
+    ends(
+        dir.path(),
+        &["weights", "check", "mobilevlm_1_7b"],
+        2,
+        &["vision tower", "huggingface.co/mtgv/MobileVLM-1.7B"],
+    );
+    // Of all that are there, those that are right are told, too.
+    ends(dir.path(), &["weights", "check"], 2, &["dinov2_small", "vision tower"]);
+    fs::create_dir(weights("siglip_large_patch16_384")).expect("makes");
+    let says = ["laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "Gemma's terms", "not all of it is here", "by hand"];
+    ends(dir.path(), &["weights", "list"], 0, &says);
+    let says = [
+        "fetched",
+        "https://huggingface.co/google/paligemma-3b-mix-224",
+        "weights/paligemma_3b_224/",
+        "tokenizer.json",
+    ];
+    ends(dir.path(), &["weights", "get", "paligemma_3b_224"], 2, &says);
+}
+
 #[test]
 fn interrupted_it_keeps_what_has_come_and_goes_on_there() {
     let dir = tempfile::tempdir().expect("a folder");

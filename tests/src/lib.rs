@@ -13,6 +13,7 @@ pub mod load;
 mod machines;
 mod power;
 mod processes;
+pub mod published;
 pub mod scale;
 mod textures;
 

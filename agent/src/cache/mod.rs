@@ -2,7 +2,7 @@
 //! and by all agents that are given the same folder.
 //!
 //! ```text
-//! CACHE/blobs, partial, items, sets   a folder of content (common/content/src/folder.rs)
+//! CACHE/blobs, partial, items, sets, models   a folder of content (common/content/src/folder.rs)
 //! CACHE/locks/ITEM                    held shared by who uses an item, alone by who fetches or removes it;
 //!                                     its time of change is when the item was last wanted
 //! CACHE/locks/room                    held by who makes room
@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::spec::DatasetName;
 use fleet_common::units::Bytes;
 use fleet_content::{ContentError, Digest, Folder, Item, Manifest};
@@ -139,25 +140,18 @@ pub struct Cache {
 /// An item that stays for as long as this lives.
 #[derive(Debug)]
 pub struct Kept {
-    /// What the data folder is to be, for a data set.
-    pub root: PathBuf,
+    /// What the data folder is to be, for a data set; the file of weights, or the folder of a published model.
+    pub place: PathBuf,
     /// What a data set is opened as.
     pub dataset: Option<DatasetName>,
-    /// The file, for weights.
-    pub file: PathBuf,
     /// Its size.
     bytes: u64,
     _pin: Pin,
 }
 
 impl Kept {
-    /// The folder or file that it is.
-    fn place(&self) -> &Path {
-        if self.dataset.is_some() { &self.root } else { &self.file }
-    }
-
     fn stamp(&self) -> Stamp {
-        Stamp::of(&[self.place().to_owned()])
+        Stamp::of(std::slice::from_ref(&self.place))
     }
 }
 
@@ -218,15 +212,15 @@ impl Cache {
         if !self.folder.holds(item) {
             return Ok(None);
         }
-        let (root, file) = (self.folder.set(item.digest()), self.folder.blob(item.digest()));
+        let place = self.folder.place(item);
         let bytes = manifest.blobs().iter().map(|(_, bytes)| bytes).sum();
-        let kept = Kept { dataset: manifest.opened_as(&root), root, file, bytes, _pin: pin };
+        let kept = Kept { dataset: manifest.opened_as(&place), place, bytes, _pin: pin };
         let stamp = kept.stamp();
         if self.is_right(item, &kept, &stamp) {
             return Ok(Some(kept));
         }
         tracing::warn!(%item, "what lies in the cache is damaged; fetching it again once no trial uses it");
-        let place = kept.place().to_owned();
+        let place = kept.place.clone();
         drop(kept);
         let _alone = loop {
             match self.locks.alone(item)? {
@@ -246,11 +240,14 @@ impl Cache {
     fn is_right(&self, item: &Item, kept: &Kept, stamp: &Stamp) -> bool {
         let known = self.checked.lock().unwrap_or_else(PoisonError::into_inner).get(item) == Some(stamp);
         let right = known
-            || match &kept.dataset {
-                Some(name) => Dataset::open(name, &kept.root)
+            || match (item, &kept.dataset) {
+                (Item::Model(_), _) => ModelFolder::open(&kept.place)
+                    .and_then(|folder| folder.fingerprint(&mut |_, _| ()))
+                    .is_ok_and(|fingerprint| fingerprint == item.digest().as_str()),
+                (_, Some(name)) => Dataset::open(name, &kept.place)
                     .and_then(|set| set.identify(&mut |_, _| ()))
                     .is_ok_and(|identity| identity.fingerprint == item.digest().as_str()),
-                None => sha256_of_file(&kept.file).is_ok_and(|hash| hash == item.digest().as_str()),
+                (_, None) => sha256_of_file(&kept.place).is_ok_and(|hash| hash == item.digest().as_str()),
             };
         if right {
             self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone(), stamp.clone());

@@ -20,7 +20,7 @@ pub struct Ready {
     pub data_dir: PathBuf,
     /// What the data set is called there.
     pub dataset: DatasetName,
-    /// The file of weights, where the settings name one.
+    /// The file of weights or the folder of a published model, where the settings name one.
     pub weights: Option<PathBuf>,
     /// Keeps what is in the cache there.
     _kept: Vec<Kept>,
@@ -92,7 +92,7 @@ fn look(
         let item = settings.dataset.fingerprint.parse().map(Item::Dataset);
         let set = fetch(item, here, &kept)?;
         if let Some(name) = &set.dataset {
-            (data_dir, opened_as) = (set.root.clone(), name.clone());
+            (data_dir, opened_as) = (set.place.clone(), name.clone());
         }
         kept.push(set);
     }
@@ -100,11 +100,14 @@ fn look(
         Ok(found) => found,
         Err(here) => {
             let item = Item::wanted(settings).and_then(|wanted| {
-                wanted.into_iter().find(|i| matches!(i, Item::Weights(_))).ok_or_else(|| "no weights are wanted".into())
+                wanted
+                    .into_iter()
+                    .find(|i| !matches!(i, Item::Dataset(_)))
+                    .ok_or_else(|| "no weights are wanted".into())
             });
-            let file = fetch(item, here, &kept)?;
-            let place = file.file.clone();
-            kept.push(file);
+            let weights = fetch(item, here, &kept)?;
+            let place = weights.place.clone();
+            kept.push(weights);
             Some(place)
         }
     };

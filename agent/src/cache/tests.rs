@@ -38,6 +38,86 @@ impl World {
         self.manifests.lock().expect("free").insert(item.clone(), manifest);
         item
     }
+
+    /// Adds what lies in somebody's folder.
+    fn local(&self, local: &Local) -> Item {
+        for (sha256, place) in &local.places {
+            self.blobs.lock().expect("free").insert(sha256.clone(), std::fs::read(place).expect("reads"));
+        }
+        let item = local.manifest.item.clone();
+        self.manifests.lock().expect("free").insert(item.clone(), local.manifest.clone());
+        item
+    }
+}
+
+/// The folder of a published model.
+fn model(root: &Path) -> Local {
+    std::fs::create_dir_all(root).expect("makes");
+    std::fs::write(root.join("config.json"), "{}").expect("writes");
+    std::fs::write(root.join("model.safetensors"), [7; 64]).expect("writes");
+    Local::model(&ModelFolder::open(root).expect("a model"), &mut |_, _| ()).expect("reads")
+}
+
+#[test]
+fn a_published_model_is_a_folder_here_and_is_fetched_again_if_one_of_its_files_changes() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.local(&model(&dir.path().join("dinov2_small")));
+    let place = dir.path().join("cache");
+    let kept = get(&open(&place, 10_000), &world, &item).expect("comes");
+    assert!(kept.dataset.is_none() && kept.place.starts_with(place.join("models")));
+    let same = |place: &Path| {
+        let folder = ModelFolder::open(place).expect("a model");
+        folder.fingerprint(&mut |_, _| ()).expect("reads") == item.digest().as_str()
+    };
+    assert!(same(&kept.place) && world.served.load(Ordering::SeqCst) == 66);
+    let weights = kept.place.join("model.safetensors");
+    drop(kept);
+    std::fs::remove_file(&weights).expect("removes");
+    std::fs::write(&weights, [8; 64]).expect("writes");
+    let again = get(&open(&place, 10_000), &world, &item).expect("comes again");
+    assert!(same(&again.place) && world.served.load(Ordering::SeqCst) == 132);
+    assert_eq!(open(&place, 10_000).items(), BTreeSet::from([item]));
+}
+
+#[test]
+fn a_trial_gets_the_folder_of_its_model_from_here_or_from_the_cache() {
+    let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
+    let item = world.local(&model(&dir.path().join("weights/dinov2_small")));
+    let textures = DatasetName::Textures("textures".into());
+    let data = dir.path().join("data");
+    let spec = TextureSpec { seed: 1, set: TextureSet::A, per_class: 3, size: 32 };
+    synth::write(&data.join("textures"), &spec, &mut |_, _| ()).expect("writes");
+    let identity = Dataset::open(&textures, &data).and_then(|set| set.identify(&mut |_, _| ())).expect("identifies");
+    let mut settings = cell(&identity.fingerprint.parse().expect("a hash"));
+    settings.backbone = fleet_common::spec::Backbone::Foundation(fleet_common::spec::Foundation::Dinov2Small);
+    settings.weights = plan::WeightsRef::Folder { sha256: item.digest().to_string() };
+    let ready = |files: &Files, sources: bool| {
+        let (_waiting, stop) = watch::channel(false);
+        let watch = Watch { tell: Box::new(|_, _| ()), stop };
+        let mut sources: Vec<Box<dyn Source>> =
+            if sources { vec![Box::new(Memory(world.clone()))] } else { Vec::new() };
+        let ready = ready(files, &open(&dir.path().join("cache"), 10_000), &mut sources, &settings, &textures, &watch);
+        ready.map(|ready| ready.weights.expect("it needs some"))
+    };
+    let here = Files::new(data.clone(), Some(dir.path().join("weights")));
+    assert_eq!(ready(&here, false), Ok(dir.path().join("weights/dinov2_small")));
+    assert!(here.known().contains(&item), "the coordinator is told of it");
+    // Another model of that name: nowhere else, and then from the cache.
+    std::fs::write(dir.path().join("weights/dinov2_small/config.json"), "{ }").expect("writes");
+    let why = ready(&here, false).expect_err("another one").expect("a reason");
+    assert!(why.contains("not the model that the campaign was submitted with") && why.contains("nowhere"), "{why}");
+    let place = ready(&here, true).expect("comes");
+    assert!(place.starts_with(dir.path().join("cache/models")) && place.join("model.safetensors").is_file());
+    // Half a folder, none at all, and no place to look in.
+    std::fs::remove_file(dir.path().join("weights/dinov2_small/model.safetensors")).expect("removes");
+    for (weights, says) in [
+        (Some("weights"), "expected a file of weights"),
+        (Some("elsewhere"), "the folder dinov2_small/ of the published model is not in"),
+        (None, "started without --weights"),
+    ] {
+        let files = Files::new(data.clone(), weights.map(|name| dir.path().join(name)));
+        assert!(files.find_weights(&settings).expect_err("not here").contains(says), "{says}");
+    }
 }
 
 struct Memory(Arc<World>);
@@ -90,7 +170,7 @@ fn a_broken_transfer_goes_on_where_it_was() {
     let item = world.weights(&bytes);
     *world.breaks.lock().expect("free") = vec![21, 0, 350];
     let kept = get(&open(dir.path(), 10_000), &world, &item).expect("comes");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), bytes);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), bytes);
     assert_eq!(world.served.load(Ordering::SeqCst), 1000, "nothing came twice");
 }
 
@@ -152,7 +232,7 @@ fn a_source_with_the_wrong_bytes_does_not_keep_others_from_being_asked() {
     let mut sources: Vec<Box<dyn Source>> =
         vec![Box::new(TooMuch(Memory(world.clone()))), Box::new(Memory(rotten.clone())), Box::new(Memory(world))];
     let kept = open(dir.path(), 10_000).get(&item, &mut sources, &watch).expect("comes from the last");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), [1; 50]);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), [1; 50]);
     assert_eq!(rotten.served.load(Ordering::SeqCst), 150, "asked before");
 }
 
@@ -172,13 +252,13 @@ fn what_another_brought_meanwhile_is_neither_fetched_nor_removed() {
 fn what_rots_on_the_disk_is_noticed_and_fetched_again() {
     let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
     let item = world.weights(&[1; 50]);
-    let file = get(&open(dir.path(), 10_000), &world, &item).expect("comes").file.clone();
+    let file = get(&open(dir.path(), 10_000), &world, &item).expect("comes").place.clone();
     std::fs::remove_file(&file).expect("removes");
     std::fs::write(&file, [9; 50]).expect("writes");
     // Another process looks at it.
     let cache = open(dir.path(), 10_000);
     let kept = get(&cache, &world, &item).expect("comes again");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), [1; 50]);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), [1; 50]);
     assert_eq!(world.served.load(Ordering::SeqCst), 100);
 }
 
@@ -187,12 +267,12 @@ fn what_rots_while_a_trial_uses_it_is_fetched_again_once_that_ends() {
     let (dir, world) = (tempfile::tempdir().expect("a folder"), Arc::new(World::default()));
     let item = world.weights(&[1; 50]);
     let in_use = get(&open(dir.path(), 10_000), &world, &item).expect("comes");
-    std::fs::remove_file(&in_use.file).expect("removes");
-    std::fs::write(&in_use.file, [9; 50]).expect("writes");
+    std::fs::remove_file(&in_use.place).expect("removes");
+    std::fs::write(&in_use.place, [9; 50]).expect("writes");
     std::thread::scope(|scope| {
         let (ended, end) = std::sync::mpsc::channel();
         let (dir, world, item) = (&dir, &world, &item);
-        scope.spawn(move || ended.send(get(&open(dir.path(), 10_000), world, item).map(|kept| kept.file.clone())));
+        scope.spawn(move || ended.send(get(&open(dir.path(), 10_000), world, item).map(|kept| kept.place.clone())));
         let early = end.recv_timeout(Duration::from_millis(500));
         assert!(early.is_err(), "ended while it was in use: {early:?}");
         drop(in_use);
@@ -379,6 +459,6 @@ fn a_shelf_gives_what_it_has_as_a_whole() {
     let mut sources: Vec<Box<dyn Source>> =
         vec![Box::new(Shelf::new(&dir.path().join("away"))), Box::new(Shelf::new(&shelf))];
     let kept = cache.get(&item, &mut sources, &watch).expect("comes from the second");
-    assert_eq!(std::fs::read(&kept.file).expect("there"), [6; 90]);
+    assert_eq!(std::fs::read(&kept.place).expect("there"), [6; 90]);
     assert_eq!(world.served.load(Ordering::SeqCst), 90);
 }

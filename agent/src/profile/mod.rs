@@ -79,17 +79,21 @@ pub fn profile(
 
 /// What was asked in a line: "vit_micro, lora, batch 32, 64 pixels, 100 classes, fp32".
 fn asked(cell: &CellSettings) -> String {
-    let parts = match cell.train.micro_batches {
-        1 => String::new(),
-        n => format!(" in {n} parts"),
+    let (batch, precision) = match &cell.train {
+        Some(train) => {
+            let parts = match train.micro_batches {
+                1 => String::new(),
+                n => format!(" in {n} parts"),
+            };
+            (format!(", batch {}{parts}", train.batch), format!(", {}", train.precision.name()))
+        }
+        None => Default::default(),
     };
     format!(
-        "{}, {}, batch {}{parts}, {} pixels, {} classes, {}",
+        "{}, {}{batch}, {} pixels, {} classes{precision}",
         cell.backbone.name(),
         cell.method.method().name(),
-        cell.train.batch,
         cell.image_size,
         cell.dataset.classes,
-        cell.train.precision.name()
     )
 }

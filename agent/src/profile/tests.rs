@@ -178,13 +178,14 @@ fn the_picture_has_a_panel_per_strategy_with_its_limits() {
 fn what_is_not_said_is_the_backbone_s_and_the_protocol_s() {
     let small = request(&["vit_small_patch16_224"]).expect("a request");
     let cell = &small.cells[0];
-    assert_eq!((cell.train.batch, cell.image_size, cell.dataset.classes, small.steps), (32, 224, 100, 3));
+    let batch = |cell: &fleet_common::plan::CellSettings| cell.train.as_ref().expect("it trains").batch;
+    assert_eq!((batch(cell), cell.image_size, cell.dataset.classes, small.steps), (32, 224, 100, 3));
     let strategies = |r: &Request| r.cells.iter().map(|c| c.checkpointing).collect::<Vec<_>>();
     assert_eq!(strategies(&small), [Checkpointing::None, Checkpointing::Static]);
     let micro = request(&["vit_micro", "--method", "lora", "--budget", "2GiB", "--batch", "8"]).expect("a request");
     assert_eq!(strategies(&micro), Checkpointing::ALL);
     let [cell, _, adaptive, planned] = &micro.cells[..] else { panic!("{:?}", micro.cells) };
-    assert_eq!((cell.train.batch, cell.image_size, cell.budget_bytes), (8, 64, Some(2 << 30)));
+    assert_eq!((batch(cell), cell.image_size, cell.budget_bytes), (8, 64, Some(2 << 30)));
     assert_eq!((adaptive.adaptive_ratio, planned.planned_margin), (Some(0.5), Some(0.02)));
     let targets = cell.method.targets().expect("adapters");
     assert_eq!(targets, ["fc1", "fc2", "qkv"]);

@@ -40,7 +40,7 @@ fn settings(backbone: Backbone, method: &Value) -> CellSettings {
 /// A model whose adapters, head and statistics are not what they began with, its logits, and the weights it began with.
 fn trained(settings: &CellSettings) -> (Params, Tensor, Weights) {
     let b = Builder::new(peft::method(&settings.method), None, Seed::root(1), Device::Cpu, Kind::Float);
-    let model = models::build(settings.backbone, settings.image_size, 5, &b);
+    let model = models::build(settings.backbone, settings.image_size, 5, &b).expect("a backbone that is trained");
     let params = b.finish().unwrap().0;
     let _off = GradMode::off();
     let base =
@@ -61,7 +61,7 @@ fn images(settings: &CellSettings) -> Tensor {
 
 fn plain_logits(settings: &CellSettings, weights: Weights) -> Tensor {
     let b = Builder::new(peft::method(&MethodSettings::Full), Some(weights), Seed::root(2), Device::Cpu, Kind::Float);
-    let model = models::build(settings.backbone, settings.image_size, 5, &b);
+    let model = models::build(settings.backbone, settings.image_size, 5, &b).expect("a backbone that is trained");
     let (_, load) = b.finish().unwrap();
     let load = load.unwrap();
     assert!(load.unexpected.is_empty() && load.missing.is_empty() && load.replaced.is_empty(), "{load:?}");

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use fleet_common::memory::estimate;
 use fleet_common::plan::{CellSettings, MethodSettings};
 use fleet_common::record::BlockChoice;
-use fleet_common::spec::{Backbone, Checkpointing, MethodSpecs, Precision};
+use fleet_common::spec::{Backbone, Checkpointing, DatasetName, MethodSpecs, Precision};
 use fleet_common::units::Bytes;
 use fleet_worker::checkpointing::{Adaptive, CheckpointingExecutor, Policy, Uniform};
 use fleet_worker::models::{self, Model};
@@ -57,11 +57,12 @@ impl Built {
         let empty = live();
         let method = peft::method(&settings.method);
         let b = Builder::new(method.clone(), None, Seed::root(1), Device::Cpu, Kind::Float);
-        let model = models::build(settings.backbone, settings.image_size, i64::from(settings.dataset.classes), &b);
+        let model = models::build(settings.backbone, settings.image_size, i64::from(settings.dataset.classes), &b)
+            .expect("a backbone that is trained");
         let params = b.finish().expect("builds").0;
         let trainable: Vec<Tensor> = params.trainable().map(|p| p.tensor.shallow_clone()).collect();
         let optimizer = AdamW::new(trainable.iter().map(Tensor::shallow_clone).collect(), AdamWConfig::default());
-        let schedule = method.schedule(&params, settings.train.steps);
+        let schedule = method.schedule(&params, settings.train.as_ref().expect("it trains").steps);
         let persistent = live() - empty;
         Self { model, params, method, trainable, optimizer, schedule, empty, persistent }
     }
@@ -75,15 +76,17 @@ impl Built {
             None => Box::new(Uniform(BlockChoice::Whole)),
         };
         let executor = CheckpointingExecutor::with(policy);
-        let parts = settings.train.micro_batches;
-        let (batch, side) = (i64::from(settings.train.batch / parts), i64::from(settings.image_size));
+        let parts = settings.train.as_ref().expect("it trains").micro_batches;
+        let (batch, side) =
+            (i64::from(settings.train.as_ref().expect("it trains").batch / parts), i64::from(settings.image_size));
         memory.reset_peak().expect("resets");
         let mut sums: Option<Vec<Option<Tensor>>> = None;
         for _ in 0..parts {
             let loss = {
                 let images = Tensor::ones([batch, 3, side, side], (Kind::Float, Device::Cpu));
                 let labels = Tensor::zeros([batch], (Kind::Int64, Device::Cpu));
-                let ctx = Ctx::train(Seed::root(2)).with_precision(settings.train.precision);
+                let ctx =
+                    Ctx::train(Seed::root(2)).with_precision(settings.train.as_ref().expect("it trains").precision);
                 let logits = self.model.forward(&images, &ctx, &executor).to_kind(Kind::Float);
                 let entropy = logits.cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Mean, -100, 0.0);
                 match self.method.penalty(&self.params) {
@@ -107,7 +110,9 @@ impl Built {
 fn methods(backbone: Backbone) -> Vec<MethodSettings> {
     let names = ["full", "lora", "bitfit", "qlora", "adalora"];
     let method = |name: &str| serde_json::from_value(json!(name)).expect("a method");
-    let resolve = |name| MethodSettings::resolve(method(name), backbone, &MethodSpecs::default()).expect("settings");
+    let resolve = |name| {
+        MethodSettings::resolve(method(name), backbone, &DatasetName::Dtd, &MethodSpecs::default()).expect("settings")
+    };
     names.map(resolve).into()
 }
 
@@ -131,7 +136,7 @@ fn compare(built: &mut Built, settings: &CellSettings, remark: &str) {
         "{:22} {:3} {:2} {:8} {:8} {:>9}; {:>9} {:>9} {off:+5.1} % {remark}",
         settings.backbone.name(),
         settings.image_size,
-        settings.train.batch,
+        settings.train.as_ref().expect("it trains").batch,
         settings.method.method().name(),
         settings.checkpointing.name(),
         Bytes(built.persistent).to_string(),
@@ -143,6 +148,10 @@ fn compare(built: &mut Built, settings: &CellSettings, remark: &str) {
     assert_eq!((estimated.parameters, estimated.trainable), counts, "{line}");
     assert_eq!(estimated.persistent_bytes, built.persistent, "{line}");
     assert!(off.abs() <= 10.0, "{line}");
+}
+
+fn trained(settings: &mut CellSettings) -> &mut fleet_common::plan::TrainSettings {
+    settings.train.as_mut().expect("it trains")
 }
 
 #[test]
@@ -178,10 +187,10 @@ fn other_settings_change_the_estimate_as_they_change_the_step() {
             let mut built = Built::new(&usual(batch, Checkpointing::None));
             for how in [Checkpointing::None, Checkpointing::Static] {
                 let mut parts = usual(batch, how);
-                parts.train.micro_batches = 4;
+                trained(&mut parts).micro_batches = 4;
                 compare(&mut built, &parts, "in 4 parts");
                 let mut low = usual(batch, how);
-                low.train.precision = Precision::Bf16;
+                trained(&mut low).precision = Precision::Bf16;
                 compare(&mut built, &low, "bf16");
                 // A batch norm over one pixel of one image has nothing to normalise.
                 if side > 64 || backbone == Backbone::VitMicro || backbone == Backbone::VimTiny {

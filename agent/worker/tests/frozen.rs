@@ -101,7 +101,7 @@ fn a_probe_learns_what_a_line_divides_and_is_the_same_again() {
     let _alone = one_at_a_time();
     let ((x, y), (tests, truth)) = (clusters(300, 1), clusters(300, 2));
     let config = ProbeConfig { steps: 300, batch: 32, rates: vec![1e-6, 0.1, 1.0], ..ProbeConfig::default() };
-    let train = || Probe::train(&x, &y, 3, &config, Seed::root(7), &mut |_| ()).unwrap();
+    let train = || Probe::train(&x, &y, 3, &config, Seed::root(7), &mut |_| true).unwrap().expect("not called off");
     let probe = train();
     let right = probe.forward(&tests).argmax(-1, false).eq_tensor(&truth).mean(Kind::Float).double_value(&[]);
     assert!(right > 0.95, "{right}");
@@ -117,7 +117,7 @@ fn probes_do_not_see_each_other() {
     let ((x, y), (tests, _)) = (clusters(90, 3), clusters(20, 4));
     let of = |rates: Vec<f64>| {
         let config = ProbeConfig { steps: 40, batch: 16, rates, ..ProbeConfig::default() };
-        Probe::train(&x, &y, 3, &config, Seed::root(5), &mut |_| ()).unwrap()
+        Probe::train(&x, &y, 3, &config, Seed::root(5), &mut |_| true).unwrap().expect("not called off")
     };
     let both = of(vec![1e-7, 0.5]);
     assert_eq!(both.rate, 0.5);

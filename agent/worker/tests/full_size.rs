@@ -21,7 +21,7 @@ fn static_checkpointing_takes_at_most_three_fifths_of_the_memory_and_gives_the_s
     let memory = Memory::of(Device::Cpu);
     let step = |how: BlockChoice| {
         let b = Builder::new(peft::method(&MethodSettings::Full), None, Seed::root(1), Device::Cpu, Kind::Float);
-        let model = models::build(Backbone::VitSmallPatch16, 224, 100, &b);
+        let model = models::build(Backbone::VitSmallPatch16, 224, 100, &b).expect("a backbone that is trained");
         let params = b.finish().expect("builds").0;
         let executor = CheckpointingExecutor::uniform(how);
         let trainable: Vec<Tensor> = params.trainable().map(|p| p.tensor.shallow_clone()).collect();

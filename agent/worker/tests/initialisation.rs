@@ -39,7 +39,7 @@ type Rule = fn(&str, &[i64]) -> Drawn;
 
 fn build(backbone: Backbone, method: &MethodSettings) -> Params {
     let b = Builder::new(peft::method(method), None, Seed::root(3), Device::Cpu, Kind::Float);
-    let _ = models::build(backbone, backbone.image_size(), 100, &b);
+    let _ = models::build(backbone, backbone.image_size(), 100, &b).expect("a backbone that is trained");
     b.finish().expect("builds").0
 }
 

@@ -18,7 +18,7 @@ fn micro_batches_take_the_same_steps_with_less_memory() {
     let trials = Trials::new();
     let whole = trials.job(&json!({ "name": "full" }), "none");
     let mut parts = whole.clone();
-    parts.settings.train.micro_batches = 3;
+    parts.settings.train.as_mut().expect("it trains").micro_batches = 3;
     let (whole, parts) = (run(&whole, |_, _| {}), run(&parts, |_, _| {}));
     assert_eq!((&whole.outcome, &parts.outcome), (&Outcome::Completed, &Outcome::Completed));
     // The sums are taken in another order; over the steps that difference grows.
@@ -39,16 +39,16 @@ fn a_schedule_and_a_clipped_gradient_change_the_steps_and_nothing_before_them() 
     };
     let constant = with(&|_| {});
     // Falling from the start: the first step is at the full rate, the second at less.
-    let cosine = with(&|job| job.settings.train.schedule = Schedule::Cosine);
+    let cosine = with(&|job| job.settings.train.as_mut().expect("it trains").schedule = Schedule::Cosine);
     assert_eq!(constant[..2], cosine[..2]);
     assert_ne!(constant[2..], cosine[2..]);
     // Rising to the end: the first step is one fourteenth of it.
-    let ramp = with(&|job| job.settings.train.ramp_steps = STEPS);
+    let ramp = with(&|job| job.settings.train.as_mut().expect("it trains").ramp_steps = STEPS);
     assert_eq!(constant[0], ramp[0]);
     assert_ne!(constant[1], ramp[1]);
     // A norm that no gradient reaches changes nothing, one that all exceed does.
-    assert_eq!(constant, with(&|job| job.settings.train.clip_norm = Some(1e9)));
-    let clipped = with(&|job| job.settings.train.clip_norm = Some(1e-3));
+    assert_eq!(constant, with(&|job| job.settings.train.as_mut().expect("it trains").clip_norm = Some(1e9)));
+    let clipped = with(&|job| job.settings.train.as_mut().expect("it trains").clip_norm = Some(1e-3));
     assert_eq!(constant[0], clipped[0]);
     assert_ne!(constant[2], clipped[2]);
 }

@@ -30,7 +30,12 @@ struct Case {
 
 impl Case {
     fn new(backbone: Backbone, side: i64, batch: i64, method: &MethodSettings) -> Self {
-        Self::of(|b| models::build(backbone, side as u32, 10, b), side, batch, method)
+        Self::of(
+            |b| models::build(backbone, side as u32, 10, b).expect("a backbone that is trained"),
+            side,
+            batch,
+            method,
+        )
     }
 
     fn of(build: impl Fn(&Builder) -> Box<dyn Model>, side: i64, batch: i64, method: &MethodSettings) -> Self {

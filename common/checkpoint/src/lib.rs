@@ -6,6 +6,7 @@
 //! | module | |
 //! |---|---|
 //! | `find` | the file of a backbone, by name |
+//! | `folder` | the folder of a published model: which files are read, and what they are together |
 //! | `format` | its kind, by content |
 //! | `checkpoint` | a file that has been read: values, and numbers on demand |
 //! | `archive`, `zip` | the format of torch 1.6 and later |
@@ -24,6 +25,7 @@ mod checkpoint;
 mod dtype;
 mod error;
 mod find;
+mod folder;
 mod format;
 mod legacy;
 mod limits;
@@ -38,6 +40,7 @@ pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use find::{EXTENSIONS, find};
+pub use folder::ModelFolder;
 pub use format::Format;
 pub use safe::{SafeFile, View};
 pub use state_dict::{KEYS, Skipped, StateDict};

@@ -5,6 +5,7 @@
 //! ROOT/partial/abcd…      blobs on their way
 //! ROOT/items/ITEM.json    manifests of what is here, or on its way
 //! ROOT/sets/FINGERPRINT/  a data set as its reader wants it: links to blobs, there only when its fingerprint is right
+//! ROOT/models/FINGERPRINT/  the folder of a published model, likewise
 //! ROOT/tmp/               what is being made; what a killed process left there is removed
 //! ```
 //!
@@ -16,6 +17,7 @@ use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use fleet_checkpoint::{CheckpointError, ModelFolder};
 use fleet_dataset::{Dataset, DatasetError};
 
 use crate::work::Work;
@@ -54,7 +56,7 @@ impl Folder {
     /// # Errors
     /// It cannot be made.
     pub fn create(root: &Path) -> Result<Self, ContentError> {
-        for folder in ["blobs", "partial", "items", "sets", "tmp"].map(|name| root.join(name)) {
+        for folder in ["blobs", "partial", "items", "sets", "models", "tmp"].map(|name| root.join(name)) {
             fs::create_dir_all(&folder).map_err(ContentError::io(&folder, "make it"))?;
         }
         let folder = Self { root: root.to_owned() };
@@ -158,28 +160,29 @@ impl Folder {
         Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
     }
 
-    /// Where a data set lies, if it does.
-    pub fn set(&self, fingerprint: &Digest) -> PathBuf {
-        self.root.join("sets").join(fingerprint.as_str())
+    /// Where an item lies, if it does: the folder of a data set or model, or the file of weights.
+    pub fn place(&self, item: &Item) -> PathBuf {
+        match item {
+            Item::Dataset(fingerprint) => self.root.join("sets").join(fingerprint.as_str()),
+            Item::Model(fingerprint) => self.root.join("models").join(fingerprint.as_str()),
+            Item::Weights(sha256) => self.blob(sha256),
+        }
     }
 
     /// Whether an item is here and was right when it was put together.
     pub fn holds(&self, item: &Item) -> bool {
-        match item {
-            Item::Dataset(fingerprint) => self.set(fingerprint).is_dir(),
-            Item::Weights(sha256) => self.blob(sha256).is_file(),
-        }
+        let place = self.place(item);
+        if let Item::Weights(_) = item { place.is_file() } else { place.is_dir() }
     }
 
-    /// Puts a data set together from its blobs, reads it as what it is called, and gives it its place if its fingerprint
-    /// is the one that the manifest says. Weights are their only blob, and need nothing.
+    /// Puts a data set or model together from its blobs, reads it as what it is called, and gives it its place if its
+    /// fingerprint is the one that the manifest says. Weights are their only blob, and need nothing.
     ///
     /// # Errors
     /// The disk refuses, or the files are not what the manifest says that they are together.
     pub fn assemble(&self, manifest: &Manifest, tell: &mut dyn FnMut(u64, u64)) -> Result<(), ContentError> {
-        let Item::Dataset(fingerprint) = &manifest.item else { return Ok(()) };
-        let place = self.set(fingerprint);
-        if place.is_dir() {
+        let place = self.place(&manifest.item);
+        if matches!(manifest.item, Item::Weights(_)) || place.is_dir() {
             return Ok(());
         }
         let work = Work::begin(&self.tmp())?;
@@ -215,8 +218,8 @@ impl Folder {
     /// The disk refuses.
     pub fn remove(&self, item: &Item, kept: &BTreeSet<Digest>) -> Result<(), ContentError> {
         let manifest = self.manifest(item)?;
-        if let Item::Dataset(fingerprint) = item {
-            remove_folder(&self.set(fingerprint))?;
+        if !matches!(item, Item::Weights(_)) {
+            remove_folder(&self.place(item))?;
         }
         for (sha256, _) in manifest.iter().flat_map(Manifest::blobs).filter(|(sha256, _)| !kept.contains(sha256)) {
             remove_file(&self.blob(&sha256))?;
@@ -227,15 +230,36 @@ impl Folder {
     }
 }
 
-/// Whether the files below `root` are the data set of the manifest.
+/// Whether the files below `root` are the data set or model of the manifest.
 fn check(manifest: &Manifest, root: &Path, tell: &mut dyn FnMut(u64, u64)) -> Result<(), ContentError> {
-    let Some(name) = manifest.opened_as(root) else { return Ok(()) };
-    let read = Dataset::open(&name, root).and_then(|set| set.identify(tell));
-    let found = read.map_err(|error| unreadable(manifest, error))?.fingerprint;
+    let differs = |why: String| ContentError::Differs { item: manifest.item.clone(), why };
+    let found = match (&manifest.item, manifest.opened_as(root)) {
+        (Item::Model(_), _) => {
+            let folder = ModelFolder::open(root).map_err(|error| no_model(manifest, error))?;
+            let extra = manifest.files.iter().find(|f| !folder.files().contains(&f.path.as_str()));
+            if let Some(extra) = extra {
+                return Err(differs(format!("{} is none of the files that are read of a model", extra.path)));
+            }
+            folder.fingerprint(tell).map_err(|error| no_model(manifest, error))?
+        }
+        (_, Some(name)) => {
+            let read = Dataset::open(&name, root).and_then(|set| set.identify(tell));
+            read.map_err(|error| unreadable(manifest, error))?.fingerprint
+        }
+        (_, None) => return Ok(()),
+    };
     if found == manifest.item.digest().as_str() {
         return Ok(());
     }
-    Err(ContentError::Differs { item: manifest.item.clone(), why: format!("their fingerprint is {found}") })
+    Err(differs(format!("their fingerprint is {found}")))
+}
+
+/// Why files that came are no model's folder. As with [`unreadable`], what the disk says is no fault of theirs.
+fn no_model(manifest: &Manifest, error: CheckpointError) -> ContentError {
+    match error {
+        CheckpointError::Io { path, source } => ContentError::io(&path, "read it")(source),
+        error => ContentError::Differs { item: manifest.item.clone(), why: error.to_string() },
+    }
 }
 
 /// Why files that came cannot be read as their data set. What the disk says, or that of a full temporary folder, is no

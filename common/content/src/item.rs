@@ -53,7 +53,8 @@ impl fmt::Display for Digest {
     }
 }
 
-/// What can be shared, cached and fetched. Written `dataset-FINGERPRINT` or `weights-SHA256`.
+/// What can be shared, cached and fetched. Written `dataset-FINGERPRINT`, `weights-SHA256` or
+/// `model-FINGERPRINT`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Item {
@@ -61,6 +62,8 @@ pub enum Item {
     Dataset(Digest),
     /// A file of weights, by its SHA-256.
     Weights(Digest),
+    /// The folder of a published model, by its fingerprint; see `fleet_checkpoint::ModelFolder`.
+    Model(Digest),
 }
 
 impl Item {
@@ -70,8 +73,10 @@ impl Item {
     /// The settings name something by what is no hash.
     pub fn wanted(settings: &CellSettings) -> Result<Vec<Self>, String> {
         let mut wanted = vec![Self::Dataset(settings.dataset.fingerprint.parse()?)];
-        if let WeightsRef::File { sha256 } = &settings.weights {
-            wanted.push(Self::Weights(sha256.parse()?));
+        match &settings.weights {
+            WeightsRef::Scratch => {}
+            WeightsRef::File { sha256 } => wanted.push(Self::Weights(sha256.parse()?)),
+            WeightsRef::Folder { sha256 } => wanted.push(Self::Model(sha256.parse()?)),
         }
         Ok(wanted)
     }
@@ -79,7 +84,7 @@ impl Item {
     /// Its hash.
     pub fn digest(&self) -> &Digest {
         match self {
-            Self::Dataset(digest) | Self::Weights(digest) => digest,
+            Self::Dataset(digest) | Self::Weights(digest) | Self::Model(digest) => digest,
         }
     }
 
@@ -88,6 +93,7 @@ impl Item {
         match self {
             Self::Dataset(digest) => format!("the data set {}…", digest.short()),
             Self::Weights(digest) => format!("the weights {}…", digest.short()),
+            Self::Model(digest) => format!("the model {}…", digest.short()),
         }
     }
 }
@@ -97,6 +103,7 @@ impl fmt::Display for Item {
         match self {
             Self::Dataset(digest) => write!(f, "dataset-{digest}"),
             Self::Weights(digest) => write!(f, "weights-{digest}"),
+            Self::Model(digest) => write!(f, "model-{digest}"),
         }
     }
 }
@@ -107,9 +114,10 @@ impl TryFrom<String> for Item {
         match text.split_once('-') {
             Some(("dataset", digest)) => Ok(Self::Dataset(digest.parse()?)),
             Some(("weights", digest)) => Ok(Self::Weights(digest.parse()?)),
+            Some(("model", digest)) => Ok(Self::Model(digest.parse()?)),
             _ => {
                 let shown: String = text.chars().take(80).collect();
-                Err(format!("expected dataset-FINGERPRINT or weights-SHA256, found \"{shown}\""))
+                Err(format!("expected dataset-FINGERPRINT, weights-SHA256 or model-FINGERPRINT, found \"{shown}\""))
             }
         }
     }
@@ -133,9 +141,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cell_wants_its_data_and_what_its_weights_are() {
+        let wanted = |weights: &str| {
+            let settings = format!(
+                r#"{{"definition":2,"method":{{"name":"bitfit"}},"backbone":"vit_micro","image_size":64,
+                "checkpointing":"none","dataset":{{"name":"dtd","fingerprint":"{0}","classes":8}},"weights":{weights},
+                "seed":0,"budget_bytes":null,"evaluate":{{"batch":64}}}}"#,
+                "a".repeat(64)
+            );
+            let wanted = Item::wanted(&serde_json::from_str(&settings).expect("settings"))?;
+            Ok::<_, String>(wanted.iter().map(|item| item.to_string()[..8].to_owned()).collect::<Vec<_>>())
+        };
+        let of = |from: &str, sha256: &str| wanted(&format!(r#"{{"from":"{from}","sha256":"{sha256}"}}"#));
+        assert_eq!(wanted(r#"{"from":"scratch"}"#).expect("hashes"), ["dataset-"]);
+        assert_eq!(of("file", &"b".repeat(64)).expect("hashes"), ["dataset-", "weights-"]);
+        assert_eq!(of("folder", &"b".repeat(64)).expect("hashes"), ["dataset-", "model-bb"]);
+        assert!(of("folder", "../x").is_err());
+    }
+
+    #[test]
     fn only_hashes_are_names() {
         let digest = "0123456789abcdef".repeat(4);
-        for text in [format!("dataset-{digest}"), format!("weights-{digest}")] {
+        for text in ["dataset", "weights", "model"].map(|kind| format!("{kind}-{digest}")) {
             assert_eq!(text.parse::<Item>().expect("an item").to_string(), text);
         }
         let wrong = ["", "dataset-", "weights-../../etc", &digest, &format!("dataset-{}", digest.to_uppercase())];

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`item`] | what a cell names: a data set by fingerprint, weights by SHA-256 |
+//! | [`item`] | what a cell names: a data set or published model by fingerprint, weights by SHA-256 |
 //! | [`manifest`] | the files that an item consists of, with sizes and hashes |
 //! | [`folder`] | a folder of blobs and items, the same on the coordinator, on agents and on a shared disk |
 //! | [`partial`] | a blob on its way: checked while it is written, gone on with after a break |

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::canonical;
 use fleet_common::spec::DatasetName;
 use fleet_dataset::Dataset;
 use sha2::{Digest as _, Sha256};
 
-use crate::manifest::IMAGES;
+use crate::manifest::{IMAGES, fingerprint};
 use crate::{ContentError, Digest, Entry, Item, Manifest, RelativePath};
 
 /// An item in somebody's folder.
@@ -53,34 +54,62 @@ impl Local {
         Self::new(item, name.clone(), vec![(name, file.to_owned())], tell)
     }
 
+    /// The folder of a published model, under the folder's name. Reads all of its files.
+    ///
+    /// # Errors
+    /// It cannot be read, or cannot be shared.
+    pub fn model(folder: &ModelFolder, tell: &mut dyn FnMut(u64, u64)) -> Result<Self, ContentError> {
+        let root = folder.root();
+        let name = root.file_name().and_then(|n| n.to_str()).unwrap_or("model").to_owned();
+        let files: Vec<_> = folder.files().into_iter().map(|file| (file.to_owned(), root.join(file))).collect();
+        let (entries, places) = read(lengths(&files)?, files, tell)?;
+        let item = Item::Model(fingerprint(&entries).parse().map_err(ContentError::Manifest)?);
+        Ok(Self { manifest: Manifest::new(item, name, entries)?, places })
+    }
+
     fn new(
         item: Item,
         name: String,
         files: Vec<(String, PathBuf)>,
         tell: &mut dyn FnMut(u64, u64),
     ) -> Result<Self, ContentError> {
-        let mut lengths = Vec::new();
-        for (path, place) in &files {
-            let path = RelativePath::try_from(path.clone()).map_err(ContentError::Manifest)?;
-            let bytes = place.metadata().map_err(ContentError::io(place, "look at it"))?.len();
-            lengths.push((path, bytes));
-        }
-        let total = lengths.iter().map(|(_, bytes)| bytes).sum();
+        let lengths = lengths(&files)?;
         // What is refused for its files' number or places is refused before they are read, which may take an hour.
         if matches!(item, Item::Dataset(_)) {
             Manifest::new(item.clone(), name.clone(), draft(&lengths)?)?;
         }
-        let (mut done, mut entries, mut places) = (0, Vec::new(), BTreeMap::new());
-        for ((path, _), (_, place)) in lengths.into_iter().zip(files) {
-            let (bytes, sha256) = digest(&place, &mut |read| {
-                done += read;
-                tell(done, done.max(total));
-            })?;
-            places.insert(sha256.clone(), place);
-            entries.push(Entry { path, bytes, sha256 });
-        }
+        let (entries, places) = read(lengths, files, tell)?;
         Ok(Self { manifest: Manifest::new(item, name, entries)?, places })
     }
+}
+
+/// Where files will lie within their item, and how long they are.
+fn lengths(files: &[(String, PathBuf)]) -> Result<Vec<(RelativePath, u64)>, ContentError> {
+    let lengths = files.iter().map(|(path, place)| {
+        let path = RelativePath::try_from(path.clone()).map_err(ContentError::Manifest)?;
+        let bytes = place.metadata().map_err(ContentError::io(place, "look at it"))?.len();
+        Ok((path, bytes))
+    });
+    lengths.collect()
+}
+
+/// Reads files to their ends: what a manifest says of them, and where each blob is.
+fn read(
+    lengths: Vec<(RelativePath, u64)>,
+    files: Vec<(String, PathBuf)>,
+    tell: &mut dyn FnMut(u64, u64),
+) -> Result<(Vec<Entry>, BTreeMap<Digest, PathBuf>), ContentError> {
+    let total = lengths.iter().map(|(_, bytes)| bytes).sum();
+    let (mut done, mut entries, mut places) = (0, Vec::new(), BTreeMap::new());
+    for ((path, _), (_, place)) in lengths.into_iter().zip(files) {
+        let (bytes, sha256) = digest(&place, &mut |read| {
+            done += read;
+            tell(done, done.max(total));
+        })?;
+        places.insert(sha256.clone(), place);
+        entries.push(Entry { path, bytes, sha256 });
+    }
+    Ok((entries, places))
 }
 
 /// Entries as they will be, with numbers for the hashes that are not known yet.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::spec::DatasetName;
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +180,15 @@ impl Manifest {
                 [only] if only.sha256 == *digest && !only.path.as_str().contains('/') => Ok(()),
                 _ => Err("weights are one file, whose hash is their name".to_owned()),
             },
+            Item::Model(digest) => {
+                if let Some(deep) = self.files.iter().find(|f| f.path.as_str().contains('/')) {
+                    return Err(format!("the files of a published model lie side by side, found {}", deep.path));
+                }
+                match fingerprint(&self.files) {
+                    found if found == digest.as_str() => Ok(()),
+                    found => Err(format!("the files of the model have the fingerprint {found}, which is not its name")),
+                }
+            }
             Item::Dataset(_) => match DatasetName::try_from(self.name.clone())? {
                 // It would be opened where it says, wherever that leads.
                 DatasetName::Folder(path) if path != IMAGES => {
@@ -210,9 +220,9 @@ impl Manifest {
         blobs
     }
 
-    /// What a data set is opened as, once its files lie below `root`; `None` for weights.
+    /// What a data set is opened as, once its files lie below `root`; `None` for weights and models.
     pub fn opened_as(&self, root: &Path) -> Option<DatasetName> {
-        if matches!(self.item, Item::Weights(_)) {
+        if !matches!(self.item, Item::Dataset(_)) {
             return None;
         }
         match DatasetName::try_from(self.name.clone()).ok()? {
@@ -220,6 +230,13 @@ impl Manifest {
             name => Some(name),
         }
     }
+}
+
+/// What the files of a published model are together.
+pub(crate) fn fingerprint(files: &[Entry]) -> String {
+    let mut files: Vec<(&str, &str)> = files.iter().map(|f| (f.path.as_str(), f.sha256.as_str())).collect();
+    files.sort_unstable();
+    ModelFolder::fingerprint_of(files.into_iter().map(|(name, sha256)| (sha256, name)))
 }
 
 fn too_long(bytes: usize) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::spec::DatasetName;
 use fleet_content::{ContentError, Digest, Entry, Finished, Folder, Item, Local, Manifest, RelativePath};
 use fleet_dataset::Dataset;
@@ -42,7 +43,7 @@ fn a_set_comes_out_as_it_went_in_and_only_what_nothing_else_needs_leaves() {
     assert!(!folder.holds(&item));
     folder.assemble(&local.manifest, &mut |_, _| ()).expect("is what it is called");
     assert!(folder.holds(&item) && folder.items().expect("lists") == [item.clone()]);
-    let root = folder.set(item.digest());
+    let root = folder.place(&item);
     let opened = local.manifest.opened_as(&root).expect("a data set");
     let again = Dataset::open(&opened, &root).expect("opens").identify(&mut |_, _| ()).expect("identifies");
     assert_eq!(again.fingerprint, fingerprint);
@@ -70,6 +71,92 @@ fn an_image_folder_is_found_again_wherever_it_was() {
     folder.assemble(&local.manifest, &mut |_, _| ()).expect("the same set");
     // "train" is the content of two files, and one blob.
     assert_eq!((local.manifest.files.len(), local.manifest.blobs().len()), (3, 2));
+}
+
+/// The folder of a model whose weights are in two files, with something beside them that nobody reads.
+fn model(root: &Path) -> ModelFolder {
+    fs::create_dir_all(root).expect("makes");
+    let index = r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}"#;
+    for (name, content) in [
+        ("config.json", "{}"),
+        ("model.safetensors.index.json", index),
+        ("m-1.safetensors", "one"),
+        ("m-2.safetensors", "two"),
+        ("README.md", "read by people"),
+    ] {
+        fs::write(root.join(name), content).expect("writes");
+    }
+    ModelFolder::open(root).expect("a model")
+}
+
+#[test]
+fn a_published_model_comes_out_as_the_folder_that_went_in() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let theirs = model(&dir.path().join("dinov2_small"));
+    let fingerprint = theirs.fingerprint(&mut |_, _| ()).expect("reads");
+    let mut told = 0;
+    let local = Local::model(&theirs, &mut |done, _| told = done).expect("reads");
+    let item = Item::Model(fingerprint.parse().expect("a hash"));
+    assert_eq!((&local.manifest.item, local.manifest.name.as_str()), (&item, "dinov2_small"));
+    assert_eq!((local.manifest.files.len(), told), (4, local.manifest.bytes()));
+    assert_eq!(Manifest::parse(&local.manifest.to_json()).expect("reads"), local.manifest);
+    let folder = Folder::create(&dir.path().join("content")).expect("makes");
+    folder.keep(&local.manifest).expect("keeps");
+    fill(&folder, &local);
+    assert!(!folder.holds(&item) && local.manifest.opened_as(&folder.place(&item)).is_none());
+    folder.assemble(&local.manifest, &mut |_, _| ()).expect("is what it is called");
+    assert!(folder.holds(&item) && folder.items().expect("lists") == [item.clone()]);
+    let place = folder.place(&item);
+    let ours = ModelFolder::open(&place).expect("a model");
+    assert_eq!(ours.fingerprint(&mut |_, _| ()).expect("reads"), fingerprint);
+    assert!(place.starts_with(folder.root().join("models")) && !place.join("README.md").exists());
+    folder.remove(&item, &BTreeSet::new()).expect("removes");
+    assert!(!place.exists() && folder.missing(&local.manifest).len() == 4);
+}
+
+#[test]
+fn files_that_are_no_model_together_get_no_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let theirs = dir.path().join("theirs");
+    let local = Local::model(&model(&theirs), &mut |_, _| ()).expect("reads");
+    // What they are together is its name, whoever says another.
+    let other = Item::Model("5".repeat(64).parse().expect("a hash"));
+    let error = Manifest::new(other, "m".into(), local.manifest.files.clone()).expect_err("another").to_string();
+    assert!(error.contains(local.manifest.item.digest().as_str()), "{error}");
+    type Change = dyn Fn(&mut Vec<(String, String)>);
+    let files = |change: &Change| {
+        let mut files: Vec<(String, String)> =
+            local.manifest.files.iter().map(|f| (f.path.to_string(), f.sha256.to_string())).collect();
+        change(&mut files);
+        files.sort();
+        let item = ModelFolder::fingerprint_of(files.iter().map(|(name, sha256)| (sha256.as_str(), name.as_str())));
+        let length = |sha256: &str| {
+            local.manifest.files.iter().find(|f| f.sha256.as_str() == sha256).map(|f| f.bytes).expect("one of them")
+        };
+        let entries = files.iter().map(|(name, sha256)| Entry {
+            path: name.clone().try_into().expect("a path"),
+            bytes: length(sha256),
+            sha256: sha256.parse().expect("a hash"),
+        });
+        Manifest::new(Item::Model(item.parse().expect("a hash")), "m".into(), entries.collect())
+    };
+    let deep = files(&|files| files[0].0 = "onnx/config.json".into()).expect_err("deep").to_string();
+    assert!(deep.contains("side by side") && deep.contains("onnx/config.json"), "{deep}");
+    let folder = Folder::create(&dir.path().join("content")).expect("makes");
+    fill(&folder, &local);
+    let cases: [(&Change, &str); 2] = [
+        (&|files| files.retain(|(name, _)| name != "m-2.safetensors"), "m-2.safetensors is not there"),
+        (&|files| files.push(("run.sh".into(), files[0].1.clone())), "run.sh is none of the files that are read"),
+    ];
+    for (change, says) in cases {
+        let manifest = files(change).expect("a manifest");
+        let error = folder.assemble(&manifest, &mut |_, _| ()).expect_err("no model");
+        assert!(matches!(&error, ContentError::Differs { .. }) && error.to_string().contains(says), "{error}");
+        assert!(!folder.holds(&manifest.item));
+    }
+    for left in ["models", "tmp"] {
+        assert_eq!(fs::read_dir(dir.path().join("content").join(left)).expect("there").count(), 0, "{left}");
+    }
 }
 
 #[test]

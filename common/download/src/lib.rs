@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`source`] | the table of files: address, size, hashes, and who states them |
+//! | [`published`] | where the models are that are used as they were published |
 //! | [`content`] | what a file must be, and whether it is |
 //! | [`fetch`] | the download: resumed, repeated, checked, and only then put in its place |
 //! | `http` | one request and what its answer means |
@@ -15,6 +16,7 @@ mod error;
 pub mod fetch;
 mod http;
 mod partial;
+pub mod published;
 pub mod source;
 pub mod unpack;
 pub mod weights;

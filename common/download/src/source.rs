@@ -115,7 +115,8 @@ pub struct Unchecked {
     pub extension: &'static str,
 }
 
-/// Where the public weights of a backbone are that can only be fetched by hand.
+/// Where the public weights of a backbone are that can only be fetched by hand. For models that are not trained, see
+/// [`crate::published`].
 pub const fn unchecked_weights(backbone: Backbone) -> Option<Unchecked> {
     let (page, file, extension) = match backbone {
         Backbone::TinyVit11m => {
@@ -131,7 +132,11 @@ pub const fn unchecked_weights(backbone: Backbone) -> Option<Unchecked> {
         Backbone::MambaVisionT => {
             ("https://huggingface.co/nvidia/MambaVision-T-1K", "model.safetensors", "safetensors")
         }
-        Backbone::VitMicro | Backbone::VitTinyPatch16 | Backbone::VitSmallPatch16 | Backbone::TinyVit5m => return None,
+        Backbone::VitMicro
+        | Backbone::VitTinyPatch16
+        | Backbone::VitSmallPatch16
+        | Backbone::TinyVit5m
+        | Backbone::Foundation(_) => return None,
     };
     Some(Unchecked { page, file, extension })
 }
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn weights_can_be_checked_or_cannot_but_not_both() {
-        for backbone in Backbone::ALL {
+        for backbone in Backbone::all() {
             assert!(weights(backbone).is_none() || unchecked_weights(backbone).is_none(), "{}", backbone.name());
         }
     }

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 
 use fleet_checkpoint::{Checkpoint, CheckpointError, Format};
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::DownloadError;
 
@@ -24,6 +24,8 @@ pub struct Holds {
     pub numbers: u64,
     /// Tensors by the type of their numbers, such as F32.
     pub types: BTreeMap<String, usize>,
+    /// The shape of each, by name.
+    pub shapes: BTreeMap<String, Vec<u64>>,
     /// What is there besides, in words: an optimiser's state, arguments.
     pub beside: Vec<String>,
 }
@@ -46,7 +48,8 @@ fn checkpoint(path: &Path) -> Result<Holds, CheckpointError> {
     }
     let beside = dict.skipped.iter().map(|s| format!("{} ({})", s.name, s.what)).collect();
     let numbers = dict.tensors.values().map(|tensor| tensor.numel()).sum();
-    Ok(Holds { tensors: dict.tensors.len(), numbers, types, beside })
+    let shapes = dict.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shape().to_vec())).collect();
+    Ok(Holds { tensors: dict.tensors.len(), numbers, types, shapes, beside })
 }
 
 fn safetensors(path: &Path) -> Result<Holds, DownloadError> {
@@ -81,5 +84,7 @@ fn safetensors(path: &Path) -> Result<Holds, DownloadError> {
         *types.entry(format!("{:?}", info.dtype)).or_default() += 1;
     }
     let numbers = tensors.values().map(|info| info.shape.iter().product::<usize>() as u64).sum();
-    Ok(Holds { tensors: tensors.len(), numbers, types, beside: Vec::new() })
+    let shape = |info: &TensorInfo| info.shape.iter().map(|n| *n as u64).collect();
+    let shapes = tensors.iter().map(|(name, info)| (name.clone(), shape(info))).collect();
+    Ok(Holds { tensors: tensors.len(), numbers, types, shapes, beside: Vec::new() })
 }

@@ -82,6 +82,15 @@ pub struct Intervals {
     pub ns_sharp: Option<Interval>,
 }
 
+impl Cost {
+    /// Takes the scores away.
+    pub(super) fn without_scores(&mut self, why: &str) {
+        let none = || Reading::Unavailable(why.to_owned());
+        self.scores = ScoreSummaries { ns: none(), ns_e: none(), ns_m: none(), ns_sharp: none() };
+        self.intervals = Intervals { joules: self.intervals.joules, ns_e: None, ns_sharp: None };
+    }
+}
+
 pub(super) fn summary(records: &[&Record], value: impl Fn(&Record) -> Option<f64>) -> Option<Summary> {
     let values: Vec<f64> = records.iter().filter_map(|r| value(r)).collect();
     Summary::of(&values)

@@ -59,7 +59,8 @@ pub struct Group {
     pub evaluated: u64,
     /// Top-1 accuracy, percent.
     pub top1_percent: Option<Summary>,
-    /// Training.
+    /// Training, or where nothing is trained what is needed before the first image can be classified; without scores
+    /// then.
     pub training: Cost,
     /// Inference over the evaluated images.
     pub inference: Cost,
@@ -141,14 +142,27 @@ pub(crate) fn order(g: &Group) -> Order {
     )
 }
 
-/// What the joules of a trial's training cover.
+/// What has to be done before a trial's model classifies: its phases, and of them the one that is timed and metered.
+const fn before(settings: &CellSettings) -> (&'static [Phase], Phase) {
+    match settings.train {
+        Some(_) => (&[Phase::WarmUp, Phase::Train], Phase::Train),
+        None => (&[Phase::Prepare], Phase::Prepare),
+    }
+}
+
+/// What the joules of that cover.
 fn domain(record: &Record) -> Option<EnergyDomain> {
-    record.phase(Phase::Train)?.energy.value().map(|e| e.domain)
+    record.phase(before(&record.settings).1)?.energy.value().map(|e| e.domain)
 }
 
 /// One group of completed records that may be averaged; there must be at least one.
 pub(crate) fn group(records: &[&Record], exponents: &Exponents) -> Group {
     let first = records[0];
+    let (phases, window) = before(&first.settings);
+    let mut training = cost(records, exponents, phases, window);
+    if first.settings.train.is_none() {
+        training.without_scores("nothing is trained; what inference costs is what it is compared by");
+    }
     Group {
         settings: first.settings.clone(),
         hardware: first.machine.hardware.clone(),
@@ -159,7 +173,7 @@ pub(crate) fn group(records: &[&Record], exponents: &Exponents) -> Group {
         macs: first.training.macs,
         evaluated: first.training.evaluated,
         top1_percent: summary(records, |r| r.training.top1_percent),
-        training: cost(records, exponents, &[Phase::WarmUp, Phase::Train], Phase::Train),
+        training,
         inference: cost(records, exponents, &[Phase::Evaluate], Phase::Evaluate),
         on_front: Front::default(),
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::canonical;
-use crate::plan::{CellSettings, LoraSettings, MethodSettings, QLoraSettings, WeightsRef};
+use crate::plan::{CellSettings, LoraSettings, MethodSettings, QLoraSettings};
 use crate::record::Record;
 use crate::spec::{Backbone, Checkpointing, Method};
 
@@ -139,7 +139,10 @@ fn base(factor: Factor, record: &Record) -> (usize, String) {
     match factor {
         Factor::Hardware => (0, record.machine.hardware.to_string()),
         Factor::Method => (among(&Method::ALL, &s.method.method()), s.method.method().name().to_owned()),
-        Factor::Backbone => (among(&Backbone::ALL, &s.backbone), s.backbone.name().to_owned()),
+        Factor::Backbone => {
+            let place = Backbone::all().position(|b| b == s.backbone);
+            (place.unwrap_or(usize::MAX), s.backbone.name().to_owned())
+        }
         Factor::Checkpointing => (among(&Checkpointing::ALL, &s.checkpointing), s.checkpointing.name().to_owned()),
     }
 }
@@ -198,8 +201,5 @@ pub(super) fn looks(factor: Factor, settings: &CellSettings, hardware: &str) -> 
 
 /// The SHA-256 of the initial weights, if they came from a file.
 pub(super) fn weights_hash(settings: &CellSettings) -> Option<&str> {
-    match &settings.weights {
-        WeightsRef::File { sha256 } => Some(sha256),
-        WeightsRef::Scratch => None,
-    }
+    settings.weights.sha256()
 }

@@ -79,7 +79,7 @@ impl<'a> Builder<'a> {
                 MethodSettings::Full => true,
                 // The worker's rule looks at the whole name.
                 MethodSettings::BitFit => name == "bias",
-                MethodSettings::Lora(_) | MethodSettings::QLora(_) | MethodSettings::AdaLora(_) => false,
+                _ => false,
             };
         self.register(self.tape.single(numel), numel, trains, false, false)
     }
@@ -134,7 +134,7 @@ impl<'a> Builder<'a> {
             MethodSettings::Lora(lora) => (lora.rank, lora.dropout, false),
             MethodSettings::QLora(qlora) => (qlora.rank, qlora.dropout, false),
             MethodSettings::AdaLora(ada) => (ada.init_rank, ada.dropout, true),
-            MethodSettings::Full | MethodSettings::BitFit => return None,
+            _ => return None,
         };
         let rank = u64::from(rank);
         Some(Adapter {

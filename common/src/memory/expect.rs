@@ -106,10 +106,9 @@ struct Step {
     checkpointing: Checkpointing,
     /// Where the strategy looks at it.
     limits: [Option<u64>; 2],
-    batch: u32,
-    micro_batches: u32,
+    /// Batch, parts in which it goes through the model, precision.
+    train: Option<(u32, u32, Precision)>,
     image_size: u32,
-    precision: Precision,
 }
 
 impl Step {
@@ -122,10 +121,8 @@ impl Step {
                 settings.budget_bytes.and_then(|b| settings.adaptive_threshold(b)),
                 super::planned_limit(settings),
             ],
-            batch: settings.train.batch,
-            micro_batches: settings.train.micro_batches,
+            train: settings.train.as_ref().map(|train| (train.batch, train.micro_batches, train.precision)),
             image_size: settings.image_size,
-            precision: settings.train.precision,
         }
     }
 }
@@ -136,7 +133,10 @@ impl History {
         let mut history = Self::default();
         let mut known: Vec<(Step, u64)> = Vec::new();
         for record in records.into_iter().filter(|r| r.outcome.kind() == OutcomeClass::Completed) {
-            let phases = [Phase::WarmUp, Phase::Train];
+            let phases = match record.settings.train {
+                Some(_) => [Phase::WarmUp, Phase::Train],
+                None => [Phase::Prepare, Phase::Evaluate],
+            };
             let peak = phases.iter().filter_map(|phase| record.worker_phase(*phase)).map(|p| p.peak_bytes).max();
             let Some(peak) = peak.filter(|peak| *peak > 0) else { continue };
             let step = Step::of(&record.settings);

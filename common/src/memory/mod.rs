@@ -8,6 +8,7 @@
 mod block;
 mod build;
 mod expect;
+mod frozen;
 mod graph;
 mod layers;
 mod mamba_vision;
@@ -26,11 +27,11 @@ pub use expect::{Basis, Expected, History, Shortage};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::CellSettings;
-use crate::spec::Checkpointing;
+use crate::spec::{Backbone, Checkpointing};
 use step::{How, step};
 
 /// What a training step of a cell needs, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Estimate {
     /// Parameters of the model, adapters and head included.
     pub parameters: u64,
@@ -67,15 +68,21 @@ fn planned_limit(settings: &CellSettings) -> Option<u64> {
     settings.budget_bytes.and_then(|budget| settings.planned_limit(budget))
 }
 
-/// Estimates a cell's training step.
+/// Estimates a cell's training step, or what a model that is not trained needs to classify.
 pub fn estimate(settings: &CellSettings) -> Estimate {
-    let (keep, again) = (step(settings, How::Keep), step(settings, How::Again));
-    let least = again.peak.min(step(settings, How::AgainCheaply).peak).min(keep.peak);
+    let train = match (settings.backbone, &settings.train) {
+        (Backbone::Foundation(foundation), _) => return frozen::estimate(foundation, settings.evaluate.weights),
+        (_, Some(train)) => train,
+        (_, None) => return Estimate::default(),
+    };
+    let step = |how| step(settings, train, how);
+    let (keep, again) = (step(How::Keep), step(How::Again));
+    let least = again.peak.min(step(How::AgainCheaply).peak).min(keep.peak);
     let peak = match settings.checkpointing {
         Checkpointing::None => keep.peak,
         Checkpointing::Static => again.peak,
         Checkpointing::Adaptive => match settings.budget_bytes.and_then(|budget| settings.adaptive_threshold(budget)) {
-            Some(threshold) => step(settings, How::AgainFrom(threshold)).peak,
+            Some(threshold) => step(How::AgainFrom(threshold)).peak,
             None => keep.peak,
         },
         // As much is kept as fits below the limit; if nothing fits, the least is needed.

@@ -35,5 +35,6 @@ pub(super) fn model(b: &Builder<'_>, settings: &CellSettings) -> Model {
         }
         Backbone::VimTiny | Backbone::VimSmall => vim::model(b, settings.backbone, side, classes),
         Backbone::MambaVisionT => mamba_vision::model(b, side, classes),
+        Backbone::Foundation(_) => unreachable!("a training step of a model that is not trained"),
     }
 }

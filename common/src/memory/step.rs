@@ -10,7 +10,7 @@ use super::layers::Pass;
 use super::model::{Model, model};
 use super::ops;
 use super::tape::{SINGLE, Tape, Tensor};
-use crate::plan::{CellSettings, MethodSettings};
+use crate::plan::{CellSettings, MethodSettings, TrainSettings};
 use crate::spec::Precision;
 
 /// What happens to blocks.
@@ -48,7 +48,7 @@ pub(super) struct StepBytes {
 }
 
 /// Runs a step on tensors without values.
-pub(super) fn step(settings: &CellSettings, how: How) -> StepBytes {
+pub(super) fn step(settings: &CellSettings, train: &TrainSettings, how: How) -> StepBytes {
     let tape = Tape::new();
     let b = Builder::new(&tape, settings);
     let model = model(&b, settings);
@@ -58,10 +58,10 @@ pub(super) fn step(settings: &CellSettings, how: How) -> StepBytes {
     let persistent = tape.live();
 
     tape.reset_peak();
-    let parts = u64::from(settings.train.micro_batches.max(1));
+    let parts = u64::from(train.micro_batches.max(1));
     let pass = Pass {
-        batch: (u64::from(settings.train.batch) / parts).max(1),
-        low: settings.train.precision == Precision::Bf16,
+        batch: (u64::from(train.batch) / parts).max(1),
+        low: train.precision == Precision::Bf16,
         recomputing: false,
         cheap: false,
     };

@@ -7,7 +7,7 @@ use crate::canonical;
 use crate::id::CellId;
 use crate::spec::{
     Backbone, BatchNorm, BudgetScope, Campaign, Checkpointing, DatasetName, Evaluate, Method, Precision, Preprocessing,
-    Sampling, Schedule,
+    Sampling, Schedule, Storage,
 };
 
 /// The version of this definition. It changes whenever the same settings would mean another computation, so that old
@@ -45,8 +45,9 @@ pub struct CellSettings {
     /// What the cap covers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub budget_scope: BudgetScope,
-    /// Training.
-    pub train: TrainSettings,
+    /// Training; `None` where nothing is fine-tuned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<TrainSettings>,
     /// Evaluation.
     pub evaluate: Evaluate,
 }
@@ -74,6 +75,21 @@ pub enum WeightsRef {
         /// Of the whole file, hexadecimal.
         sha256: String,
     },
+    /// The folder of a published model.
+    Folder {
+        /// Of its files' hashes and names, hexadecimal; see `fleet_checkpoint::ModelFolder`.
+        sha256: String,
+    },
+}
+
+impl WeightsRef {
+    /// The hash, where there are weights.
+    pub fn sha256(&self) -> Option<&str> {
+        match self {
+            Self::Scratch => None,
+            Self::File { sha256 } | Self::Folder { sha256 } => Some(sha256),
+        }
+    }
 }
 
 /// `[train]`, resolved for one backbone and method.
@@ -170,9 +186,26 @@ pub(super) fn resolve(
         Some(found) => found.as_ref().map_err(Clone::clone)?,
         None => return Err(format!("the data set {} was not looked up", dataset.label())),
     };
-    let weights = match resolution.weights.get(&backbone) {
-        Some(sha256) => WeightsRef::File { sha256: sha256.clone() },
-        None => WeightsRef::Scratch,
+    let settings = MethodSettings::resolve(method, backbone, dataset, &campaign.method)?;
+    let weights = match (resolution.weights.get(&backbone), backbone.foundation()) {
+        (Some(sha256), None) => WeightsRef::File { sha256: sha256.clone() },
+        (None, None) => WeightsRef::Scratch,
+        (Some(sha256), Some(_)) => WeightsRef::Folder { sha256: sha256.clone() },
+        (None, Some(_)) => {
+            return Err(format!(
+                "{0} is used as it is published, and its files are not here: put them into the folder {0}/ in the folder of \
+                 the weights. `fleet weights list` says where they come from",
+                backbone.name()
+            ));
+        }
+    };
+    let trains = method.trains();
+    let checkpointing = if trains {
+        checkpointing
+    } else if campaign.matrix.checkpointing.values().first() == Some(&checkpointing) {
+        Checkpointing::None
+    } else {
+        return Err("nothing is trained, so checkpointing changes nothing; it runs once".to_owned());
     };
     let (adaptive, planned) = (checkpointing == Checkpointing::Adaptive, checkpointing == Checkpointing::Planned);
     if checkpointing.needs_budget() && campaign.budget.bytes().is_none() {
@@ -184,9 +217,9 @@ pub(super) fn resolve(
     }
     Ok(CellSettings {
         definition: DEFINITION,
-        method: MethodSettings::resolve(method, backbone, &campaign.method)?,
+        method: settings,
         backbone,
-        image_size: campaign.image_size(backbone),
+        image_size: if trains { campaign.image_size(backbone) } else { backbone.image_size() },
         checkpointing,
         adaptive_ratio: adaptive.then_some(campaign.checkpointing.adaptive.ratio),
         planned_margin: planned.then_some(campaign.checkpointing.planned.margin),
@@ -200,7 +233,7 @@ pub(super) fn resolve(
         budget_bytes: campaign.budget.bytes(),
         // Where nothing is capped it would only give the same computation another name.
         budget_scope: campaign.budget.bytes().map_or_else(BudgetScope::default, |_| campaign.budget_scope),
-        train: TrainSettings {
+        train: trains.then(|| TrainSettings {
             steps: campaign.train.steps,
             warm_up_steps: campaign.train.warm_up_steps,
             batch: campaign.batch(backbone),
@@ -215,8 +248,11 @@ pub(super) fn resolve(
             preprocessing: campaign.train.preprocessing,
             precision: campaign.train.precision,
             batch_norm: campaign.train.batch_norm,
+        }),
+        evaluate: match trains {
+            true => Evaluate { weights: Storage::default(), ..campaign.evaluate.clone() },
+            false => campaign.evaluate.clone(),
         },
-        evaluate: campaign.evaluate.clone(),
     })
 }
 
@@ -246,7 +282,7 @@ mod tests {
             seed: 7,
             budget_bytes: Some(2 << 30),
             budget_scope: BudgetScope::Allocator,
-            train: TrainSettings {
+            train: Some(TrainSettings {
                 steps: 120,
                 warm_up_steps: 2,
                 batch: 32,
@@ -261,7 +297,7 @@ mod tests {
                 preprocessing: Preprocessing::Protocol,
                 precision: Precision::Fp32,
                 batch_norm: BatchNorm::Moving,
-            },
+            }),
             evaluate: Evaluate::default(),
         }
     }
@@ -290,8 +326,9 @@ mod tests {
         #[test]
         fn settings_survive_the_wire(rate in 1e-9f64..1.0, decay in 0f64..1.0, alpha in 1e-3f64..1e3) {
             let mut settings = settings();
-            settings.train.learning_rate = rate;
-            settings.train.weight_decay = decay;
+            let train = settings.train.as_mut().expect("it trains");
+            train.learning_rate = rate;
+            train.weight_decay = decay;
             settings.method = lora(alpha, &["qkv"]);
             let back: CellSettings = serde_json::from_str(&canonical::json(&settings)).expect("our own JSON");
             prop_assert_eq!(back.id(), settings.id());

@@ -7,7 +7,8 @@ use crate::canonical;
 use crate::memory::estimate;
 use crate::spec::{Backbone, Checkpointing, Method};
 
-/// Test images of a campaign that does not limit them; the public sets have 1,880 and 10,000.
+/// Test images of a campaign that does not limit them (the public sets have 1,880 and 10,000), and training images whose
+/// features are looked at.
 const EVALUATED: u32 = 5_000;
 
 /// What placing and timing a cell's trials needs to know of its settings.
@@ -86,6 +87,7 @@ const fn macs(backbone: Backbone) -> f64 {
         Backbone::VimTiny => 1.5e9,
         Backbone::VimSmall => 4.851e9,
         Backbone::MambaVisionT => 4.564e9,
+        Backbone::Foundation(foundation) => foundation.gmacs() * 1e9,
     }
 }
 
@@ -94,17 +96,24 @@ const fn macs(backbone: Backbone) -> f64 {
 fn work(settings: &CellSettings) -> f64 {
     let native = f64::from(settings.backbone.image_size());
     let image = macs(settings.backbone) * (f64::from(settings.image_size) / native).powi(2);
+    let evaluated = f64::from(settings.evaluate.limit.unwrap_or(EVALUATED));
+    let Some(train) = &settings.train else {
+        let support = match settings.method.method() {
+            Method::Knn | Method::LinearProbe => f64::from(EVALUATED),
+            _ => 0.0,
+        };
+        return image * (support + evaluated);
+    };
     let backward = match settings.method.method() {
         Method::Full => 2.0,
-        Method::Lora | Method::AdaLora | Method::QLora | Method::BitFit => 1.2,
+        _ => 1.2,
     };
     let again = match settings.checkpointing {
         Checkpointing::None => 0.0,
         Checkpointing::Static => 1.0,
         Checkpointing::Adaptive | Checkpointing::Planned => 0.5,
     };
-    let trained = f64::from(settings.train.steps) * f64::from(settings.train.batch) * (1.0 + backward + again);
-    let evaluated = f64::from(settings.evaluate.limit.unwrap_or(EVALUATED));
+    let trained = f64::from(train.steps) * f64::from(train.batch) * (1.0 + backward + again);
     image * (trained + evaluated)
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Backbone, Method, MethodSpecs, is_target};
+use crate::spec::{Backbone, DatasetName, Method, MethodSpecs, VlmSpec, Votes, is_target};
 
 /// A method and its hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,71 @@ pub enum MethodSettings {
     QLora(QLoraSettings),
     /// Biases and the head train.
     BitFit,
+    /// The nearest description.
+    #[serde(rename = "zero-shot")]
+    ZeroShot(ZeroShotSettings),
+    /// The nearest images.
+    Knn(KnnSettings),
+    /// A linear layer on frozen features.
+    #[serde(rename = "linear-probe")]
+    LinearProbe(LinearProbeSettings),
+    /// An answer in words.
+    #[serde(rename = "vlm-prompt")]
+    VlmPrompt(VlmPromptSettings),
+    /// The likeliest answer.
+    #[serde(rename = "vlm-score")]
+    VlmScore(VlmScoreSettings),
+}
+
+/// Zero-shot classification's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroShotSettings {
+    /// Sentences with `{}` for a class's name.
+    pub templates: Vec<String>,
+}
+
+/// Nearest neighbours'.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnnSettings {
+    /// Neighbours.
+    pub k: u32,
+    /// Temperature of the softmax that weighs votes; without it all votes weigh the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+}
+
+/// The linear probe's; see [`crate::spec::LinearProbeSpec`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearProbeSettings {
+    /// Learning rates that are tried, per 256 images of a batch.
+    pub rates: Vec<f64>,
+    /// Images per step.
+    pub batch: u32,
+    /// Steps.
+    pub steps: u32,
+    /// Share of each class's training images that decides between the rates.
+    pub held_back: f64,
+}
+
+/// Those of asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VlmPromptSettings {
+    /// The question, with `{}` for the list of classes.
+    pub prompt: String,
+    /// Most tokens of an answer.
+    pub new_tokens: u32,
+}
+
+/// Those of scoring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VlmScoreSettings {
+    /// The question, with `{}` for the list of classes.
+    pub prompt: String,
 }
 
 /// LoRA's.
@@ -103,6 +168,11 @@ impl MethodSettings {
             Self::AdaLora(_) => Method::AdaLora,
             Self::QLora(_) => Method::QLora,
             Self::BitFit => Method::BitFit,
+            Self::ZeroShot(_) => Method::ZeroShot,
+            Self::Knn(_) => Method::Knn,
+            Self::LinearProbe(_) => Method::LinearProbe,
+            Self::VlmPrompt(_) => Method::VlmPrompt,
+            Self::VlmScore(_) => Method::VlmScore,
         }
     }
 
@@ -112,7 +182,7 @@ impl MethodSettings {
             Self::Lora(lora) => Some(&lora.targets),
             Self::AdaLora(ada) => Some(&ada.targets),
             Self::QLora(qlora) => Some(&qlora.targets),
-            Self::Full | Self::BitFit => None,
+            _ => None,
         }
     }
 
@@ -120,8 +190,41 @@ impl MethodSettings {
     ///
     /// # Errors
     /// In words: why it cannot run there.
-    pub fn resolve(method: Method, backbone: Backbone, specs: &MethodSpecs) -> Result<Self, String> {
+    pub fn resolve(
+        method: Method,
+        backbone: Backbone,
+        dataset: &DatasetName,
+        specs: &MethodSpecs,
+    ) -> Result<Self, String> {
+        if let Some(why) = method.mismatch(backbone) {
+            return Err(why);
+        }
+        let prompt = |spec: &VlmSpec| spec.prompt.clone().unwrap_or_else(|| dataset.question().to_owned());
         Ok(match method {
+            Method::ZeroShot => {
+                let own = || dataset.templates().iter().map(|t| (*t).to_owned()).collect();
+                MethodSettings::ZeroShot(ZeroShotSettings {
+                    templates: specs.zero_shot.templates.clone().unwrap_or_else(own),
+                })
+            }
+            Method::Knn => MethodSettings::Knn(KnnSettings {
+                k: specs.knn.k,
+                temperature: (specs.knn.votes == Votes::Softmax).then_some(specs.knn.temperature),
+            }),
+            Method::LinearProbe => {
+                let probe = &specs.linear_probe;
+                MethodSettings::LinearProbe(LinearProbeSettings {
+                    rates: probe.rates.clone(),
+                    batch: probe.batch,
+                    steps: probe.steps,
+                    held_back: probe.held_back,
+                })
+            }
+            Method::VlmPrompt => MethodSettings::VlmPrompt(VlmPromptSettings {
+                prompt: prompt(&specs.vlm_prompt),
+                new_tokens: specs.vlm_prompt.new_tokens,
+            }),
+            Method::VlmScore => MethodSettings::VlmScore(VlmScoreSettings { prompt: prompt(&specs.vlm_score) }),
             Method::Full => MethodSettings::Full,
             Method::BitFit => MethodSettings::BitFit,
             Method::Lora => {
@@ -197,7 +300,7 @@ mod tests {
     fn dropout_is_the_campaigns_or_the_backbones() {
         let of = |method, backbone, text: &str| {
             let specs: MethodSpecs = toml::from_str(text).expect("specs");
-            match MethodSettings::resolve(method, backbone, &specs).expect("settings") {
+            match MethodSettings::resolve(method, backbone, &DatasetName::Dtd, &specs).expect("settings") {
                 MethodSettings::Lora(LoraSettings { dropout, .. })
                 | MethodSettings::QLora(QLoraSettings { dropout, .. }) => dropout,
                 other => panic!("{other:?}"),

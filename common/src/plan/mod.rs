@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 
 pub use cell::{CellSettings, DatasetRef, TrainSettings, WeightsRef};
 pub use kind::{Kind, Kinds};
-pub use method::{AdaLoraSettings, LoraSettings, MethodSettings, QLoraSettings};
+pub use method::{
+    AdaLoraSettings, KnnSettings, LinearProbeSettings, LoraSettings, MethodSettings, QLoraSettings, VlmPromptSettings,
+    VlmScoreSettings, ZeroShotSettings,
+};
 pub use text::{Around, SettingsText, Texts};
 
 use crate::id::{CellId, HardwareClass, TrialId};
@@ -40,7 +43,7 @@ pub struct DatasetIdentity {
 pub struct Resolution {
     /// Data sets, or why one could not be found.
     pub datasets: BTreeMap<DatasetName, Result<DatasetIdentity, String>>,
-    /// SHA-256 of each backbone's weights file; absent means training from scratch.
+    /// SHA-256 of each backbone's weights file, or of a published model's folder; absent means training from scratch.
     pub weights: BTreeMap<Backbone, String>,
 }
 
@@ -167,21 +170,24 @@ pub fn plan(campaign: &Campaign, resolution: &Resolution) -> Plan {
                         Ok(settings) => {
                             let hasher = text::Hasher::of(&settings);
                             let like = Arc::new(Like { settings, around: hasher.around().clone() });
-                            cells.extend(campaign.seeds.values().iter().map(|seed| PlannedCell {
+                            // Where nothing is random, one seed says all.
+                            let seeds = campaign.seeds.values();
+                            let (used, idle) = seeds.split_at(if method.is_random() { seeds.len() } else { 1 });
+                            cells.extend(used.iter().map(|seed| PlannedCell {
                                 id: hasher.id(*seed),
                                 seed: *seed,
                                 locator: locator.clone(),
                                 like: like.clone(),
                             }));
+                            if !idle.is_empty() {
+                                excluded.push(leave_out(
+                                    &combination,
+                                    idle.len(),
+                                    format!("nothing in it is random: its first seed, {}, says all", used[0]),
+                                ));
+                            }
                         }
-                        Err(reason) => excluded.push(Excluded {
-                            method: *method,
-                            backbone: *backbone,
-                            checkpointing: *checkpointing,
-                            dataset: dataset.label().to_owned(),
-                            cells: campaign.seeds.values().len(),
-                            reason,
-                        }),
+                        Err(reason) => excluded.push(leave_out(&combination, campaign.seeds.values().len(), reason)),
                     }
                 }
             }
@@ -190,9 +196,15 @@ pub fn plan(campaign: &Campaign, resolution: &Resolution) -> Plan {
     Plan { warnings: lint::lint(campaign, &cells), cells, excluded, repeats: campaign.repeats }
 }
 
+fn leave_out(combination: &cell::Combination<'_>, cells: usize, reason: String) -> Excluded {
+    let cell::Combination { method, backbone, checkpointing, dataset } = *combination;
+    Excluded { method, backbone, checkpointing, dataset: dataset.label().to_owned(), cells, reason }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Foundation;
 
     const FILE: &str = r#"
 name = "t"
@@ -237,6 +249,41 @@ steps = 100
         assert_eq!(plan.trials(&Hardware::Any, &[]).len(), 16 * 2);
         let classes: Vec<HardwareClass> = ["A", "B", "C"].map(|c| c.parse().expect("a class")).to_vec();
         assert_eq!(plan.trials(&Hardware::Each, &classes).len(), 16 * 2 * 3);
+    }
+
+    #[test]
+    fn models_that_are_not_trained_are_cells_of_the_same_matrix() {
+        let text = FILE
+            .replace("\"lora\"]", "\"knn\", \"linear-probe\", \"zero-shot\"]")
+            .replace("\"vit_tiny_patch16_224\"]", "\"dinov2_small\", \"siglip_base_patch16_224\"]");
+        let campaign = Campaign::parse("t.toml", &text).expect("valid");
+        let mut resolution = resolution();
+        resolution.weights.insert(Backbone::Foundation(Foundation::Dinov2Small), "12".repeat(32));
+        let planned = plan(&campaign, &resolution);
+        let settings: Vec<CellSettings> = planned.cells.iter().map(PlannedCell::settings).collect();
+        let of = |method: Method| settings.iter().filter(|s| s.method.method() == method).collect::<Vec<_>>();
+        // Both strategies and seeds for what is trained; one of each for neighbours; a probe begins at random.
+        assert_eq!((of(Method::Full).len(), of(Method::Knn).len(), of(Method::LinearProbe).len()), (4, 1, 2));
+        let knn = of(Method::Knn)[0];
+        assert_eq!((&knn.train, knn.checkpointing), (&None, Checkpointing::None));
+        assert_eq!(knn.weights, WeightsRef::Folder { sha256: "12".repeat(32) });
+        let all = planned.cells.len() + planned.excluded.iter().map(|e| e.cells).sum::<usize>();
+        assert_eq!(all, 4 * 3 * 2 * 2 * 2, "cells and what is left out are the product");
+        let reason = |method: Method, backbone: &str| {
+            let of = |e: &&Excluded| e.dataset == "textures" && e.method == method && e.backbone.name() == backbone;
+            planned.excluded.iter().find(of).map(|e| e.reason.clone()).expect("left out")
+        };
+        assert!(reason(Method::Full, "dinov2_small").contains("is not trained here"));
+        assert!(reason(Method::Knn, "vit_micro").contains("is there to be trained"));
+        assert!(reason(Method::ZeroShot, "dinov2_small").contains("features of images: knn or linear-probe"));
+        assert!(reason(Method::ZeroShot, "siglip_base_patch16_224").contains("folder siglip_base_patch16_224/"));
+        // What trains is nothing to them.
+        let other = Campaign::parse("t.toml", &text.replace("steps = 100", "steps = 200")).expect("valid");
+        let other = plan(&other, &resolution);
+        let ids = |p: &Plan| -> Vec<CellId> {
+            p.cells.iter().filter(|c| c.like().train.is_none()).map(|c| c.id.clone()).collect()
+        };
+        assert_eq!(ids(&planned), ids(&other));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! output, so there is one form to document and to version. Absence is a value with a reason, never 0.
 
 mod energy;
+mod frozen;
 mod memory;
 mod outcome;
 mod waste;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use energy::{CrossCheck, Energy, EnergyDomain, IdlePower, Meter, Metering, SensorResponse, Uncertainty};
+pub use frozen::{Answer, Frozen, MOST_ANSWERS, ProbeChoice};
 pub use memory::{BlockChoice, Cap, MemoryPlan, MemoryTrace, MemoryWindow, PeakPlace};
 pub use outcome::{Outcome, OutcomeClass};
 pub use waste::Waste;
@@ -119,6 +121,9 @@ pub struct Training {
     /// Ranks that AdaLoRA has left each layer's adapter.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ranks: Option<BTreeMap<String, u32>>,
+    /// How a model that was not trained classified.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub frozen: Option<Frozen>,
     /// The libraries at work.
     pub software: Software,
 }

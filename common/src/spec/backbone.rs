@@ -1,10 +1,10 @@
-//! Vision backbones that can be fine-tuned, as far as planning needs to know them; `agent/worker/src/models` has the
-//! rest.
+//! Vision backbones, as far as planning needs to know them: those that are fine-tuned, and public models that are used as
+//! they are. `agent/worker/src/models` has the rest.
 
 use serde::{Deserialize, Serialize};
 
-use super::Recipe;
 use super::error::unknown;
+use super::{Foundation, Recipe};
 
 /// A backbone, by its public name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,11 +29,13 @@ pub enum Backbone {
     VimSmall,
     /// NVIDIA's MambaVision-T.
     MambaVisionT,
+    /// A model that is not trained.
+    Foundation(Foundation),
 }
 
 impl Backbone {
-    /// Every backbone, in the order of tables.
-    pub const ALL: [Self; 9] = [
+    /// Those that are fine-tuned, in the order of tables.
+    pub const TRAINED: [Self; 9] = [
         Self::VitMicro,
         Self::VitTinyPatch16,
         Self::VitSmallPatch16,
@@ -44,6 +46,19 @@ impl Backbone {
         Self::VimSmall,
         Self::MambaVisionT,
     ];
+
+    /// Every backbone, in the order of tables.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::TRAINED.into_iter().chain(Foundation::ALL.map(Self::Foundation))
+    }
+
+    /// The model that is not trained, if it is one.
+    pub const fn foundation(self) -> Option<Foundation> {
+        match self {
+            Self::Foundation(foundation) => Some(foundation),
+            _ => None,
+        }
+    }
 
     /// The public name.
     pub const fn name(self) -> &'static str {
@@ -57,18 +72,20 @@ impl Backbone {
             Self::VimTiny => "vim_tiny_patch16_224",
             Self::VimSmall => "vim_small_patch16_224",
             Self::MambaVisionT => "mamba_vision_T",
+            Self::Foundation(foundation) => foundation.name(),
         }
     }
 
     /// All names, for messages.
     pub fn names() -> Vec<&'static str> {
-        Self::ALL.map(Self::name).to_vec()
+        Self::all().map(Self::name).collect()
     }
 
     /// Side of the square input in pixels.
     pub const fn image_size(self) -> u32 {
         match self {
             Self::VitMicro => 64,
+            Self::Foundation(foundation) => foundation.image_size(),
             _ => 224,
         }
     }
@@ -80,6 +97,7 @@ impl Backbone {
             Self::VitMicro => 8,
             Self::VitTinyPatch16 | Self::VitSmallPatch16 | Self::VimTiny | Self::VimSmall => 16,
             Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m | Self::MambaVisionT => 32,
+            Self::Foundation(foundation) => foundation.patch(),
         }
     }
 
@@ -87,7 +105,12 @@ impl Backbone {
     /// to give the map's, and the window's side in pixels of the map.
     pub const fn windows(self) -> &'static [(&'static str, u32, u32)] {
         match self {
-            Self::VitMicro | Self::VitTinyPatch16 | Self::VitSmallPatch16 | Self::VimTiny | Self::VimSmall => &[],
+            Self::VitMicro
+            | Self::VitTinyPatch16
+            | Self::VitSmallPatch16
+            | Self::VimTiny
+            | Self::VimSmall
+            | Self::Foundation(_) => &[],
             Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => {
                 &[("stages.1", 8, 7), ("stages.2", 16, 14), ("stages.3", 32, 7)]
             }
@@ -124,6 +147,7 @@ impl Backbone {
                 "mlp.fc1",
                 "mlp.fc2",
             ],
+            Self::Foundation(_) => &[],
             _ => &["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"],
         }
     }
@@ -137,6 +161,7 @@ impl Backbone {
             Self::TinyVit5m | Self::TinyVit11m | Self::TinyVit21m => &["qkv", "proj", "fc1", "fc2"],
             Self::VimTiny | Self::VimSmall => &["in_proj", "x_proj", "dt_proj", "out_proj"],
             Self::MambaVisionT => &["in_proj", "out_proj", "fc1", "fc2"],
+            Self::Foundation(_) => &[],
         }
     }
 
@@ -159,6 +184,7 @@ impl Backbone {
             }
             Self::VimTiny | Self::VimSmall => Recipe::timm(Recipe::PROTOCOL.mean, Recipe::PROTOCOL.std, 0.875),
             Self::MambaVisionT => Recipe::timm(Recipe::PROTOCOL.mean, Recipe::PROTOCOL.std, 1.0),
+            Self::Foundation(foundation) => foundation.recipe(),
         }
     }
 }
@@ -171,7 +197,7 @@ pub fn is_target(target: &str, path: &str) -> bool {
 impl TryFrom<String> for Backbone {
     type Error = String;
     fn try_from(name: String) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|b| b.name() == name).ok_or_else(|| unknown("backbone", &name, &Self::names()))
+        Self::all().find(|b| b.name() == name).ok_or_else(|| unknown("backbone", &name, &Self::names()))
     }
 }
 

@@ -34,6 +34,36 @@ impl DatasetName {
     }
 }
 
+impl DatasetName {
+    /// Whether its classes are textures rather than things.
+    const fn is_of_textures(&self) -> bool {
+        matches!(self, Self::Dtd | Self::Textures(_))
+    }
+
+    /// Sentences that describe an image of a class, with `{}` for its name: the study's.
+    pub fn templates(&self) -> &'static [&'static str] {
+        if self.is_of_textures() {
+            return &[
+                "a texture that is {}.",
+                "a photo of a {} texture.",
+                "a {} pattern.",
+                "a surface that looks {}.",
+                "{}.",
+            ];
+        }
+        &["a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a photograph of {}.", "a photo of the {}."]
+    }
+
+    /// The question that a model which answers in words is asked, with `{}` for the list of classes: the study's.
+    pub fn question(&self) -> &'static str {
+        if self.is_of_textures() {
+            return "What texture or pattern does this image show? Choose exactly one from: {}. Answer with ONLY the \
+                    texture name, nothing else.";
+        }
+        "Classify this image into exactly one of these categories: {}. Answer with ONLY the category name, nothing else."
+    }
+}
+
 impl TryFrom<String> for DatasetName {
     type Error = String;
     fn try_from(name: String) -> Result<Self, String> {

@@ -1,10 +1,11 @@
-//! Fine-tuning methods and their hyper-parameters.
+//! Methods and their hyper-parameters: of fine-tuning, and of classifying without it.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::unknown;
+use super::{Backbone, Gives};
 
-/// A fine-tuning method, by the name that tables show.
+/// A method, by the name that tables show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Method {
@@ -19,11 +20,71 @@ pub enum Method {
     QLora,
     /// Biases and the head train (Ben Zaken et al., arXiv 2106.10199).
     BitFit,
+    /// The class whose description is the nearest to the image (Radford et al., arXiv 2103.00020).
+    ZeroShot,
+    /// The class of the nearest training images, by frozen features.
+    Knn,
+    /// A linear layer trained on frozen features.
+    LinearProbe,
+    /// A model of images and text is asked, and its answer read.
+    VlmPrompt,
+    /// The class whose name a model of images and text finds the likeliest answer.
+    VlmScore,
 }
 
 impl Method {
     /// Every method, in the order of tables.
-    pub const ALL: [Self; 5] = [Self::Full, Self::Lora, Self::AdaLora, Self::QLora, Self::BitFit];
+    pub const ALL: [Self; 10] = [
+        Self::Full,
+        Self::Lora,
+        Self::AdaLora,
+        Self::QLora,
+        Self::BitFit,
+        Self::ZeroShot,
+        Self::Knn,
+        Self::LinearProbe,
+        Self::VlmPrompt,
+        Self::VlmScore,
+    ];
+
+    /// Whether it fine-tunes a backbone; the others leave it as it is.
+    pub const fn trains(self) -> bool {
+        matches!(self, Self::Full | Self::Lora | Self::AdaLora | Self::QLora | Self::BitFit)
+    }
+
+    /// Whether trials of the same cell can differ in what they compute: a probe begins somewhere, and is shown images in
+    /// some order.
+    pub const fn is_random(self) -> bool {
+        self.trains() || matches!(self, Self::LinearProbe)
+    }
+
+    /// Why it cannot be used with a backbone.
+    pub fn mismatch(self, backbone: Backbone) -> Option<String> {
+        let (method, name) = (self.name(), backbone.name());
+        let gives = match backbone.foundation() {
+            None if self.trains() => return None,
+            None => {
+                return Some(format!(
+                    "{method} leaves its model as it is published, and {name} is there to be trained"
+                ));
+            }
+            Some(_) if self.trains() => {
+                return Some(format!("{name} is not trained here; {method} is for backbones that are"));
+            }
+            Some(foundation) => foundation.gives(),
+        };
+        let fits = match self {
+            Self::ZeroShot => gives == Gives::Embeddings,
+            Self::Knn | Self::LinearProbe => gives != Gives::Answers,
+            _ => gives == Gives::Answers,
+        };
+        let what = match gives {
+            Gives::Embeddings => "embeddings of images and texts: zero-shot, knn or linear-probe",
+            Gives::Features => "features of images: knn or linear-probe",
+            Gives::Answers => "answers in words: vlm-prompt or vlm-score",
+        };
+        (!fits).then(|| format!("{method} does not fit {name}, which gives {what}"))
+    }
 
     /// The name in files and tables.
     pub const fn name(self) -> &'static str {
@@ -33,6 +94,11 @@ impl Method {
             Self::AdaLora => "adalora",
             Self::QLora => "qlora",
             Self::BitFit => "bitfit",
+            Self::ZeroShot => "zero-shot",
+            Self::Knn => "knn",
+            Self::LinearProbe => "linear-probe",
+            Self::VlmPrompt => "vlm-prompt",
+            Self::VlmScore => "vlm-score",
         }
     }
 
@@ -44,6 +110,11 @@ impl Method {
             Self::AdaLora => "AdaLoRA",
             Self::QLora => "QLoRA",
             Self::BitFit => "BitFit",
+            Self::ZeroShot => "zero-shot classification",
+            Self::Knn => "nearest neighbours",
+            Self::LinearProbe => "a linear probe",
+            Self::VlmPrompt => "asking",
+            Self::VlmScore => "scoring class names",
         }
     }
 
@@ -52,11 +123,12 @@ impl Method {
         Self::ALL.map(Self::name).to_vec()
     }
 
-    /// The protocol's learning rate (arXiv 2607.02158's public code): 1e-5 for full fine-tuning, 5e-4 for the others.
+    /// The protocol's learning rate of fine-tuning (arXiv 2607.02158's public code): 1e-5 for all parameters, 5e-4 for the
+    /// other methods.
     pub const fn default_learning_rate(self) -> f64 {
         match self {
             Self::Full => 1e-5,
-            Self::Lora | Self::AdaLora | Self::QLora | Self::BitFit => 5e-4,
+            _ => 5e-4,
         }
     }
 }
@@ -84,6 +156,20 @@ pub struct MethodSpecs {
     pub adalora: AdaLoraSpec,
     /// `[method.qlora]`.
     pub qlora: QLoraSpec,
+    /// `[method.zero-shot]`.
+    #[serde(rename = "zero-shot")]
+    pub zero_shot: ZeroShotSpec,
+    /// `[method.knn]`.
+    pub knn: KnnSpec,
+    /// `[method.linear-probe]`.
+    #[serde(rename = "linear-probe")]
+    pub linear_probe: LinearProbeSpec,
+    /// `[method.vlm-prompt]`.
+    #[serde(rename = "vlm-prompt")]
+    pub vlm_prompt: VlmSpec,
+    /// `[method.vlm-score]`.
+    #[serde(rename = "vlm-score")]
+    pub vlm_score: VlmSpec,
 }
 
 /// `[method.lora]`. The defaults are the protocol's.
@@ -197,6 +283,115 @@ impl Default for QLoraSpec {
         let LoraSpec { rank, alpha, dropout, targets, rslora } = LoraSpec::default();
         Self { rank, alpha, dropout, targets, rslora, block: 64, double_quantization: false }
     }
+}
+
+/// `[method.zero-shot]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ZeroShotSpec {
+    /// Sentences that describe an image of a class, with `{}` for its name; none named means the data set's own
+    /// ([`super::DatasetName::templates`]).
+    #[serde(deserialize_with = "templates")]
+    pub templates: Option<Vec<String>>,
+}
+
+/// `[method.knn]`. The defaults are DINO's, the study's.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KnnSpec {
+    /// Neighbours.
+    #[serde(deserialize_with = "positive")]
+    pub k: u32,
+    /// What a neighbour's vote weighs.
+    pub votes: Votes,
+    /// The softmax's temperature.
+    #[serde(deserialize_with = "positive_number")]
+    pub temperature: f64,
+}
+
+/// What a neighbour's vote weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Votes {
+    /// exp(cosine similarity / temperature).
+    #[default]
+    Softmax,
+    /// The same as any other's.
+    Equal,
+}
+
+impl Default for KnnSpec {
+    fn default() -> Self {
+        Self { k: 20, votes: Votes::Softmax, temperature: 0.07 }
+    }
+}
+
+/// `[method.linear-probe]`. The defaults are DINOv2's.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinearProbeSpec {
+    /// Learning rates that are tried at once, per 256 images of a batch; the best on images that are held back counts.
+    #[serde(deserialize_with = "rates")]
+    pub rates: Vec<f64>,
+    /// Images per step.
+    #[serde(deserialize_with = "positive")]
+    pub batch: u32,
+    /// Steps.
+    #[serde(deserialize_with = "positive")]
+    pub steps: u32,
+    /// Share of each class's training images that is held back, above 0 and below 1.
+    #[serde(deserialize_with = "share")]
+    pub held_back: f64,
+}
+
+impl Default for LinearProbeSpec {
+    fn default() -> Self {
+        let rates = vec![1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1];
+        Self { rates, batch: 128, steps: 12_500, held_back: 0.1 }
+    }
+}
+
+/// `[method.vlm-prompt]` and `[method.vlm-score]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VlmSpec {
+    /// The question, with `{}` for the list of classes; none means the data set's own
+    /// ([`super::DatasetName::question`]).
+    pub prompt: Option<String>,
+    /// Most tokens of an answer that is read.
+    #[serde(deserialize_with = "positive")]
+    pub new_tokens: u32,
+}
+
+impl Default for VlmSpec {
+    fn default() -> Self {
+        Self { prompt: None, new_tokens: 16 }
+    }
+}
+
+fn templates<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    let templates = Vec::<String>::deserialize(deserializer)?;
+    if templates.is_empty() {
+        return Err(serde::de::Error::custom("expected at least one template; leave them out for the data set's own"));
+    }
+    match templates.iter().find(|t| t.matches("{}").count() != 1) {
+        Some(wrong) => Err(serde::de::Error::custom(format!(
+            "expected a template with one {{}} for the class's name, such as \"a photo of a {{}}.\", found \"{wrong}\""
+        ))),
+        None => Ok(Some(templates)),
+    }
+}
+
+fn rates<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    let rates = Vec::<f64>::deserialize(deserializer)?;
+    if rates.is_empty() || rates.iter().any(|r| !(r.is_finite() && *r > 0.0)) {
+        return Err(serde::de::Error::custom(format!("expected positive learning rates, found {rates:?}")));
+    }
+    Ok(rates)
+}
+
+fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    checked(deserializer, "a number above 0 and below 1", |x| x > 0.0 && x < 1.0)
 }
 
 fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

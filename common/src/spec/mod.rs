@@ -10,6 +10,7 @@ mod campaign;
 mod checkpointing;
 mod dataset;
 mod error;
+mod foundation;
 mod method;
 mod preprocessing;
 mod select;
@@ -21,7 +22,10 @@ pub use campaign::{Budget, BudgetScope, Campaign, Hardware, Matrix, Output};
 pub use checkpointing::{AdaptiveSpec, Checkpointing, CheckpointingSpecs, PlannedSpec};
 pub use dataset::DatasetName;
 pub use error::{SpecError, nearest};
-pub use method::{AdaLoraSpec, LoraSpec, Method, MethodSpecs, QLoraSpec};
+pub use foundation::{Foundation, Gives};
+pub use method::{
+    AdaLoraSpec, KnnSpec, LinearProbeSpec, LoraSpec, Method, MethodSpecs, QLoraSpec, VlmSpec, Votes, ZeroShotSpec,
+};
 pub use preprocessing::{Interpolation, Preprocessing, Recipe};
 pub use select::{Mismatch, Priority, Select};
-pub use training::{BatchNorm, Evaluate, Precision, Sampling, Schedule, Train};
+pub use training::{BatchNorm, Evaluate, Precision, Sampling, Schedule, Storage, Train};

@@ -166,11 +166,55 @@ pub struct Evaluate {
     /// says how many it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// In what a model that is not trained keeps its weights; nothing to those that are.
+    #[serde(skip_serializing_if = "Storage::is_default")]
+    pub weights: Storage,
+}
+
+/// In what a model that is not trained keeps its weights, and computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// IEEE 754 single precision.
+    #[default]
+    Fp32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE 754 half precision: more digits than bfloat16, and no number above 65,504.
+    Fp16,
+    /// Linear layers but the last in four bits (NF4, blocks of 64), unpacked for each product; all else as bfloat16.
+    Nf4,
+}
+
+impl Storage {
+    /// The name in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+            Self::Nf4 => "nf4",
+        }
+    }
+
+    /// Bytes of a weight, about.
+    pub const fn bytes(self) -> f64 {
+        match self {
+            Self::Fp32 => 4.0,
+            Self::Bf16 | Self::Fp16 => 2.0,
+            Self::Nf4 => 0.7,
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Evaluate {
     fn default() -> Self {
-        Self { batch: 64, limit: None }
+        Self { batch: 64, limit: None, weights: Storage::default() }
     }
 }
 

@@ -230,16 +230,17 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan, expected: &[(Expected, Op
         let weights = match &s.weights {
             plan::WeightsRef::Scratch => "scratch".to_owned(),
             plan::WeightsRef::File { sha256 } => sha256.chars().take(8).collect(),
+            plan::WeightsRef::Folder { sha256 } => format!("published {}", sha256.chars().take(8).collect::<String>()),
         };
         table.add_row([
             cell.id.short().to_owned(),
             s.method.method().name().to_owned(),
             s.backbone.name().to_owned(),
-            s.checkpointing.name().to_owned(),
+            s.train.as_ref().map_or("–", |_| s.checkpointing.name()).to_owned(),
             s.dataset.name.clone(),
             weights,
             cell.seed.to_string(),
-            format!("{} × {}", s.train.steps, s.train.batch),
+            s.train.as_ref().map_or_else(|| "–".to_owned(), |train| format!("{} × {}", train.steps, train.batch)),
             format!("{}{}", Bytes(expected.peak_bytes), if shortage.is_some() { " x" } else { "" }),
             s.budget_bytes.map_or_else(|| "unlimited".to_owned(), |b| Bytes(b).to_string()),
         ]);
@@ -252,7 +253,9 @@ fn print(campaign: &spec::Campaign, plan: &plan::Plan, expected: &[(Expected, Op
     };
     say!("{}: {} cells × {} repeats = {trials} trials{per}\n", campaign.name, plan.cells.len(), plan.repeats);
     say!("{table}");
-    say!("\npeak: the most that tensors will hold in a training step, {}", bases(expected));
+    let trains = |c: &plan::PlannedCell| c.like().train.is_some();
+    let without = if plan.cells.iter().all(trains) { "" } else { ", or where nothing is trained while it classifies" };
+    say!("\npeak: the most that tensors will hold in a training step{without}, {}", bases(expected));
     if plan.cells.iter().any(|c| c.like().budget_scope == spec::BudgetScope::Process) {
         say!("      what the process takes beside tensors counts towards the budget here and is not in it");
     }

@@ -168,7 +168,7 @@ struct Files {
     #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
     /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; a backbone without one
-    /// trains from scratch
+    /// trains from scratch. A published model is a folder BACKBONE/ there
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
     weights: Option<PathBuf>,
 }

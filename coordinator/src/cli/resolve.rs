@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::plan::{DatasetIdentity, Resolution};
 use fleet_common::spec::{Backbone, Campaign, DatasetName};
 use fleet_common::units::Bytes;
@@ -39,36 +40,58 @@ pub(super) fn resolve(campaign: &Campaign, files: &Files) -> Result<Resolution, 
 /// The identity of a data set, with progress while it is read.
 pub(super) fn identify(name: &DatasetName, data: &Path) -> Result<DatasetIdentity, String> {
     let dataset = Dataset::open(name, data).map_err(|e| e.to_string())?;
+    telling(name.label(), |tell| dataset.identify(tell)).map_err(|e| e.to_string())
+}
+
+/// Runs what reads `what` to its end, and tells how far it is once that takes long.
+pub(super) fn telling<T>(what: &str, read: impl FnOnce(&mut dyn FnMut(u64, u64)) -> T) -> T {
     let started = Instant::now();
     let mut told = started;
     let live = std::io::stderr().is_terminal();
-    let identity = dataset.identify(&mut |done, of| {
+    let done = read(&mut |done, of| {
         if started.elapsed() > QUIET && told.elapsed() > QUIET.min(Duration::from_millis(if live { 200 } else { 5000 }))
         {
             told = Instant::now();
             let end = if live { "\r" } else { "\n" };
-            eprint!("reading {}: {} of {}{end}", name.label(), Bytes(done), Bytes(of));
+            eprint!("reading {what}: {} of {}{end}", Bytes(done), Bytes(of));
         }
     });
     if live && told != started {
         eprintln!();
     }
-    identity.map_err(|e| e.to_string())
+    done
 }
 
-/// A backbone's weights file, if there is one.
-pub(super) fn weights_file(backbone: Backbone, dir: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+/// Where a backbone's weights lie.
+pub(super) enum Place {
+    /// A file.
+    File(PathBuf),
+    /// The folder of a model that is used as it was published.
+    Model(ModelFolder),
+}
+
+/// Where a backbone's weights lie in `dir`, if they do.
+pub(super) fn weights_place(backbone: Backbone, dir: Option<&Path>) -> Result<Option<Place>, Failure> {
     let Some(dir) = dir else { return Ok(None) };
     if !dir.is_dir() {
         return Err(Failure::usage(format!("the weights folder {} is not there", dir.display())));
     }
-    fleet_checkpoint::find(dir, backbone.name()).map_err(|e| Failure::usage(e.to_string()))
+    let place = match backbone.foundation() {
+        Some(model) => ModelFolder::find(dir, model.name()).map(|found| found.map(Place::Model)),
+        None => fleet_checkpoint::find(dir, backbone.name()).map(|found| found.map(Place::File)),
+    };
+    place.map_err(|e| Failure::usage(e.to_string()))
 }
 
-/// SHA-256 of it.
+/// SHA-256 of them: of the file, or the folder's fingerprint.
 fn weights_of(backbone: Backbone, dir: Option<&Path>) -> Result<Option<String>, Failure> {
-    let Some(file) = weights_file(backbone, dir)? else { return Ok(None) };
-    let hash = fleet_dataset::sha256_of_file(&file)
-        .map_err(|e| Failure::usage(format!("cannot read the weights {}: {e}", file.display())))?;
+    let hash = match weights_place(backbone, dir)? {
+        None => return Ok(None),
+        Some(Place::File(file)) => fleet_dataset::sha256_of_file(&file)
+            .map_err(|e| Failure::usage(format!("cannot read the weights {}: {e}", file.display())))?,
+        Some(Place::Model(folder)) => {
+            telling(backbone.name(), |tell| folder.fingerprint(tell)).map_err(|e| Failure::usage(e.to_string()))?
+        }
+    };
     Ok(Some(hash))
 }

@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::campaign::unresolved;
+use super::resolve::Place;
 use super::serve::interrupted;
 use super::transfer::Show;
 use super::weights::backbone;
@@ -60,7 +61,7 @@ pub(super) struct Weights {
     /// Whose
     #[arg(value_name = "BACKBONE", required = true, value_parser = backbone)]
     backbones: Vec<Backbone>,
-    /// Folder of the weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each
+    /// Folder of the weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each, or a folder BACKBONE/
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR", default_value = "weights")]
     weights: PathBuf,
     #[command(flatten)]
@@ -71,11 +72,11 @@ impl Weights {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let mut wanted = Vec::new();
         for backbone in self.backbones {
-            let file = resolve::weights_file(backbone, Some(&self.weights))?.ok_or_else(|| {
+            let place = resolve::weights_place(backbone, Some(&self.weights))?.ok_or_else(|| {
                 let (name, dir) = (backbone.name(), self.weights.display());
                 Failure::usage(format!("the weights {name} are not in {dir}; `fleet weights list` says where they are"))
             })?;
-            wanted.push(Wanted::Weights(backbone, file, None));
+            wanted.push(Wanted::Weights(backbone, place, None));
         }
         Sharer::connect(&self.coordinator.coordinator).await?.uninterrupted(wanted).await
     }
@@ -132,8 +133,8 @@ pub(super) async fn campaign(coordinator: &str, files: &Files, resolution: &Reso
         wanted.push(Wanted::Dataset(name.clone(), files.data.clone(), identity.fingerprint.clone()));
     }
     for (backbone, sha256) in &resolution.weights {
-        if let Some(file) = resolve::weights_file(*backbone, files.weights.as_deref())? {
-            wanted.push(Wanted::Weights(*backbone, file, Some(sha256.clone())));
+        if let Some(place) = resolve::weights_place(*backbone, files.weights.as_deref())? {
+            wanted.push(Wanted::Weights(*backbone, place, Some(sha256.clone())));
         }
     }
     Sharer::connect(coordinator).await?.quietly().uninterrupted(wanted).await
@@ -143,7 +144,7 @@ pub(super) async fn campaign(coordinator: &str, files: &Files, resolution: &Reso
 enum Wanted {
     Dataset(DatasetName, PathBuf, String),
     /// With its hash, where that is known.
-    Weights(Backbone, PathBuf, Option<String>),
+    Weights(Backbone, Place, Option<String>),
 }
 
 impl Wanted {
@@ -157,14 +158,18 @@ impl Wanted {
     fn item(&self) -> Option<Item> {
         match self {
             Self::Dataset(_, _, fingerprint) => fingerprint.parse().ok().map(Item::Dataset),
-            Self::Weights(_, _, sha256) => sha256.as_ref()?.parse().ok().map(Item::Weights),
+            Self::Weights(_, place, sha256) => {
+                let digest = sha256.as_ref()?.parse().ok()?;
+                Some(if let Place::Model(_) = place { Item::Model(digest) } else { Item::Weights(digest) })
+            }
         }
     }
 
     fn local(&self, tell: &mut dyn FnMut(u64, u64)) -> Result<Local, Failure> {
         let local = match self {
             Self::Dataset(name, data, fingerprint) => Local::dataset(name, data, fingerprint, tell),
-            Self::Weights(_, file, _) => Local::weights(file, tell),
+            Self::Weights(_, Place::File(file), _) => Local::weights(file, tell),
+            Self::Weights(_, Place::Model(folder), _) => Local::model(folder, tell),
         };
         local.map_err(|e| Failure::usage(format!("{} cannot be shared: {e}", self.label())))
     }

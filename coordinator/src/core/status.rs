@@ -279,10 +279,10 @@ impl Core {
             self.state.cell(&trial.cell).and_then(|c| serde_json::from_str(&c.settings.text()).ok());
         match settings {
             Some(s) => format!(
-                "{} · {} · {} · {} · seed {}{}",
+                "{} · {}{} · {} · seed {}{}",
                 s.method.method().name(),
                 s.backbone.name(),
-                s.checkpointing.name(),
+                s.train.as_ref().map_or_else(String::new, |_| format!(" · {}", s.checkpointing.name())),
                 s.dataset.name,
                 s.seed,
                 if trial.repeat > 0 { format!(" · repeat {}", trial.repeat) } else { String::new() }

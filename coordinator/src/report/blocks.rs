@@ -45,6 +45,12 @@ pub(super) struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// Time to classify an image of the test set.
+    pub(super) fn milliseconds_per_image(&self) -> Option<Summary> {
+        let evaluated = Some(self.group.evaluated).filter(|n| *n > 0)?;
+        self.group.inference.seconds.map(|s| s.scaled(1e3 / evaluated as f64))
+    }
+
     /// Whether the row is on the front of accuracy against `cost`.
     pub(super) fn on_front(&self, cost: Cost) -> Option<bool> {
         let front = self.group.on_front;
@@ -146,12 +152,19 @@ fn labels(rows: &[Row<'_>], flats: &[Flat]) -> Vec<String> {
 
 /// A combination in few words.
 pub(super) fn brief(settings: &CellSettings, with_backbone: bool) -> String {
-    let rest = format!("{} · {}", settings.method.method().name(), settings.checkpointing.name());
+    let rest = match settings.train {
+        Some(_) => format!("{} · {}", settings.method.method().name(), settings.checkpointing.name()),
+        None => settings.method.method().name().to_owned(),
+    };
     match with_backbone {
         true => format!("{} · {rest}", settings::brief_backbone(settings.backbone.name())),
         false => rest,
     }
 }
+
+/// What the training side of a row is where nothing is trained.
+pub(super) const BEFORE: &str = "Where nothing is trained, the training side is what it takes before the first image can be classified: features of \
+     the training images and a probe on them, or embeddings of descriptions of the classes.";
 
 /// What the joules of a group cover; `None` for other costs.
 pub(super) fn domain_of(group: &Group, cost: Cost) -> Option<EnergyDomain> {
@@ -183,6 +196,11 @@ impl Block<'_> {
             String::new()
         };
         format!("{}{hash} on {}", self.dataset.name, self.hardware)
+    }
+
+    /// Whether there are rows that train nothing.
+    pub(super) fn has_untrained(&self) -> bool {
+        self.rows.iter().any(|r| r.group.settings.train.is_none())
     }
 
     /// Whether rows of several backbones stand in it.

@@ -4,7 +4,7 @@
 //! was. A cell is empty where there is no value; why there is no energy stands in a column of its own.
 
 use fleet_common::compare::{Group, compare};
-use fleet_common::plan::{MethodSettings, WeightsRef};
+use fleet_common::plan::{MethodSettings, TrainSettings, WeightsRef};
 use fleet_common::record::{Energy, EnergyDomain, IdlePower, MemoryPlan, Reading, Record};
 use fleet_common::score::{Exponents, Summary};
 use fleet_common::spec::Sampling;
@@ -14,6 +14,14 @@ use fleet_common::worker::Phase;
 struct Row<'a> {
     record: &'a Record,
     group: Option<Group>,
+}
+
+impl Row<'_> {
+    /// Of what inference took, an image's share.
+    fn per_image(&self, total: Option<f64>) -> Option<f64> {
+        let images = self.record.worker_phase(Phase::Evaluate)?.images;
+        total.filter(|_| images > 0).map(|total| total / images as f64)
+    }
 }
 
 type Column = (&'static str, fn(&Row<'_>) -> String);
@@ -41,24 +49,26 @@ static SETTINGS: [Column; 39] = [
     ("classes", |r| r.record.settings.dataset.classes.to_string()),
     ("weights", |r| match &r.record.settings.weights {
         WeightsRef::Scratch => "scratch".to_owned(),
-        WeightsRef::File { sha256 } => sha256.clone(),
+        WeightsRef::File { sha256 } | WeightsRef::Folder { sha256 } => sha256.clone(),
     }),
     ("seed", |r| r.record.settings.seed.to_string()),
     ("budget_bytes", |r| optional(r.record.settings.budget_bytes.as_ref())),
-    ("steps", |r| r.record.settings.train.steps.to_string()),
-    ("warm_up_steps", |r| r.record.settings.train.warm_up_steps.to_string()),
-    ("batch", |r| r.record.settings.train.batch.to_string()),
-    ("learning_rate", |r| r.record.settings.train.learning_rate.to_string()),
-    ("weight_decay", |r| r.record.settings.train.weight_decay.to_string()),
-    ("sampling", |r| match r.record.settings.train.sampling {
-        Sampling::Replacement => "replacement".to_owned(),
-        Sampling::Shuffle => "shuffle".to_owned(),
+    ("steps", |r| train(r, |t| t.steps.to_string())),
+    ("warm_up_steps", |r| train(r, |t| t.warm_up_steps.to_string())),
+    ("batch", |r| train(r, |t| t.batch.to_string())),
+    ("learning_rate", |r| train(r, |t| t.learning_rate.to_string())),
+    ("weight_decay", |r| train(r, |t| t.weight_decay.to_string())),
+    ("sampling", |r| {
+        train(r, |t| match t.sampling {
+            Sampling::Replacement => "replacement".to_owned(),
+            Sampling::Shuffle => "shuffle".to_owned(),
+        })
     }),
-    ("augment", |r| r.record.settings.train.augment.to_string()),
-    ("micro_batches", |r| r.record.settings.train.micro_batches.to_string()),
-    ("schedule", |r| r.record.settings.train.schedule.name().to_owned()),
-    ("ramp_steps", |r| r.record.settings.train.ramp_steps.to_string()),
-    ("clip_norm", |r| optional(r.record.settings.train.clip_norm.as_ref())),
+    ("augment", |r| train(r, |t| t.augment.to_string())),
+    ("micro_batches", |r| train(r, |t| t.micro_batches.to_string())),
+    ("schedule", |r| train(r, |t| t.schedule.name().to_owned())),
+    ("ramp_steps", |r| train(r, |t| t.ramp_steps.to_string())),
+    ("clip_norm", |r| train(r, |t| optional(t.clip_norm.as_ref()))),
     ("evaluation_batch", |r| r.record.settings.evaluate.batch.to_string()),
     ("evaluation_limit", |r| optional(r.record.settings.evaluate.limit.as_ref())),
     ("definition", |r| r.record.settings.definition.to_string()),
@@ -72,7 +82,7 @@ static RESULTS: [Column; 10] = [
     ("top1_percent", |r| optional(r.record.training.top1_percent.as_ref())),
     ("evaluation_loss", |r| optional(r.record.training.evaluation_loss.as_ref())),
     ("evaluated", |r| r.record.training.evaluated.to_string()),
-    ("ns", |r| score(r, |g| &g.training.scores.ns)),
+    ("ns", |r| score(r, |g| &g.inference.scores.ns)),
     ("training_ns_e", |r| score(r, |g| &g.training.scores.ns_e)),
     ("training_ns_m", |r| score(r, |g| &g.training.scores.ns_m)),
     ("training_ns_sharp", |r| score(r, |g| &g.training.scores.ns_sharp)),
@@ -128,10 +138,10 @@ static MACHINE: [Column; 18] = [
 ];
 
 /// What came after the first version of this table.
-static LATER: [Column; 36] = [
-    ("preprocessing", |r| r.record.settings.train.preprocessing.name().to_owned()),
-    ("precision", |r| r.record.settings.train.precision.name().to_owned()),
-    ("batch_norm", |r| r.record.settings.train.batch_norm.name().to_owned()),
+static LATER: [Column; 44] = [
+    ("preprocessing", |r| train(r, |t| t.preprocessing.name().to_owned())),
+    ("precision", |r| train(r, |t| t.precision.name().to_owned())),
+    ("batch_norm", |r| train(r, |t| t.batch_norm.name().to_owned())),
     ("first_losses", |r| optional(mean(first_tenth(&r.record.training.losses)).as_ref())),
     ("last_losses", |r| optional(mean(last_tenth(&r.record.training.losses)).as_ref())),
     ("adaptive_ratio", |r| optional(r.record.settings.adaptive_ratio.as_ref())),
@@ -168,6 +178,20 @@ static LATER: [Column; 36] = [
     ("agent_version", |r| optional(r.record.machine.agent_version.as_ref())),
     ("train_driver_peak_bytes", |r| optional(r.record.phase(Phase::Train).and_then(|p| p.peak_driver_bytes).as_ref())),
     ("agent_cpu_seconds", |r| optional(r.record.metering.as_ref().map(|m| m.cpu_seconds).as_ref())),
+    ("method_settings", |r| method(r)),
+    ("prepare_seconds", |r| optional(r.record.phase(Phase::Prepare).map(|p| p.seconds).as_ref())),
+    ("prepare_joules", |r| energy(r, Phase::Prepare, |e| e.joules)),
+    ("prepare_peak_bytes", |r| optional(r.record.worker_phase(Phase::Prepare).map(|p| p.peak_bytes).as_ref())),
+    ("prepare_images", |r| optional(r.record.worker_phase(Phase::Prepare).map(|p| p.images).as_ref())),
+    ("inference_seconds_per_image", |r| {
+        optional(r.per_image(r.record.phase(Phase::Evaluate).map(|p| p.seconds)).as_ref())
+    }),
+    ("inference_joules_per_image", |r| optional(r.per_image(measured(r, Phase::Evaluate).map(|e| e.joules)).as_ref())),
+    ("weights_from", |r| match r.record.settings.weights {
+        WeightsRef::Scratch => "scratch".to_owned(),
+        WeightsRef::File { .. } => "file".to_owned(),
+        WeightsRef::Folder { .. } => "published".to_owned(),
+    }),
 ];
 
 fn measured<'a>(row: &Row<'a>, phase: Phase) -> Option<&'a Energy> {
@@ -195,7 +219,8 @@ fn beside(row: &Row<'_>, domain: EnergyDomain) -> String {
 
 /// Idle power of the device.
 fn idle<'a>(row: &Row<'a>) -> Option<&'a IdlePower> {
-    let domain = measured(row, Phase::Train)?.domain;
+    let of = |phase| measured(row, phase);
+    let domain = of(Phase::Train).or_else(|| of(Phase::Prepare)).or_else(|| of(Phase::Evaluate))?.domain;
     row.record.metering.as_ref()?.meters.iter().find(|m| m.domain == domain)?.idle.value()
 }
 
@@ -222,13 +247,28 @@ fn optional(value: Option<&impl ToString>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
+/// A method's settings as the record has them, in JSON; empty where it has none.
+fn method(row: &Row<'_>) -> String {
+    let mut settings = serde_json::to_value(&row.record.settings.method).unwrap_or_default();
+    if let Some(fields) = settings.as_object_mut() {
+        fields.remove("name");
+    }
+    let empty = settings.as_object().is_none_or(serde_json::Map::is_empty);
+    if empty { String::new() } else { settings.to_string() }
+}
+
+/// A setting of training; empty where nothing is trained.
+fn train(row: &Row<'_>, of: impl Fn(&TrainSettings) -> String) -> String {
+    row.record.settings.train.as_ref().map(of).unwrap_or_default()
+}
+
 /// Rank, alpha, dropout and targets of a method with adapters; AdaLoRA's rank is the one it starts with.
 fn lora<'a>(row: &Row<'a>) -> Option<(u32, f64, f64, &'a [String])> {
     let (rank, alpha, dropout) = match &row.record.settings.method {
         MethodSettings::Lora(lora) => (lora.rank, lora.alpha, lora.dropout),
         MethodSettings::QLora(qlora) => (qlora.rank, qlora.alpha, qlora.dropout),
         MethodSettings::AdaLora(ada) => (ada.init_rank, ada.alpha, ada.dropout),
-        MethodSettings::Full | MethodSettings::BitFit => return None,
+        _ => return None,
     };
     Some((rank, alpha, dropout, row.record.settings.method.targets()?))
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_common::plan::{CellSettings, WeightsRef};
+use fleet_common::plan::{CellSettings, KnnSettings, MethodSettings, WeightsRef};
 use serde_json::Value;
 
 /// Settings by path, such as `train.batch` → `32`, without the seed.
@@ -23,6 +23,11 @@ const SHOWN_ELSEWHERE: [&str; 8] = [
     "weights.sha256",
 ];
 
+/// The sentences of zero-shot classification.
+const TEMPLATES: &str = "method.templates";
+/// What only those have that train.
+const TRAIN: &str = "train.";
+
 /// The settings by path.
 pub(super) fn flat(settings: &CellSettings) -> Flat {
     let mut out = Flat::new();
@@ -30,6 +35,9 @@ pub(super) fn flat(settings: &CellSettings) -> Flat {
         flatten("", &value, &mut out);
     }
     out.remove("seed");
+    if let MethodSettings::Knn(KnnSettings { temperature: None, .. }) = settings.method {
+        out.insert("method.temperature".to_owned(), "none".to_owned());
+    }
     out
 }
 
@@ -61,8 +69,17 @@ fn flatten(path: &str, value: &Value, out: &mut Flat) {
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
         Value::Number(n) => number(path, n),
         Value::String(s) => s.clone(),
+        Value::Array(items) if path == TEMPLATES => {
+            let sentences: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
+            format!("{}: {}", sentences.len(), sentences.join(" | "))
+        }
         Value::Array(items) => {
-            items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect::<Vec<_>>().join(" ")
+            let words = items.iter().map(|item| match item {
+                Value::String(s) => s.clone(),
+                Value::Number(n) => number(path, n),
+                other => other.to_string(),
+            });
+            words.collect::<Vec<_>>().join(" ")
         }
     };
     out.insert(path.to_owned(), text);
@@ -93,16 +110,55 @@ pub(super) fn name(path: &str) -> String {
     }
 }
 
+/// Whether there are settings of training among them.
+fn trains(flat: &Flat) -> bool {
+    flat.keys().any(|path| path.starts_with(TRAIN))
+}
+
+/// Whether all that could have this setting have it with this value: only what is trained has one of training.
+fn shared(path: &str, value: &str, all: &[Flat]) -> bool {
+    let mut others = all.iter().filter(|other| !path.starts_with(TRAIN) || trains(other));
+    others.all(|other| other.get(path).is_some_and(|v| v == value))
+}
+
+/// A setting in words.
+fn phrase(path: &str, value: &str) -> String {
+    match (path, value) {
+        (TEMPLATES, _) => match value.split(':').next() {
+            Some("1") | None => "one template".to_owned(),
+            Some(n) => format!("{n} templates"),
+        },
+        ("method.prompt", _) => format!("prompt “{value}”"),
+        ("method.new_tokens", _) => format!("answers of at most {value} tokens"),
+        ("method.k", _) => format!("{value} neighbours"),
+        ("method.temperature", "none") => "whose votes weigh the same".to_owned(),
+        ("method.rates", _) => {
+            let rates: Vec<&str> = value.split_whitespace().collect();
+            match rates[..] {
+                [first, .., last] => format!("the best of {} rates from {first} to {last}", rates.len()),
+                _ => format!("rate {value}"),
+            }
+        }
+        ("method.batch" | "method.steps", _) => format!("probe's {} {value}", name(path)),
+        ("method.held_back", _) => format!("{value} of each class held back"),
+        _ => format!("{} {value}", name(path)),
+    }
+}
+
 /// What all have in common, in words; empty if there are none.
 pub(super) fn common(all: &[Flat]) -> Vec<String> {
-    let Some(first) = all.first() else { return Vec::new() };
-    let shared = |path: &String, value: &String| all.iter().all(|other| other.get(path) == Some(value));
+    let mixed = all.iter().any(trains) && !all.iter().all(trains);
+    let words = |path: &str, value: &str| match path.starts_with(TRAIN) && mixed {
+        true => format!("training {}", phrase(path, value)),
+        false => phrase(path, value),
+    };
+    let Some(first) = all.iter().find(|flat| trains(flat)).or_else(|| all.first()) else { return Vec::new() };
     first
         .iter()
         .filter(|(path, value)| {
-            !SHOWN_ELSEWHERE.contains(&path.as_str()) && !path.starts_with("method.") && shared(path, value)
+            !SHOWN_ELSEWHERE.contains(&path.as_str()) && !path.starts_with("method.") && shared(path, value, all)
         })
-        .map(|(path, value)| format!("{} {value}", name(path)))
+        .map(|(path, value)| words(path, value))
         .collect()
 }
 
@@ -110,10 +166,9 @@ pub(super) fn common(all: &[Flat]) -> Vec<String> {
 pub(super) fn particular(of: &Flat, all: &[Flat]) -> Vec<String> {
     of.iter()
         .filter(|(path, value)| {
-            !SHOWN_ELSEWHERE.contains(&path.as_str())
-                && (path.starts_with("method.") || all.iter().any(|other| other.get(*path) != Some(value)))
+            !SHOWN_ELSEWHERE.contains(&path.as_str()) && (path.starts_with("method.") || !shared(path, value, all))
         })
-        .map(|(path, value)| format!("{} {value}", name(path)))
+        .map(|(path, value)| phrase(path, value))
         .collect()
 }
 
@@ -124,6 +179,7 @@ pub(super) fn distinction(of: &Flat, others: &[&Flat]) -> Vec<String> {
         .map(|(path, value)| match path.as_str() {
             "weights.sha256" => format!("weights {}", short(value)),
             "weights.from" if value == "file" => "from a file".to_owned(),
+            "weights.from" if value == "folder" => "as published".to_owned(),
             "weights.from" => "from scratch".to_owned(),
             _ => format!("{} {}", name(path), short(value)),
         })
@@ -141,7 +197,13 @@ pub(super) fn weights(settings: &CellSettings) -> String {
     match &settings.weights {
         WeightsRef::Scratch => "from scratch".to_owned(),
         WeightsRef::File { sha256 } => format!("weights {}", short(sha256)),
+        WeightsRef::Folder { sha256 } => format!("published {}", short(sha256)),
     }
+}
+
+/// The strategy of checkpointing in a word; "–" where nothing is trained, and so nothing kept for going back.
+pub(super) fn checkpointing(settings: &CellSettings) -> &'static str {
+    settings.train.as_ref().map_or("–", |_| settings.checkpointing.name())
 }
 
 /// A backbone's name without the input size that timm appends: `vit_tiny_patch16_224` → `vit_tiny`.

@@ -8,10 +8,10 @@ use fleet_common::plan::WeightsRef;
 use fleet_common::record::{EnergyDomain, Reading, Record};
 use fleet_common::score::{Summary, interval};
 
-use super::blocks::{Block, Cost, Row, blocks, brief};
+use super::blocks::{BEFORE, Block, Cost, Row, blocks, brief};
 use super::notes::Notes;
 use super::numbers::{accuracy_decimals, count, fixed, mib, plural, significant, spread};
-use super::settings::brief_backbone;
+use super::settings::{self, brief_backbone};
 use super::steps::{Family, families, plan_in_words};
 
 /// One column: its head, how much it matters (the least goes first where room is short), and its cells.
@@ -19,22 +19,28 @@ struct Column {
     head: &'static str,
     weight: u8,
     numeric: bool,
+    /// Shown where some rows train nothing: inference is what they can be compared by.
+    inference: bool,
     cell: fn(&Row<'_>, &Notes) -> String,
 }
 
 const fn text(head: &'static str, weight: u8, cell: fn(&Row<'_>, &Notes) -> String) -> Column {
-    Column { head, weight, numeric: false, cell }
+    Column { head, weight, numeric: false, inference: false, cell }
 }
 
 const fn number(head: &'static str, weight: u8, cell: fn(&Row<'_>, &Notes) -> String) -> Column {
-    Column { head, weight, numeric: true, cell }
+    Column { head, weight, numeric: true, inference: false, cell }
+}
+
+const fn inference(head: &'static str, weight: u8, cell: fn(&Row<'_>, &Notes) -> String) -> Column {
+    Column { head, weight, numeric: true, inference: true, cell }
 }
 
 /// From the left. What identifies a row never goes: it weighs [`KEPT`].
-static COLUMNS: [Column; 16] = [
+static COLUMNS: [Column; 20] = [
     text("backbone", KEPT, |r, _| brief_backbone(r.group.settings.backbone.name()).to_owned()),
     text("method", KEPT, |r, _| r.group.settings.method.method().name().to_owned()),
-    text("checkpointing", KEPT, |r, _| r.group.settings.checkpointing.name().to_owned()),
+    text("checkpointing", KEPT, |r, _| settings::checkpointing(&r.group.settings).to_owned()),
     text("", KEPT, |r, _| {
         // What the label says beyond the three columns before, where those do not tell rows apart.
         let base = brief(&r.group.settings, r.label.starts_with(brief_backbone(r.group.settings.backbone.name())));
@@ -60,6 +66,10 @@ static COLUMNS: [Column; 16] = [
     }),
     number("NS-M", 5, |r, notes| reading(&r.group.training.scores.ns_m, notes, 4)),
     number("NS#", 5, |r, notes| reading(&r.group.training.scores.ns_sharp, notes, 4)),
+    inference("test MiB", 8, |r, _| mean(r.group.inference.peak_bytes.as_ref(), |s| significant(mib(s.mean), 3))),
+    inference("test ms/img", 9, |r, _| mean(r.milliseconds_per_image().as_ref(), |s| significant(s.mean, 3))),
+    inference("test J/img", 8, |r, notes| reading(&r.group.inference.joules_per_image, notes, 3)),
+    inference("test NS#", 6, |r, notes| reading(&r.group.inference.scores.ns_sharp, notes, 4)),
     text("front", 2, |r, _| {
         Cost::ALL.into_iter().zip("MTE".chars()).filter(|(c, _)| r.on_front(*c) == Some(true)).map(|(_, c)| c).collect()
     }),
@@ -150,7 +160,9 @@ fn fitting(blocks: &[Block<'_>], notes: &Notes, width: usize) -> (Vec<&'static C
         let always = !c.head.is_empty() && c.weight > SELDOM;
         always || tables().flat_map(|b| &b.rows).any(|r| !is_empty(c, (c.cell)(r, notes)))
     };
-    let mut columns: Vec<&Column> = COLUMNS.iter().filter(says_something).collect();
+    let untrained = blocks.iter().any(Block::has_untrained);
+    let wanted = |c: &&Column| (untrained || !c.inference) && says_something(c);
+    let mut columns: Vec<&Column> = COLUMNS.iter().filter(wanted).collect();
     let mut dropped = Vec::new();
     while !tables().all(|b| fits(&render(b, &columns, notes, None), width)) {
         let lightest = columns.iter().enumerate().filter(|(_, c)| c.weight < KEPT).min_by_key(|(_, c)| c.weight);
@@ -202,6 +214,12 @@ fn how_to_read(blocks: &[Block<'_>], above_idle: bool, w: f64) -> Vec<String> {
          time (T) or energy (E), by the means alone. Tables are not comparable with each other."
             .to_owned(),
     ];
+    if blocks.iter().any(Block::has_untrained) {
+        lines.push(format!(
+            "{BEFORE} Test MiB, ms/img, J/img and NS# are of classifying the test images, which is what all rows can be \
+             compared by."
+        ));
+    }
     let domains: BTreeSet<EnergyDomain> =
         blocks.iter().flat_map(|b| &b.rows).filter_map(|r| r.group.training.domain).collect();
     let words: Vec<&str> = domains.into_iter().map(super::blocks::domain_in_words).collect();

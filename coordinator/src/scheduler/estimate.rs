@@ -420,7 +420,10 @@ impl Estimates {
 impl Figures {
     /// What a record tells.
     pub fn of(record: &Record) -> Self {
-        let phases = [Phase::WarmUp, Phase::Train];
+        let phases = match record.settings.train {
+            Some(_) => [Phase::WarmUp, Phase::Train],
+            None => [Phase::Prepare, Phase::Evaluate],
+        };
         let peak = phases.iter().filter_map(|phase| record.worker_phase(*phase)).map(|p| p.peak_bytes).max();
         let taken = |from: u64, until: u64| until.saturating_sub(from) as f64 / 1e3;
         let seconds = match record.segments.is_empty() {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fleet_common::plan::MethodSettings;
-use fleet_common::spec::{AdaLoraSpec, Backbone, Checkpointing, Method, MethodSpecs};
+use fleet_common::spec::{AdaLoraSpec, Backbone, Checkpointing, DatasetName, Method, MethodSpecs};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,7 +111,12 @@ impl Row {
     pub fn method_settings(&self) -> Result<MethodSettings, String> {
         // AdaLoRA is measured while it looks at every step, which it does most of the time.
         let adalora = AdaLoraSpec { tinit: 0, tfinal: 1, ..AdaLoraSpec::default() };
-        MethodSettings::resolve(self.method, self.backbone, &MethodSpecs { adalora, ..MethodSpecs::default() })
+        MethodSettings::resolve(
+            self.method,
+            self.backbone,
+            &DatasetName::Dtd,
+            &MethodSpecs { adalora, ..MethodSpecs::default() },
+        )
     }
 
     /// Timed steps per turn: on a CPU about as many seconds whatever the batch, on a GPU enough to last.
@@ -139,7 +144,7 @@ impl Row {
 
 fn backbone_starting(text: &str) -> Result<Backbone, String> {
     let fitting: Vec<Backbone> =
-        Backbone::ALL.into_iter().filter(|b| !text.is_empty() && b.name().starts_with(text)).collect();
+        Backbone::TRAINED.into_iter().filter(|b| !text.is_empty() && b.name().starts_with(text)).collect();
     match fitting[..] {
         [one] => Ok(one),
         _ => Err(format!(

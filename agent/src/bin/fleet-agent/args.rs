@@ -82,7 +82,7 @@ pub(crate) struct Machine {
     #[arg(long, env = "FLEET_DATA", value_name = "DIR", default_value = "data")]
     pub(crate) data: PathBuf,
     /// Folder with initial weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each; without it training starts
-    /// from scratch
+    /// from scratch. A published model is a folder BACKBONE/ there
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR")]
     pub(crate) weights: Option<PathBuf>,
     #[command(flatten)]

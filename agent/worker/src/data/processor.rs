@@ -33,10 +33,30 @@ pub enum Processor {
         first: u32,
         /// Side of a tile, pixels.
         tile: u32,
+        /// Whether it is cut at all; if not, the whole alone is left.
+        split: bool,
     },
 }
 
 impl Processor {
+    /// Its numbers.
+    pub fn recipe(&self) -> Recipe {
+        match *self {
+            Self::Centre { recipe, .. } | Self::Squash { recipe, .. } | Self::Tiles { recipe, .. } => recipe,
+        }
+    }
+
+    /// Rows and columns of the tiles that an image is cut into; 1 × 1 where the whole alone is left.
+    pub fn grid(&self, image: &RgbImage) -> (u32, u32) {
+        match *self {
+            Self::Tiles { first, tile, split: true, .. } => {
+                let (width, height) = longer_side(image, first);
+                (height.div_ceil(tile), width.div_ceil(tile))
+            }
+            _ => (1, 1),
+        }
+    }
+
     /// The image as (pictures, 3, side, side), normalised: one picture, or tiles.
     ///
     /// # Errors
@@ -48,7 +68,9 @@ impl Processor {
                 (recipe, vec![central(image, side, size, recipe.interpolation)?])
             }
             Self::Squash { recipe, size } => (recipe, vec![resize(image, size, size, recipe.interpolation)?]),
-            Self::Tiles { recipe, first, tile } => (recipe, tiles(image, first, tile, recipe.interpolation)?),
+            Self::Tiles { recipe, first, tile, split } => {
+                (recipe, tiles(image, first, tile, split, recipe.interpolation)?)
+            }
         };
         let side = i64::from(pictures[0].width());
         let bytes: Vec<u8> = pictures.iter().flat_map(|p| planes(p, false)).collect();
@@ -72,17 +94,25 @@ pub fn resize(image: &RgbImage, width: u32, height: u32, filter: Interpolation) 
     resample(image, Window::whole(image), width, height, filter)
 }
 
-/// transformers' Idefics3 processor (its PIL form): every size is an even number, and is rounded as it rounds.
-fn tiles(image: &RgbImage, first: u32, tile: u32, filter: Interpolation) -> anyhow::Result<Vec<RgbImage>> {
+/// Width and height when the longer side becomes `first`, as transformers' Idefics3 rounds the shorter: to an even number.
+fn longer_side(image: &RgbImage, first: u32) -> (u32, u32) {
     let even = |n: u32| n + n % 2;
     let (width, height) = (f64::from(image.width()), f64::from(image.height()));
     let aspect = width / height;
-    let (width, height) = if width >= height {
+    if width >= height {
         (first, even((f64::from(first) / aspect) as u32).max(1))
     } else {
         (even((f64::from(first) * aspect) as u32).max(1), first)
-    };
+    }
+}
+
+/// transformers' Idefics3 processor (its PIL form).
+fn tiles(image: &RgbImage, first: u32, tile: u32, split: bool, filter: Interpolation) -> anyhow::Result<Vec<RgbImage>> {
+    let (width, height) = longer_side(image, first);
     let image = resize(image, width, height, filter)?;
+    if !split {
+        return Ok(vec![resize(&image, tile, tile, filter)?]);
+    }
     let (columns, rows) = (width.div_ceil(tile), height.div_ceil(tile));
     let large = resize(&image, columns * tile, rows * tile, filter)?;
     let mut out = Vec::new();

@@ -74,7 +74,8 @@ pub fn halves(labels: &[i64], share: f64, seed: Seed) -> Halves {
 }
 
 impl Probe {
-    /// Trains on features (n, width) with labels (n) below `classes`; `tell` hears of each step that is done.
+    /// Trains on features (n, width) with labels (n) below `classes`; `tell` hears of each step that is done, and says
+    /// whether to go on. `None` if not.
     ///
     /// # Errors
     /// A failure inside libtorch.
@@ -84,8 +85,8 @@ impl Probe {
         classes: i64,
         config: &ProbeConfig,
         seed: Seed,
-        tell: &mut dyn FnMut(u32),
-    ) -> Result<Self, TorchError> {
+        tell: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<Option<Self>, TorchError> {
         let device = features.device();
         let list: Vec<i64> = (0..labels.size()[0]).map(|i| labels.int64_value(&[i])).collect();
         let Halves { train, decide } = halves(&list, config.held_back, seed);
@@ -116,7 +117,9 @@ impl Probe {
             let shapes: [&[i64]; 2] = [&[-1, 1, 1], &[-1, 1]];
             let grads: Vec<_> = grads.into_iter().zip(shapes).map(|(g, shape)| g.map(|g| g * of(shape))).collect();
             sgd.step(&grads, cosine(step, config.steps))?;
-            tell(step + 1);
+            if !tell(step + 1) {
+                return Ok(None);
+            }
         }
         let _off = GradMode::off();
         let chosen = Tensor::from_slice(&decide).to_device(device);
@@ -125,17 +128,27 @@ impl Probe {
         let right = guesses.eq_tensor(&y.unsqueeze(0)).sum_dim_intlist([1].as_slice(), false, Kind::Float);
         // Of equally good ones the slowest: it is the least likely to have been lucky.
         let best = right.argmax(0, false).int64_value(&[]);
-        Ok(Self {
+        Ok(Some(Self {
             weight: weight.detach().select(0, best).copy(),
             bias: bias.detach().select(0, best).copy(),
             rate: config.rates[best as usize],
             held_back_accuracy: right.double_value(&[best]) / decide.len().max(1) as f64,
-        })
+        }))
     }
 
     /// Logits (n, classes) of features (n, width).
     pub fn forward(&self, features: &Tensor) -> Tensor {
         features.to_kind(Kind::Float).linear(&self.weight, Some(&self.bias))
+    }
+
+    /// How many numbers it has.
+    pub fn parameters(&self) -> u64 {
+        (self.weight.numel() + self.bias.numel()) as u64
+    }
+
+    /// Multiply-accumulates for one image.
+    pub fn macs(&self) -> u64 {
+        self.weight.numel() as u64
     }
 
     /// Where its tensors are.

@@ -246,6 +246,11 @@ impl Clip {
         pooled.matmul(&self.text_projection)
     }
 
+    /// Kinds of tokens.
+    pub fn vocabulary(&self) -> i64 {
+        self.text.embedding.size()[0]
+    }
+
     /// What cosines between embeddings are multiplied by.
     pub fn scale(&self) -> Tensor {
         self.logit_scale.exp()

@@ -65,10 +65,9 @@ impl Cache {
         (keys, values)
     }
 
-    /// The same prefix for `batch` continuations; nothing is copied.
-    pub fn repeated(&self, batch: i64) -> Self {
-        let repeat = |t: &Tensor| t.expand([batch, -1, -1, -1], false);
-        Self(self.0.iter().map(|(k, v)| (repeat(k), repeat(v))).collect())
+    /// The same for another continuation; nothing is copied.
+    pub fn shared(&self) -> Self {
+        Self(self.0.iter().map(|(k, v)| (k.shallow_clone(), v.shallow_clone())).collect())
     }
 }
 
@@ -80,6 +79,8 @@ pub enum Sight<'a> {
     Full,
     /// Causal, and of (batch, tokens) those that are not false.
     CausalWithout(&'a Tensor),
+    /// As this says, (batch or 1, 1, tokens, before + tokens).
+    Of(&'a Tensor),
 }
 
 /// A decoder, without what makes logits of its output.
@@ -189,6 +190,7 @@ fn mask(sight: &Sight, tokens: i64, before: i64, device: Device) -> Option<Tenso
     };
     match sight {
         Sight::Full => None,
+        Sight::Of(sees) => Some(sees.shallow_clone()),
         Sight::Causal if tokens == 1 => None,
         Sight::Causal => Some(causal()),
         Sight::CausalWithout(present) => {

@@ -2,6 +2,7 @@
 
 mod attention;
 pub mod clip;
+pub mod config;
 pub mod decoder;
 pub mod dinov2;
 pub(crate) mod mamba;
@@ -43,11 +44,12 @@ pub trait Model {
     fn blocks(&self) -> &[Slot];
 }
 
-/// Builds a backbone by name for square inputs of `image_size` pixels, with a head of `classes`.
-pub fn build(backbone: Backbone, image_size: u32, classes: i64, b: &Builder) -> Box<dyn Model> {
+/// Builds a backbone by name for square inputs of `image_size` pixels, with a head of `classes`; `None` for one that is not
+/// trained.
+pub fn build(backbone: Backbone, image_size: u32, classes: i64, b: &Builder) -> Option<Box<dyn Model>> {
     let vit =
         |config: VitConfig| -> Box<dyn Model> { Box::new(Vit::new(b, &config.with_image_size(image_size.into()))) };
-    match backbone {
+    Some(match backbone {
         Backbone::VitMicro => vit(VitConfig::micro(classes)),
         Backbone::VitTinyPatch16 => vit(VitConfig::tiny_patch16_224(classes)),
         Backbone::VitSmallPatch16 => vit(VitConfig::small_patch16_224(classes)),
@@ -61,7 +63,8 @@ pub fn build(backbone: Backbone, image_size: u32, classes: i64, b: &Builder) -> 
         Backbone::MambaVisionT => {
             Box::new(MambaVision::new(b, &MambaVisionConfig::tiny(classes).with_image_size(image_size.into())))
         }
-    }
+        Backbone::Foundation(_) => return None,
+    })
 }
 
 /// The classifier (classes, embedding) that a model of images and texts makes of texts' embeddings (classes, templates,

@@ -188,6 +188,11 @@ impl Siglip {
         self.head.forward(&x.select(1, -1), ctx)
     }
 
+    /// Kinds of tokens.
+    pub fn vocabulary(&self) -> i64 {
+        self.embedding.size()[0]
+    }
+
     /// What cosines between embeddings are multiplied by, and what is added then.
     pub fn scale_and_bias(&self) -> (Tensor, Tensor) {
         (self.logit_scale.exp(), self.logit_bias.shallow_clone())

@@ -1,6 +1,6 @@
 //! Models that read an image and a text, and go on with the text: what is common to them, answering, and scoring answers.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::nn::{Ctx, Executor};
 
@@ -39,11 +39,11 @@ fn positions(before: i64, tokens: i64, like: &Tensor) -> Tensor {
     Tensor::arange_start(before, before + tokens, (Kind::Int64, like.device())).unsqueeze(0)
 }
 
-/// What a model has read of a prompt, and its guess at what follows.
+/// What a model has read of a prompt.
 pub struct Read {
     cache: Cache,
-    /// Logits (tokens, vocabulary) behind each token of the prompt.
-    pub logits: Tensor,
+    /// What the decoder has made of it, (1, tokens, width).
+    x: Tensor,
 }
 
 /// Reads a prompt of `x` (1, tokens, width).
@@ -51,17 +51,28 @@ pub fn read(model: &dyn Vlm, x: Tensor, ctx: &Ctx) -> Read {
     let mut cache = Cache::default();
     let at = positions(0, x.size()[1], &x);
     let x = model.decoder().read(x, &at, &model.prompt_sight(), &mut cache, ctx);
-    Read { logits: model.logits(&x, ctx).squeeze_dim(0), cache }
+    Read { x, cache }
 }
 
 impl Read {
-    fn last(&self) -> Tensor {
-        self.logits.select(0, -1)
+    /// Logits (tokens, vocabulary) behind each token of the prompt.
+    pub fn logits(&self, model: &dyn Vlm, ctx: &Ctx) -> Tensor {
+        model.logits(&self.x, ctx).squeeze_dim(0)
+    }
+
+    /// Whether what the decoder has made of it are finite numbers.
+    pub fn is_finite(&self) -> bool {
+        self.x.isfinite().all().int64_value(&[]) != 0
+    }
+
+    /// Logits (vocabulary) of what follows the prompt.
+    fn last(&self, model: &dyn Vlm, ctx: &Ctx) -> Tensor {
+        model.logits(&self.x.narrow(1, self.x.size()[1] - 1, 1), ctx).view([-1])
     }
 
     /// The most likely next token, again and again: up to `most` of them, and none behind one of `ends`, which is the last.
     pub fn answer(mut self, model: &dyn Vlm, most: usize, ends: &[i64], ctx: &Ctx) -> Vec<i64> {
-        let mut next = self.last();
+        let mut next = self.last(model, ctx);
         let mut answer = Vec::new();
         while answer.len() < most {
             let token = next.argmax(-1, false);
@@ -79,42 +90,61 @@ impl Read {
 
     /// Logits (tokens, vocabulary) behind each of these tokens, as what follows the prompt.
     pub fn following(&self, model: &dyn Vlm, ids: &[i64], ctx: &Ctx) -> Tensor {
-        let ids = Tensor::from_slice(ids).unsqueeze(0).to_device(self.logits.device());
+        let ids = Tensor::from_slice(ids).unsqueeze(0).to_device(self.x.device());
         let x = model.decoder().embed(&ids);
         let at = positions(self.cache.tokens(), ids.size()[1], &x);
-        let x = model.decoder().read(x, &at, &Sight::Causal, &mut self.cache.repeated(1), ctx);
+        let x = model.decoder().read(x, &at, &Sight::Causal, &mut self.cache.shared(), ctx);
         model.logits(&x, ctx).squeeze_dim(0)
     }
 
-    /// The log-probability of each answer, summed over its tokens, as what follows the prompt; all at once, with the prompt
-    /// read once.
+    /// The log-probability of each answer, summed over its tokens, as what follows the prompt. The prompt is read once, and
+    /// all answers are read at once behind it, as one row in which each sees the prompt and itself.
     pub fn scores(&self, model: &dyn Vlm, answers: &[Vec<i64>], ctx: &Ctx) -> Vec<f64> {
-        let longest = answers.iter().map(Vec::len).max().unwrap_or(0) as i64;
-        let count = answers.len() as i64;
-        if longest == 0 {
-            return vec![0.0; answers.len()];
+        let device = self.x.device();
+        let first = self.last(model, ctx).to_kind(Kind::Float).log_softmax(-1, None::<Kind>);
+        let before = self.cache.tokens();
+        // An answer's last token is told by the one before it, and need not be read.
+        let (mut ids, mut next, mut at, mut whose) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (answer, number) in answers.iter().zip(0i64..) {
+            for (place, pair) in (before..).zip(answer.windows(2)) {
+                ids.push(pair[0]);
+                next.push(pair[1]);
+                at.push(place);
+                whose.push(number);
+            }
         }
-        // What is behind an answer's end is computed and not looked at: it is seen by nothing in front of it.
-        let mut ids = vec![0; (longest * count) as usize];
-        for (row, answer) in ids.chunks_mut(longest as usize).zip(answers) {
-            row[..answer.len()].copy_from_slice(answer);
+        let row = |values: &[i64]| Tensor::from_slice(values).to_device(device).unsqueeze(0);
+        let begins: Vec<i64> = answers.iter().map(|answer| answer.first().copied().unwrap_or(0)).collect();
+        // An empty answer says nothing, for certain.
+        let says: Vec<f64> = answers.iter().map(|answer| if answer.is_empty() { 0.0 } else { 1.0 }).collect();
+        let says = Tensor::from_slice(&says).to_device(device);
+        let mut sums = first.index_select(0, &row(&begins).view([-1])).to_kind(Kind::Double) * says;
+        if !ids.is_empty() {
+            let (tokens, at, whose) = (row(&ids), row(&at), row(&whose));
+            let same = whose.unsqueeze(2).eq_tensor(&whose.unsqueeze(1)).tril(0); // (1, tokens, tokens)
+            let prompt = Tensor::ones([1, ids.len() as i64, before], (Kind::Bool, device));
+            let sees = Tensor::cat(&[prompt, same], 2).unsqueeze(1);
+            let x = model.decoder().embed(&tokens);
+            let x = model.decoder().read(x, &at, &Sight::Of(&sees), &mut self.cache.shared(), ctx);
+            let likely = next_likely(model, &x, &row(&next).view([-1]), ctx);
+            sums = sums.index_add(0, &whose.view([-1]), &likely);
         }
-        let ids = Tensor::from_slice(&ids).view([count, longest]).to_device(self.logits.device());
-        let first = self.last().view([1, 1, -1]).expand([count, 1, -1], false);
-        let logits = if longest == 1 {
-            first
-        } else {
-            let x = model.decoder().embed(&ids.narrow(1, 0, longest - 1));
-            let at = positions(self.cache.tokens(), longest - 1, &x);
-            let mut cache = self.cache.repeated(count);
-            let x = model.decoder().read(x, &at, &Sight::Causal, &mut cache, ctx);
-            Tensor::cat(&[first, model.logits(&x, ctx)], 1)
-        };
-        let likely = logits.to_kind(Kind::Float).log_softmax(-1, None::<Kind>);
-        let likely = likely.gather(2, &ids.unsqueeze(2), false).squeeze_dim(2); // (answers, longest)
-        let sum = |(row, answer): (i64, &Vec<i64>)| {
-            likely.select(0, row).narrow(0, 0, answer.len() as i64).sum(Kind::Double).double_value(&[])
-        };
-        (0..).zip(answers).map(sum).collect()
+        Vec::try_from(&sums.to_device(Device::Cpu)).unwrap_or_default()
     }
+}
+
+/// Tokens whose logits are looked at at once: a vocabulary of a quarter of a million takes a megabyte for each.
+const ROWS: i64 = 64;
+
+/// The log-probability (tokens) of each token `next` behind `x` (1, tokens, width), in f64.
+fn next_likely(model: &dyn Vlm, x: &Tensor, next: &Tensor, ctx: &Ctx) -> Tensor {
+    let tokens = x.size()[1];
+    let of = |from: i64| {
+        let n = ROWS.min(tokens - from);
+        let logits = model.logits(&x.narrow(1, from, n), ctx).squeeze_dim(0).to_kind(Kind::Float);
+        let likely = logits.log_softmax(-1, None::<Kind>);
+        likely.gather(1, &next.narrow(0, from, n).unsqueeze(1), false).squeeze_dim(1).to_kind(Kind::Double)
+    };
+    let parts: Vec<Tensor> = (0..tokens).step_by(ROWS as usize).map(of).collect();
+    Tensor::cat(&parts, 0)
 }

@@ -84,6 +84,25 @@ impl LinearShape {
     }
 }
 
+/// Whether all values are finite numbers; looked at piece by piece, because looking takes several times the memory of what is
+/// looked at.
+fn is_finite(values: &Tensor) -> bool {
+    const PIECE: i64 = 1 << 20;
+    let flat = values.flatten(0, -1);
+    let all = flat.size()[0];
+    (0..all)
+        .step_by(PIECE as usize)
+        .all(|from| flat.narrow(0, from, PIECE.min(all - from)).isfinite().all().int64_value(&[]) != 0)
+}
+
+/// The same values in at least single precision.
+fn wide(values: Tensor) -> Tensor {
+    match values.kind() {
+        Kind::Half | Kind::BFloat16 => values.to_kind(Kind::Float),
+        _ => values,
+    }
+}
+
 /// What kept a model from being built.
 #[derive(Debug, thiserror::Error)]
 #[error("the model cannot be built: {}", problems.join("; "))]
@@ -204,7 +223,7 @@ impl Builder {
         };
         if let Some(values) = found
             && values.is_floating_point()
-            && values.isfinite().all().int64_value(&[]) == 0
+            && !is_finite(values)
         {
             shared.problems.push(format!("{name}: the weights hold values that are not finite numbers"));
         }
@@ -277,14 +296,17 @@ impl Builder {
 
     /// Root-mean-square normalisation over `width` values.
     pub fn rms_norm(&self, name: &str, width: i64, eps: f64) -> RmsNorm {
-        RmsNorm { weight: self.sub(name).param("weight", &[width], Init::Constant(1.0)), eps }
+        let weight = self.sub(name).param("weight", &[width], Init::Constant(1.0));
+        let kind = weight.kind();
+        RmsNorm { weight: wide(weight), eps, kind }
     }
 
     /// The same for frozen weights from which one was subtracted, as Gemma keeps them.
     pub fn rms_norm_of_one_and(&self, name: &str, width: i64, eps: f64) -> RmsNorm {
         let weight = self.sub(name).param("weight", &[width], Init::Constant(0.0));
         let _off = GradMode::off();
-        RmsNorm { weight: weight + 1.0, eps }
+        let kind = weight.kind();
+        RmsNorm { weight: wide(weight) + 1.0, eps, kind }
     }
 
     /// Layer normalisation over `width` values.

@@ -1,6 +1,6 @@
 //! Layers, as the builder hands them out.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::{Ctx, rms_norm, tail};
 use crate::quant::Nf4;
@@ -105,14 +105,18 @@ impl LayerNorm {
 
 /// x over its root mean square, times a weight (Zhang & Sennrich, arXiv 1910.07467), over the last dimension.
 pub struct RmsNorm {
+    /// Of at least single precision.
     pub(super) weight: Tensor,
     pub(super) eps: f64,
+    /// What comes out.
+    pub(super) kind: Kind,
 }
 
 impl RmsNorm {
     /// Normalises the last dimension of `x`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        rms_norm::rms_norm(&x.to_kind(self.weight.kind()), &self.weight, self.eps)
+        // Squares of half precision overflow where what they belong to does not.
+        rms_norm::rms_norm(&x.to_kind(self.weight.kind()), &self.weight, self.eps).to_kind(self.kind)
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use fleet_checkpoint::{Checkpoint, CheckpointError, Format, SafeFile};
+use fleet_checkpoint::{Checkpoint, CheckpointError, Format, SafeFile, View};
 use fleet_common::spec::Recipe;
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -56,6 +57,8 @@ struct About {
 pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
     about: About,
+    /// Files that tensors lie in. Behind them, because they are let go of last.
+    maps: Vec<Mmap>,
 }
 
 impl Weights {
@@ -68,11 +71,45 @@ impl Weights {
             return Self::read_checkpoint(path);
         }
         let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
+        Self::of_safetensors(path, &bytes, |view, kind| Tensor::from_data_size(view.bytes, &view.shape, kind))
+    }
+
+    /// The same without reading what nobody asks for: tensors of a safetensors file lie in the file until they are copied
+    /// elsewhere, so that a model of any size takes no memory but its own. Whoever shortens the file meanwhile ends this
+    /// process.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn map(path: &Path) -> Result<Self, WeightsError> {
+        if Format::of(path).is_ok_and(|format| format.is_some_and(Format::is_pickle)) {
+            return Self::read_checkpoint(path);
+        }
+        let io = |source| WeightsError::Io { path: path.into(), source };
+        let file = std::fs::File::open(path).map_err(io)?;
+        // SAFETY: published weights are not written to; what a file that changes nevertheless does is said above.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let weights = Self::of_safetensors(path, &map, |view, kind| {
+            if !(view.bytes.as_ptr() as usize).is_multiple_of(kind.elt_size_in_bytes()) {
+                return Tensor::from_data_size(view.bytes, &view.shape, kind);
+            }
+            // SAFETY: the bytes are as many as shape and kind say, and lie in the map, which is kept as long as the tensor; a
+            // tensor of these weights is only ever read.
+            unsafe { Tensor::from_blob(view.bytes.as_ptr(), &view.shape, &strides(&view.shape), kind, Device::Cpu) }
+        })?;
+        Ok(Self { maps: vec![map], ..weights })
+    }
+
+    fn of_safetensors(
+        path: &Path,
+        bytes: &[u8],
+        tensor: impl Fn(&View<'_>, Kind) -> Tensor,
+    ) -> Result<Self, WeightsError> {
         let format = |reason: String| WeightsError::Format { path: path.into(), reason };
-        let file = SafeFile::read(&bytes).map_err(format)?;
+        let file = SafeFile::read(bytes).map_err(format)?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.tensors {
-            tensors.insert(name, Tensor::from_data_size(view.bytes, &view.shape, kind_in_checkpoint(view.dtype)));
+            let made = tensor(&view, kind_in_checkpoint(view.dtype));
+            tensors.insert(name, made);
         }
         let said = |key: &str| file.metadata.get(key);
         let older = || About { classes: said(CLASSES).map(|c| c.lines().map(str::to_owned).collect()), recipe: None };
@@ -80,7 +117,7 @@ impl Weights {
             Some(json) => serde_json::from_str(json).map_err(|e| format(format!("its metadata \"{ABOUT}\": {e}")))?,
             None => older(),
         };
-        Ok(Self { tensors, about })
+        Ok(Self { tensors, about, maps: Vec::new() })
     }
 
     fn read_checkpoint(path: &Path) -> Result<Self, WeightsError> {
@@ -101,6 +138,13 @@ impl Weights {
     /// From tensors in memory.
     pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         Self { tensors: tensors.into_iter().collect(), ..Self::default() }
+    }
+
+    /// These, and the tensors of another file of the same model.
+    pub fn with(mut self, other: Self) -> Self {
+        self.tensors.extend(other.tensors);
+        self.maps.extend(other.maps);
+        self
     }
 
     /// Names the classes that the head tells apart.
@@ -134,7 +178,7 @@ impl Weights {
         const WRAPPER: &str = "model.";
         if self.tensors.keys().all(|name| name.starts_with(WRAPPER)) {
             let tensors = self.tensors.into_iter().map(|(name, t)| (name[WRAPPER.len()..].to_owned(), t));
-            Self { tensors: tensors.collect(), about: self.about }
+            Self { tensors: tensors.collect(), about: self.about, maps: self.maps }
         } else {
             self
         }
@@ -194,6 +238,15 @@ pub fn write_safetensors<'a>(
     written
 }
 
+/// Of a tensor whose last dimension changes fastest.
+fn strides(shape: &[i64]) -> Vec<i64> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1);
+    }
+    strides
+}
+
 /// How files call the kinds of values that models use.
 const KINDS: [(Dtype, Kind); 10] = [
     (Dtype::F64, Kind::Double),
@@ -242,6 +295,28 @@ mod tests {
     fn sample(name: &str) -> Weights {
         let path = format!("{}/../../common/checkpoint/tests/samples/{name}", env!("CARGO_MANIFEST_DIR"));
         Weights::read(Path::new(&path)).expect("a file of the repository")
+    }
+
+    #[test]
+    fn what_lies_in_a_file_is_what_is_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("w.safetensors");
+        let one = |shape: &[i64], kind| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+        let tensors = [
+            ("a".to_owned(), one(&[3, 4, 5], Kind::Float)),
+            ("b".to_owned(), one(&[7], Kind::Half)),
+            ("c".to_owned(), one(&[], Kind::Double)),
+            ("d".to_owned(), one(&[0, 2], Kind::BFloat16)),
+        ];
+        Weights::from_tensors(tensors).write(&path).expect("writes");
+        let (mapped, read) = (Weights::map(&path).expect("maps"), Weights::read(&path).expect("reads"));
+        assert_eq!(mapped.names().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+        for name in mapped.names() {
+            let (mapped, read) = (mapped.get(name).expect("there"), read.get(name).expect("there"));
+            assert!(mapped.equal(read) && mapped.kind() == read.kind() && mapped.size() == read.size(), "{name}");
+        }
+        let joined = Weights::map(&path).expect("maps").with(mapped);
+        assert_eq!(joined.names().count(), 4);
     }
 
     #[test]

@@ -36,12 +36,12 @@ impl Adapter {
             MethodSettings::Lora(lora) => lora_config(lora),
             // The file is that of the adapter alone: how the model beneath is packed is the loader's business.
             MethodSettings::QLora(qlora) => lora_config(&qlora.lora()),
-            MethodSettings::AdaLora(ada) => adalora_config(ada, settings.train.steps),
-            MethodSettings::Full | MethodSettings::BitFit => return None,
+            MethodSettings::AdaLora(ada) => adalora_config(ada, settings.train.as_ref()?.steps),
+            _ => return None,
         };
         let adapters = params.iter().filter(|p| p.role == Role::Adapter);
         let layers: BTreeSet<&str> = adapters.filter_map(|p| Some(p.name.rsplit_once(".lora_")?.0)).collect();
-        let modules = changed_modules(params, settings.train.batch_norm);
+        let modules = changed_modules(params, settings.train.as_ref()?.batch_norm);
         let inside =
             |name: &str| modules.iter().any(|m| name.strip_prefix(m).is_some_and(|rest| rest.starts_with('.')));
         let kept = params.iter().filter(|p| p.role == Role::Adapter || inside(&p.name));

@@ -63,6 +63,24 @@ pub trait Method {
     }
 }
 
+/// Nothing of the model trains.
+#[derive(Default)]
+pub struct Frozen {
+    /// How linear layers but the last are packed, if they are.
+    pub packing: Option<Packing>,
+}
+
+impl Method for Frozen {
+    fn trains(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn packing(&self, path: &str) -> Option<Packing> {
+        // What chooses between tokens is left whole, as is usual with language models.
+        self.packing.filter(|_| path != "lm_head")
+    }
+}
+
 /// What a method does after each step of the optimiser.
 pub trait Schedule {
     /// After optimiser step `step`, from 1; `grads` are those of the trainable parameters that the step was made with,
@@ -93,6 +111,11 @@ pub fn method(settings: &MethodSettings) -> Rc<dyn Method> {
         MethodSettings::AdaLora(settings) => Rc::new(adalora::AdaLora::new(settings)),
         MethodSettings::QLora(settings) => Rc::new(qlora::QLora::new(settings)),
         MethodSettings::BitFit => Rc::new(bitfit::BitFit),
+        MethodSettings::ZeroShot(_)
+        | MethodSettings::Knn(_)
+        | MethodSettings::LinearProbe(_)
+        | MethodSettings::VlmPrompt(_)
+        | MethodSettings::VlmScore(_) => Rc::new(Frozen::default()),
     }
 }
 

@@ -23,8 +23,20 @@ pub struct Place {
 
 impl Place {
     /// Every phase that a place can name.
-    pub const PHASES: [&'static str; 8] =
-        ["start", "load", "forward", "backward", "recompute", "optimizer", "evaluate", "save"];
+    pub const PHASES: [&'static str; 12] = [
+        "start",
+        "load",
+        "forward",
+        "backward",
+        "recompute",
+        "optimizer",
+        "evaluate",
+        "save",
+        "features",
+        "probe",
+        "texts",
+        "answers",
+    ];
 
     /// A place outside any block.
     ///

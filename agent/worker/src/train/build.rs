@@ -4,7 +4,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::Context as _;
-use fleet_common::plan::CellSettings;
+use fleet_common::plan::{CellSettings, TrainSettings};
 use fleet_common::record::{BlockChoice, Cap, LoadSummary};
 use fleet_common::spec::{BatchNorm, Checkpointing, Preprocessing, Recipe};
 use tch::{Device, Kind, Tensor};
@@ -25,11 +25,14 @@ pub(super) struct Built {
     pub recipe: Recipe,
     /// What they went through when the initial weights were trained.
     pub weights_recipe: Option<Recipe>,
+    /// How it is trained.
+    pub train: TrainSettings,
 }
 
 /// Builds the model that settings name, from a file of weights or fresh, with a head for `classes`.
 pub(super) fn build(
     settings: &CellSettings,
+    train: &TrainSettings,
     weights: Option<&Path>,
     classes: &[String],
     device: Device,
@@ -48,7 +51,7 @@ pub(super) fn build(
     let other_classes = weights.as_ref().and_then(Weights::classes).is_some_and(|theirs| theirs != classes);
     // Weights that we wrote know their recipe; public ones are known by the backbone that they are of.
     let weights_recipe = weights.as_ref().map(|w| w.recipe().unwrap_or_else(|| settings.backbone.recipe()));
-    let recipe = match settings.train.preprocessing {
+    let recipe = match train.preprocessing {
         Preprocessing::Protocol => Recipe::PROTOCOL,
         Preprocessing::Weights => weights_recipe.unwrap_or_else(|| settings.backbone.recipe()),
     };
@@ -57,13 +60,14 @@ pub(super) fn build(
     if other_classes {
         b = b.with_fresh_head();
     }
-    if settings.train.batch_norm == BatchNorm::Frozen {
+    if train.batch_norm == BatchNorm::Frozen {
         b = b.with_frozen_statistics();
     }
-    let model = models::build(settings.backbone, settings.image_size, classes.len() as i64, &b);
+    let model = models::build(settings.backbone, settings.image_size, classes.len() as i64, &b)
+        .with_context(|| format!("{} is not trained here", settings.backbone.name()))?;
     let (params, loaded) = b.finish()?;
     let executor = CheckpointingExecutor::with(first_policy(settings, device, cap)?);
-    Ok(Built { model, params, executor, method, loaded, recipe, weights_recipe })
+    Ok(Built { model, params, executor, method, loaded, recipe, weights_recipe, train: train.clone() })
 }
 
 /// The policy to begin with.

@@ -45,7 +45,7 @@ pub(super) fn evaluate(
         device,
         move |i| batches[i].clone(),
     );
-    let ctx = Ctx::eval().with_precision(settings.train.precision);
+    let ctx = Ctx::eval().with_precision(built.train.precision);
     Place::phase("evaluate").enter();
     let (mut right, mut loss, mut done) = (0.0, 0.0, 0u64);
     while let Some(batch) = meter.wait(|| loader.next()) {
@@ -66,7 +66,7 @@ pub(super) fn evaluate(
         meter.progress(done, images, None);
         if done < images && saver.is_asked() {
             // The evaluation itself starts over: what is kept is that training is done.
-            saver.save(settings.train.steps, &built.params, None, meter, training)?;
+            saver.save(built.train.steps, &built.params, None, meter, training)?;
         }
     }
     training.evaluated = done;

@@ -12,7 +12,7 @@ use crate::torch::memory::Memory;
 use crate::torch::{TorchError, guard};
 
 /// Measures the current phase; memory peaks start anew with each.
-pub(super) struct PhaseMeter<'a> {
+pub(crate) struct PhaseMeter<'a> {
     memory: Memory,
     device: Device,
     events: &'a Events,
@@ -25,7 +25,7 @@ pub(super) struct PhaseMeter<'a> {
 
 impl<'a> PhaseMeter<'a> {
     /// Starts with `phase`.
-    pub(super) fn start(phase: Phase, memory: Memory, device: Device, events: &'a Events) -> Result<Self, TorchError> {
+    pub(crate) fn start(phase: Phase, memory: Memory, device: Device, events: &'a Events) -> Result<Self, TorchError> {
         memory.reset_peak()?;
         events.phase(phase);
         let zero = Duration::ZERO;
@@ -33,7 +33,7 @@ impl<'a> PhaseMeter<'a> {
     }
 
     /// Ends the current phase and starts the next.
-    pub(super) fn next(&mut self, phase: Phase, training: &mut Training) -> Result<(), TorchError> {
+    pub(crate) fn next(&mut self, phase: Phase, training: &mut Training) -> Result<(), TorchError> {
         self.finish(training)?;
         *self = Self::start(phase, self.memory, self.device, self.events)?;
         Ok(())
@@ -43,7 +43,7 @@ impl<'a> PhaseMeter<'a> {
     ///
     /// # Errors
     /// The device failed at what it was still working on. What was measured is noted nevertheless.
-    pub(super) fn finish(&mut self, training: &mut Training) -> Result<(), TorchError> {
+    pub(crate) fn finish(&mut self, training: &mut Training) -> Result<(), TorchError> {
         let done = self.synchronize();
         let stats = self.memory.stats().ok();
         let (peak_bytes, place) = self.memory.highest().unwrap_or((0, None));
@@ -66,12 +66,12 @@ impl<'a> PhaseMeter<'a> {
     }
 
     /// The phase at work.
-    pub(super) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
     /// Times the wait for data.
-    pub(super) fn wait<T>(&mut self, f: impl FnOnce() -> T) -> T {
+    pub(crate) fn wait<T>(&mut self, f: impl FnOnce() -> T) -> T {
         let from = Instant::now();
         let result = f();
         self.waiting += from.elapsed();
@@ -82,7 +82,7 @@ impl<'a> PhaseMeter<'a> {
     ///
     /// # Errors
     /// Those of `f`, and the device's.
-    pub(super) fn work<T, E: From<TorchError>>(
+    pub(crate) fn work<T, E: From<TorchError>>(
         &mut self,
         images: usize,
         f: impl FnOnce() -> Result<T, E>,
@@ -97,7 +97,7 @@ impl<'a> PhaseMeter<'a> {
     }
 
     /// Tells how far the phase is.
-    pub(super) fn progress(&self, done: u64, of: u64, loss: Option<f64>) {
+    pub(crate) fn progress(&self, done: u64, of: u64, loss: Option<f64>) {
         self.events.progress(self.phase, done, of, loss);
     }
 

@@ -18,17 +18,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
-use fleet_common::plan::CellSettings;
+use fleet_common::plan::{CellSettings, TrainSettings};
 use fleet_common::record::{Cap, Outcome, PeakPlace, Software, Training};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, DatasetError};
 use tch::Device;
 
+use crate::frozen;
 use crate::nn::{BuildError, Seed, Weights, WeightsError};
 use crate::peft;
 use crate::torch::memory::{Memory, Place};
 use crate::torch::{TorchError, guard};
-use meter::PhaseMeter;
+pub(crate) use meter::PhaseMeter;
 use state::{Saver, State};
 
 /// Threads that decode images ahead; more only take time from training on a small machine.
@@ -36,7 +37,7 @@ const MAX_DECODE_THREADS: u32 = 4;
 
 /// Why a trial ended before its end.
 #[derive(Debug, thiserror::Error)]
-enum Stop {
+pub(crate) enum Stop {
     /// The loss is no longer a number.
     #[error("the loss was not a number at step {step}")]
     Diverged { step: u32 },
@@ -90,17 +91,20 @@ pub fn run(job: &Job, device: Device, cap: Option<Cap>, events: &Events, stop: &
     let mut training = fresh.clone();
     let state = job.resume.as_deref().map(|path| State::read(path, &job.settings.id())).transpose();
     let (ended, refused) = memory.watch(|| {
+        let Some(train) = &job.settings.train else {
+            return frozen::trial(job, device, memory, events, decode_threads, stop, &mut training);
+        };
         let ended = state.map_err(Stop::State).and_then(|state| {
             if let Some(state) = &state {
                 training = Training { software: fresh.software.clone(), cap, ..state.training.clone() };
             }
-            trial(job, device, memory, events, decode_threads, state.as_ref(), stop, &mut training)
+            trial(job, train, device, memory, events, decode_threads, state.as_ref(), stop, &mut training)
         });
         let Err(Stop::State(reason)) = ended else { return ended };
         tracing::warn!("{reason}; starting from the beginning");
         events.state_refused(reason);
         training = fresh;
-        trial(job, device, memory, events, decode_threads, None, stop, &mut training)
+        trial(job, train, device, memory, events, decode_threads, None, stop, &mut training)
     });
     let outcome = match ended {
         Ok(()) => Outcome::Completed,
@@ -122,9 +126,26 @@ fn peak_place(place: Place) -> PeakPlace {
     PeakPlace { phase: place.phase_name().to_owned(), block: place.block_index() }
 }
 
+/// The data set of a job.
+pub(crate) fn open_dataset(job: &Job) -> Result<Arc<Dataset>, Stop> {
+    let (dataset, expected) =
+        (Dataset::open(&job.dataset, &job.data_dir).map_err(anyhow::Error::from)?, &job.settings.dataset);
+    if dataset.classes().len() as u32 != expected.classes {
+        return Err(Stop::BadInput(anyhow::anyhow!(
+            "the data set {} has {} classes here, the campaign expects {}; it is not the data that the campaign was \
+             submitted with",
+            expected.name,
+            dataset.classes().len(),
+            expected.classes
+        )));
+    }
+    Ok(Arc::new(dataset))
+}
+
 #[allow(clippy::too_many_arguments, reason = "where everything about a trial comes together")]
 fn trial(
     job: &Job,
+    train: &TrainSettings,
     device: Device,
     memory: Memory,
     events: &Events,
@@ -137,18 +158,9 @@ fn trial(
     let seed = Seed::root(settings.seed);
     let mut meter = PhaseMeter::start(Phase::Load, memory, device, events)?;
     Place::phase("load").enter();
-    let dataset = Arc::new(Dataset::open(&job.dataset, &job.data_dir).map_err(anyhow::Error::from)?);
-    if dataset.classes().len() as u32 != settings.dataset.classes {
-        return Err(Stop::BadInput(anyhow::anyhow!(
-            "the data set {} has {} classes here, the campaign expects {}; it is not the data that the campaign was \
-             submitted with",
-            settings.dataset.name,
-            dataset.classes().len(),
-            settings.dataset.classes
-        )));
-    }
+    let dataset = open_dataset(job)?;
     let weights = job.weights.as_deref();
-    let mut built = guard(|| build::build(settings, weights, dataset.classes(), device, training.cap, seed))??;
+    let mut built = guard(|| build::build(settings, train, weights, dataset.classes(), device, training.cap, seed))??;
     training.parameters = built.params.count();
     training.trainable = built.params.count_trainable();
     training.loaded = built.loaded.take();
@@ -158,10 +170,10 @@ fn trial(
 
     let data = steps::Data { dataset: &dataset, decode_threads: decode_threads as usize, seed };
     let mut saver = Saver::new(job.save_states.as_ref(), settings.id(), events, stop);
-    let trained = resumed.is_some_and(|state| state.step >= settings.train.steps);
+    let trained = resumed.is_some_and(|state| state.step >= train.steps);
     let outcome = match resumed {
         Some(state) if trained => state.restore(&built.params, None).map_err(Stop::State),
-        _ => steps::train(job, &built, &data, device, resumed, &mut saver, &mut meter, training),
+        _ => steps::train(job, train, &built, &data, device, resumed, &mut saver, &mut meter, training),
     };
     if !trained {
         training.recomputed_blocks = built.executor.recomputed_blocks();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use fleet_common::plan::CellSettings;
+use fleet_common::plan::{CellSettings, TrainSettings};
 use fleet_common::profile::{self, Request, StepOutcome};
 use fleet_common::record::{BlockChoice, Cap, MemoryPlan};
 use fleet_common::spec::Checkpointing;
@@ -23,6 +23,7 @@ use crate::torch::timeline::Timeline;
 /// A model with fresh weights and its optimiser, ready for steps on random images. Its weights stay as they are.
 pub struct Stage {
     settings: CellSettings,
+    train: TrainSettings,
     device: Device,
     built: Built,
     params: Vec<Tensor>,
@@ -64,18 +65,24 @@ impl Stage {
             let classes: Vec<String> = (0..settings.dataset.classes).map(|i| i.to_string()).collect();
             let seed = Seed::root(settings.seed);
             let cap = cap_of(settings);
-            let built = guard(|| build::build(settings, None, &classes, device, cap, seed))??;
+            let train = settings.train.clone().ok_or_else(|| {
+                Stop::BadInput(anyhow::anyhow!(
+                    "{} is not trained: there is no step to profile",
+                    settings.backbone.name()
+                ))
+            })?;
+            let built = guard(|| build::build(settings, &train, None, &classes, device, cap, seed))??;
             let params: Vec<Tensor> = built.params.trainable().map(|p| p.tensor.shallow_clone()).collect();
             let own = params.iter().map(Tensor::shallow_clone).collect();
             let optimizer = guard(|| AdamW::new(own, AdamWConfig::default()))?;
-            Ok(Self { settings: settings.clone(), device, built, params, optimizer })
+            Ok(Self { settings: settings.clone(), train, device, built, params, optimizer })
         };
         Place::phase("load").enter();
         watched(device, settings, || Ok(made()?))
     }
 
     fn rehearsal(&self) -> Rehearsal<'_> {
-        Rehearsal::new(&self.built, &self.settings, &self.params, self.device)
+        Rehearsal::new(&self.built, &self.settings, &self.train, &self.params, self.device)
     }
 
     /// What each block keeps, needs and costs.

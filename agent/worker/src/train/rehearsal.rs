@@ -26,19 +26,25 @@ const MOST_OFF: f64 = 0.02;
 pub(super) struct Rehearsal<'a> {
     pub(super) built: &'a Built,
     settings: &'a CellSettings,
+    train: &'a TrainSettings,
     params: &'a [Tensor],
     device: Device,
 }
 
 impl<'a> Rehearsal<'a> {
-    pub(super) fn new(built: &'a Built, settings: &'a CellSettings, params: &'a [Tensor], device: Device) -> Self {
-        Self { built, settings, params, device }
+    pub(super) fn new(
+        built: &'a Built,
+        settings: &'a CellSettings,
+        train: &'a TrainSettings,
+        params: &'a [Tensor],
+        device: Device,
+    ) -> Self {
+        Self { built, settings, train, params, device }
     }
 
     /// As many images as go through the model at once, of any content: memory and time do not depend on it.
     fn batch(&self) -> Batch {
-        let train = &self.settings.train;
-        let (count, size) = (train.batch / train.micro_batches.max(1), self.settings.image_size);
+        let (count, size) = (self.train.batch / self.train.micro_batches.max(1), self.settings.image_size);
         let bytes = count as usize * 3 * (size as usize).pow(2);
         let pixels = (0..bytes as u32).map(|i| (i.wrapping_mul(0x9E37_79B1) >> 24) as u8).collect();
         let classes = self.settings.dataset.classes.max(1);
@@ -58,9 +64,9 @@ impl<'a> Rehearsal<'a> {
     /// The gradients of a pass under the policy that the executor has.
     pub(super) fn gradients(&self) -> Result<Vec<Option<Tensor>>, Stop> {
         let _unmoved = Unmoved::of(&self.built.params)?;
-        let train = TrainSettings { micro_batches: 1, ..self.settings.train.clone() };
+        let train = TrainSettings { micro_batches: 1, ..self.train.clone() };
         // With parts of a batch, the gradients of the first are there while the second is at work.
-        let _sums = match self.settings.train.micro_batches {
+        let _sums = match self.train.micro_batches {
             0 | 1 => Vec::new(),
             _ => guard(|| self.params.iter().map(Tensor::zeros_like).collect::<Vec<_>>())?,
         };
@@ -77,8 +83,7 @@ impl<'a> Rehearsal<'a> {
         let outline = Outline { timeline, wanted: wanted.take() };
         let _unmoved = Unmoved::of(&self.built.params)?;
         let (images, _) = guard(|| self.batch().to_tensors(&self.built.recipe, self.device))?;
-        let ctx =
-            Ctx::train(Seed::root(self.settings.seed).named("rehearsal")).with_precision(self.settings.train.precision);
+        let ctx = Ctx::train(Seed::root(self.settings.seed).named("rehearsal")).with_precision(self.train.precision);
         let forward = |executor: &dyn Executor| drop(self.built.model.forward(&images, &ctx, executor));
         Ok(Profile::measure(self.device, &outline, &forward)?)
     }

@@ -33,6 +33,7 @@ pub(super) struct Data<'a> {
 #[allow(clippy::too_many_arguments, reason = "the loop that brings everything together")]
 pub(super) fn train(
     job: &Job,
+    train: &TrainSettings,
     built: &Built,
     data: &Data<'_>,
     device: Device,
@@ -42,7 +43,6 @@ pub(super) fn train(
     training: &mut Training,
 ) -> Result<(), Stop> {
     let settings = &job.settings;
-    let train = &settings.train;
     let samples = data.dataset.len(Split::Train);
     let sampler = Sampler::new(train.sampling, samples, train.batch as usize, data.seed);
     let transform = Transform {
@@ -72,7 +72,7 @@ pub(super) fn train(
         state.restore(&built.params, Some(moving)).map_err(Stop::State)?;
     }
 
-    let rehearsal = Rehearsal::new(built, settings, &params, device);
+    let rehearsal = Rehearsal::new(built, settings, train, &params, device);
     checkpoint(&rehearsal, settings, meter, training)?;
     meter.next(if first < train.warm_up_steps { Phase::WarmUp } else { Phase::Train }, training)?;
     let mut batches = loader;

@@ -8,7 +8,8 @@ use super::folder::Folder;
 use super::frozen;
 use super::procedural;
 use crate::checkpointing::CheckpointingExecutor;
-use crate::models::clip::{ClipNames, ClipVision, ClipVisionConfig};
+use crate::models::clip::{ClipNames, ClipVision};
+use crate::models::config;
 use crate::models::dinov2::{Dinov2, Dinov2Config, Dinov2Names};
 use crate::nn::{Ctx, Executor};
 use fleet_common::record::BlockChoice;
@@ -28,20 +29,8 @@ pub(super) fn run(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyErro
 
 /// By transformers' configuration, or the small model where the folder says no sizes.
 fn dinov2_hf(folder: &Folder, executor: &dyn Executor, checks: &mut Checks) -> Result<(), VerifyError> {
-    let config = if folder.config["hidden_size"].is_null() {
-        Dinov2Config::SMALL
-    } else {
-        let width = folder.int("hidden_size")?;
-        Dinov2Config {
-            image_size: folder.int("image_size")?,
-            patch_size: folder.int("patch_size")?,
-            width,
-            depth: folder.int("num_hidden_layers")?,
-            heads: folder.int("num_attention_heads")?,
-            hidden: (width as f64 * folder.number_or("mlp_ratio", 4.0)?) as i64,
-            norm_eps: folder.number_or("layer_norm_eps", 1e-6)?,
-        }
-    };
+    let config =
+        if folder.config["hidden_size"].is_null() { Dinov2Config::SMALL } else { config::dinov2(&folder.config) };
     let model = frozen::build(folder, |b| Dinov2::new(b, Dinov2Names::Hf, &config))?;
     let mut compare = |suffix: &str, images: &Tensor| -> anyhow::Result<()> {
         let features = model.features(images, &Ctx::eval(), executor);
@@ -94,16 +83,7 @@ fn dinov2_timm(folder: &Folder, executor: &dyn Executor, checks: &mut Checks) ->
 
 /// CLIP's encoder by transformers' configuration, and what MobileVLM reads of it.
 fn clip_vision(folder: &Folder, executor: &dyn Executor, checks: &mut Checks) -> Result<(), VerifyError> {
-    let config = ClipVisionConfig {
-        image_size: folder.int("image_size")?,
-        patch_size: folder.int("patch_size")?,
-        width: folder.int("hidden_size")?,
-        depth: folder.int("num_hidden_layers")?,
-        heads: folder.int("num_attention_heads")?,
-        hidden: folder.int("intermediate_size")?,
-        norm_eps: folder.number_or("layer_norm_eps", 1e-5)?,
-        activation: frozen::activation(folder.config["hidden_act"].as_str().unwrap_or("quick_gelu"))?,
-    };
+    let config = config::clip_vision(&folder.config).map_err(VerifyError::Unsupported)?;
     let model = frozen::build(folder, |b| ClipVision::new(b, ClipNames::Hf, &config))?;
     let images = folder.io("input")?;
     let hidden = model.hidden(&images, 0, &Ctx::eval(), executor);

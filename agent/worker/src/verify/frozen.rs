@@ -6,7 +6,7 @@ use tch::{Device, Kind};
 
 use super::VerifyError;
 use super::folder::Folder;
-use crate::nn::{Activation, Builder, Seed};
+use crate::nn::{Builder, Seed};
 use crate::peft;
 
 /// The model that `make` puts together, with the folder's weights: all of them, and no others.
@@ -29,18 +29,6 @@ pub(super) fn build<M>(folder: &Folder, make: impl Fn(&Builder) -> M) -> Result<
         Some(first) => Err(VerifyError::Broken(anyhow!(
             "the weights and the model do not have the same tensors: {first} and {} more are only in one of them",
             strange.len() - 1
-        ))),
-    }
-}
-
-/// An activation by the name that transformers gives it.
-pub(super) fn activation(name: &str) -> Result<Activation, VerifyError> {
-    match name {
-        "gelu" => Ok(Activation::Gelu),
-        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        "quick_gelu" => Ok(Activation::QuickGelu),
-        other => Err(VerifyError::Unsupported(format!(
-            "the activation \"{other}\" cannot be verified; expected gelu, gelu_pytorch_tanh or quick_gelu"
         ))),
     }
 }

@@ -46,7 +46,9 @@ fn known(how: &str, notes: &Value, size: u32) -> Result<(Processor, [f64; 3]), V
         "open_clip" => centre(Recipe::CLIP),
         "siglip" => (Processor::Squash { recipe: Recipe::HALVES, size }, Recipe::HALVES.std),
         // The reference's processor is shrunk as its tiles are: twice a tile at first.
-        "smolvlm" => (Processor::Tiles { recipe: Recipe::TILES, first: 2 * size, tile: size }, Recipe::TILES.std),
+        "smolvlm" => {
+            (Processor::Tiles { recipe: Recipe::TILES, first: 2 * size, tile: size, split: true }, Recipe::TILES.std)
+        }
         _ if !notes["mean"].is_null() => centre(timm(notes)?),
         other => return Err(VerifyError::Unsupported(format!("the image processor \"{other}\" is not there"))),
     })

@@ -6,15 +6,13 @@ use tch::{Kind, Tensor};
 
 use super::VerifyError;
 use super::compare::{Checks, Tolerance};
-use super::contrastive::int;
 use super::folder::Folder;
 use super::{frozen, procedural};
 use crate::checkpointing::CheckpointingExecutor;
-use crate::models::clip::ClipVisionConfig;
-use crate::models::decoder::{Cache, DecoderConfig, Family, Sight};
-use crate::models::mobilevlm::{MobileVlm, MobileVlmConfig, Projector};
-use crate::models::paligemma::{PaliGemma, PaliGemmaConfig};
-use crate::models::siglip::SiglipVisionConfig;
+use crate::models::config;
+use crate::models::decoder::{Cache, Sight};
+use crate::models::mobilevlm::{MobileVlm, Projector};
+use crate::models::paligemma::PaliGemma;
 use crate::models::smolvlm::{SmolVlm, SmolVlmConfig};
 use crate::models::vlm::{Vlm, read, with_image};
 use crate::nn::Ctx;
@@ -39,35 +37,6 @@ fn executor() -> CheckpointingExecutor {
     CheckpointingExecutor::uniform(BlockChoice::Keep)
 }
 
-fn siglip_vision(config: &Value, norm_eps: f64) -> SiglipVisionConfig {
-    SiglipVisionConfig {
-        image_size: int(config, "image_size", 224),
-        patch_size: int(config, "patch_size", 16),
-        width: int(config, "hidden_size", 768),
-        depth: int(config, "num_hidden_layers", 12),
-        heads: int(config, "num_attention_heads", 12),
-        hidden: int(config, "intermediate_size", 3072),
-        norm_eps,
-    }
-}
-
-/// A decoder by transformers' configuration; what it leaves out is the class's default.
-fn decoder(config: &Value, family: Family, rope_theta: f64, norm_eps: f64) -> DecoderConfig {
-    let (width, heads) = (int(config, "hidden_size", 2048), int(config, "num_attention_heads", 32).max(1));
-    DecoderConfig {
-        vocabulary: int(config, "vocab_size", 32000),
-        width,
-        depth: int(config, "num_hidden_layers", 32),
-        heads,
-        kv_heads: int(config, "num_key_value_heads", heads),
-        head: int(config, "head_dim", if family == Family::Gemma { 256 } else { width / heads }),
-        hidden: int(config, "intermediate_size", 8192),
-        norm_eps: config["rms_norm_eps"].as_f64().unwrap_or(norm_eps),
-        rope_theta: config["rope_theta"].as_f64().unwrap_or(rope_theta),
-        family,
-    }
-}
-
 /// The prompt's embeddings: `ids` (1, tokens), whose places `place` are the image's.
 fn prompt(model: &dyn Vlm, ids: &Tensor, place: i64, image: &Tensor) -> anyhow::Result<Tensor> {
     let image = image.reshape([-1, image.size()[2]]);
@@ -89,11 +58,11 @@ fn smolvlm(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let config = match folder.config["preset"].as_str() {
         Some("smolvlm_256m") => SmolVlmConfig::m256(),
         Some("smolvlm_500m") => SmolVlmConfig::m500(),
-        _ => SmolVlmConfig {
-            vision: siglip_vision(&folder.config["vision_config"], folder.number_or("vision_layer_norm_eps", 1e-6)?),
-            text: decoder(&folder.config["text_config"], Family::Llama, 1e5, 1e-5),
-            shuffle: folder.number_or("scale_factor", 4.0)? as i64,
-        },
+        _ => {
+            let mut config = config::smolvlm(&folder.config);
+            config.vision.norm_eps = folder.number_or("vision_layer_norm_eps", 1e-6)?;
+            config
+        }
     };
     let model = frozen::build(folder, |b| SmolVlm::new(b, &config))?;
     let executor = executor();
@@ -108,7 +77,7 @@ fn smolvlm(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let (ids, place) = (folder.io("input_ids")?, folder.int("image_token_id")?);
     let x = prompt(&model, &ids, place, &image)?;
     let prompted = read(&model, x.shallow_clone(), &EVAL);
-    let logits = prompted.logits.unsqueeze(0);
+    let logits = prompted.logits(&model, &EVAL).unsqueeze(0);
     checks.tensors("logits", &logits, &folder.io("logits")?, Tolerance::EMBEDDINGS);
     if let Some(candidates) = folder.config["candidates"].as_array() {
         let tokens = |c: &Value| c.as_array().into_iter().flatten().filter_map(Value::as_i64).collect::<Vec<i64>>();
@@ -153,7 +122,7 @@ fn smolvlm_by_formula(
     let tile = procedural::images(folder.prefix(), 1, config.vision.image_size).to_device(folder.device);
     let image = model.image_tokens(&tile, &EVAL, &executor());
     let x = prompt(model, &folder.io("input_ids")?, 49190, &image)?;
-    let last = read(model, x, &EVAL).logits.select(0, -1);
+    let last = read(model, x, &EVAL).logits(model, &EVAL).select(0, -1);
     checks.tensors("last_logits", &last, &folder.io("last_logits")?, Tolerance::EMBEDDINGS);
     let likely = last.log_softmax(-1, None::<Kind>);
     let (best, ids) = likely.topk(10, -1, true, true);
@@ -163,10 +132,7 @@ fn smolvlm_by_formula(
 }
 
 fn paligemma(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
-    let config = PaliGemmaConfig {
-        vision: siglip_vision(&folder.config["vision_config"], 1e-6),
-        text: decoder(&folder.config["text_config"], Family::Gemma, 1e4, 1e-6),
-    };
+    let config = config::paligemma(&folder.config);
     let model = frozen::build(folder, |b| PaliGemma::new(b, &config))?;
     let (executor, images) = (executor(), folder.io("pixel_values")?);
     let features = model.features(&images, &EVAL, &executor);
@@ -177,7 +143,7 @@ fn paligemma(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let ids = folder.io("prefix.input_ids")?;
     let x = prompt(&model, &ids, place, &image)?;
     let prefix = read(&model, x.shallow_clone(), &EVAL);
-    let logits = prefix.logits.unsqueeze(0);
+    let logits = prefix.logits(&model, &EVAL).unsqueeze(0);
     checks.tensors("prefix.logits", &logits, &folder.io("prefix.logits")?, Tolerance::EMBEDDINGS);
     // The suffix's loss is its mean negative log-probability, and its logits those of what is read behind the prefix.
     let full = folder.io("full.input_ids")?.squeeze_dim(0);
@@ -196,21 +162,10 @@ fn paligemma(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
 
 fn mobilevlm(folder: &Folder, projector: Projector, checks: &mut Checks) -> Result<(), VerifyError> {
     folder.expect("vision_select_layer", &(-2).into())?;
-    let vision = &folder.config["vision_config"];
-    let config = MobileVlmConfig {
-        vision: ClipVisionConfig {
-            image_size: int(vision, "image_size", 336),
-            patch_size: int(vision, "patch_size", 14),
-            width: int(vision, "hidden_size", 1024),
-            depth: int(vision, "num_hidden_layers", 24),
-            heads: int(vision, "num_attention_heads", 16),
-            hidden: int(vision, "intermediate_size", 4096),
-            norm_eps: folder.number_or("vision_layer_norm_eps", 1e-5)?,
-            activation: frozen::activation(vision["hidden_act"].as_str().unwrap_or("quick_gelu"))?,
-        },
-        text: decoder(&folder.config["text_config"], Family::Llama, folder.number_or("rope_theta", 1e4)?, 1e-6),
-        projector,
-    };
+    let (text, vision) = (&folder.config["text_config"], &folder.config["vision_config"]);
+    let mut config = config::mobilevlm(text, vision, projector).map_err(VerifyError::Unsupported)?;
+    config.vision.norm_eps = folder.number_or("vision_layer_norm_eps", 1e-5)?;
+    config.text.rope_theta = folder.number_or("rope_theta", 1e4)?;
     let model = frozen::build(folder, |b| MobileVlm::new(b, &config))?;
     let (executor, images) = (executor(), folder.io("input")?);
     let features = model.features(&images, &EVAL, &executor);
@@ -221,7 +176,12 @@ fn mobilevlm(folder: &Folder, projector: Projector, checks: &mut Checks) -> Resu
     let (ids, place) = (folder.io("input_ids")?.squeeze_dim(0), folder.int("image_token_index")?);
     let x = spliced(&model, &ids, place, &image)?;
     let prompted = read(&model, x.shallow_clone(), &EVAL);
-    checks.tensors("logits", &prompted.logits.unsqueeze(0), &folder.io("logits")?, Tolerance::EMBEDDINGS);
+    checks.tensors(
+        "logits",
+        &prompted.logits(&model, &EVAL).unsqueeze(0),
+        &folder.io("logits")?,
+        Tolerance::EMBEDDINGS,
+    );
     Ok(greedy(folder, &model, x, checks)?)
 }
 

@@ -1,5 +1,6 @@
 //! `fleet weights check`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -7,17 +8,32 @@ use fleet_common::spec::Backbone;
 use fleet_download::source;
 use fleet_download::weights::{self, Holds};
 
-use super::{Folder, backbone, place, there};
+use super::{Folder, backbone, model, place, there};
 use crate::cli::Failure;
 
 /// `fleet weights check`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Check {
-    /// Of which backbone; without it, all that are there
-    #[arg(value_name = "BACKBONE", value_parser = backbone)]
-    name: Option<Backbone>,
+    /// Of which backbone, or the folder of a published model (with a '/'); without it, all that are there
+    #[arg(value_name = "BACKBONE|FOLDER", value_parser = what)]
+    what: Option<What>,
     #[command(flatten)]
     folder: Folder,
+}
+
+/// What is to be checked.
+#[derive(Debug, Clone)]
+enum What {
+    Backbone(Backbone),
+    Folder(PathBuf),
+}
+
+fn what(text: &str) -> Result<What, String> {
+    if text.contains('/') {
+        return Ok(What::Folder(text.into()));
+    }
+    let known = backbone(text).map(What::Backbone);
+    known.map_err(|why| format!("{why} (the path of a folder has a '/', such as \"./{text}\")"))
 }
 
 /// What was found right.
@@ -31,10 +47,13 @@ pub(super) struct Found {
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = &self.folder.weights;
-        let wanted: Vec<Backbone> = match self.name {
-            Some(backbone) => vec![backbone],
+        let wanted: Vec<Backbone> = match self.what {
+            Some(What::Folder(folder)) => {
+                return model::check(&folder, model::called(&folder)).map(|found| found.say()).map_err(Failure::usage);
+            }
+            Some(What::Backbone(backbone)) => vec![backbone],
             // Two files for one are something to check, too.
-            None => Backbone::ALL.into_iter().filter(|b| there(*b, dir) != Ok(None)).collect(),
+            None => Backbone::all().filter(|b| is_there(*b, dir)).collect(),
         };
         if wanted.is_empty() {
             return Err(Failure::usage(format!(
@@ -46,12 +65,21 @@ impl Check {
         // All are looked at, and the first that is wrong is the error.
         let mut wrong = Vec::new();
         for backbone in wanted {
-            match check(backbone, dir) {
-                Ok(found) => found.say(backbone),
-                Err(why) => wrong.push(why),
-            }
+            let checked = match backbone.foundation() {
+                Some(model) => model::check(&dir.join(model.name()), Some(model)).map(|found| found.say()),
+                None => check(backbone, dir).map(|found| found.say(backbone)),
+            };
+            wrong.extend(checked.err());
         }
         if wrong.is_empty() { Ok(()) } else { Err(Failure::usage(wrong.join("\nerror: "))) }
+    }
+}
+
+/// Whether there is anything to check.
+fn is_there(backbone: Backbone, dir: &Path) -> bool {
+    match backbone.foundation() {
+        Some(model) => dir.join(model.name()).exists(),
+        None => there(backbone, dir) != Ok(None),
     }
 }
 
@@ -88,10 +116,9 @@ pub(super) fn check(backbone: Backbone, dir: &Path) -> Result<Found, String> {
 impl Found {
     /// Says it.
     pub(super) fn say(&self, backbone: Backbone) {
-        let types: Vec<_> = self.holds.types.iter().map(|(name, count)| format!("{count} {name}")).collect();
         say!("{}", backbone.name());
         say!("  place    {}", self.file.display());
-        say!("  tensors  {} ({}), {} numbers", self.holds.tensors, types.join(", "), self.holds.numbers);
+        say!("  tensors  {}", tensors(self.holds.tensors, &self.holds.types, self.holds.numbers));
         if !self.holds.beside.is_empty() {
             say!("  besides  {}", listed(&self.holds.beside));
         }
@@ -100,8 +127,14 @@ impl Found {
     }
 }
 
+/// How many tensors of which types there are, with how many numbers.
+pub(super) fn tensors(count: usize, types: &BTreeMap<String, usize>, numbers: u64) -> String {
+    let types: Vec<_> = types.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    format!("{count} ({}), {numbers} numbers", types.join(", "))
+}
+
 /// The first few, and how many more there are.
-fn listed(all: &[String]) -> String {
+pub(super) fn listed(all: &[String]) -> String {
     const SHOWN: usize = 8;
     let first = all[..all.len().min(SHOWN)].join(", ");
     if all.len() > SHOWN { format!("{first} and {} more", all.len() - SHOWN) } else { first }

@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 use fleet_common::spec::Backbone;
 use fleet_download::fetch::{Patience, fetch};
+use fleet_download::published::{Published, published};
 use fleet_download::source::{self, Source, Unchecked};
 
 use super::check::check;
@@ -42,6 +43,14 @@ impl Get {
 }
 
 fn source_of(backbone: Backbone, dir: &Path) -> Result<&'static Source, Failure> {
+    if let Some(model) = backbone.foundation() {
+        let (name, Published { page, files, terms }) = (model.name(), published(model));
+        return Err(Failure::usage(format!(
+            "no hashes to check {name} against are known here, so it is not fetched. Its page is {page} (terms: {terms}). Put \
+             these files into {}/: {files}. Then have a look at them with `fleet weights check {name}`",
+            dir.join(name).display()
+        )));
+    }
     source::weights(backbone).ok_or_else(|| {
         let public: Vec<_> = source::WEIGHTS.iter().map(|(_, source)| source.name).collect();
         let why = match source::unchecked_weights(backbone) {

@@ -2,11 +2,14 @@
 
 mod check;
 mod get;
+mod model;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use fleet_common::spec::Backbone;
+use fleet_checkpoint::ModelFolder;
+use fleet_common::spec::{Backbone, Foundation};
+use fleet_download::published::{Published, published};
 use fleet_download::source::{self, Unchecked};
 
 use super::{Failure, share};
@@ -19,7 +22,8 @@ pub(super) enum Weights {
         Interrupted, the same command goes on where it was. What is in the way is renamed, never overwritten.")]
     Get(get::Get),
     /// Checks weights, without the network.
-    #[command(after_help = "Example: fleet weights check --weights ~/weights")]
+    #[command(after_help = "Example: fleet weights check --weights ~/weights\n\
+        or, of a folder: fleet weights check ./downloads/dinov2-small")]
     Check(check::Check),
     /// Copies weights to the coordinator, from where agents that do not have them can fetch them.
     #[command(after_help = "Example: fleet weights share vit_small_patch16_224 --weights ~/weights\n\
@@ -33,7 +37,8 @@ pub(super) enum Weights {
 /// The folder of weights.
 #[derive(Debug, Args)]
 pub(super) struct Folder {
-    /// Folder of the weights, one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each
+    /// Folder of the weights: one BACKBONE.safetensors (or .pth, .pth.tar, .bin) each, or a folder BACKBONE/ with the
+    /// files of a model that is used as it is published
     #[arg(long, env = "FLEET_WEIGHTS", value_name = "DIR", default_value = "weights")]
     weights: PathBuf,
 }
@@ -50,8 +55,12 @@ impl Weights {
 }
 
 fn list(dir: &Path) -> Result<(), Failure> {
-    for backbone in Backbone::ALL {
+    for backbone in Backbone::all() {
         say!("{}", backbone.name());
+        if let Some(model) = backbone.foundation() {
+            list_model(model, dir);
+            continue;
+        }
         match there(backbone, dir).map_err(Failure::usage)? {
             Some(file) => say!("  here     {}", file.display()),
             None => say!("  not here {}", place(backbone, dir).display()),
@@ -71,6 +80,19 @@ fn list(dir: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn list_model(model: Foundation, dir: &Path) {
+    let place = dir.join(model.name());
+    match ModelFolder::find(dir, model.name()) {
+        Ok(Some(_)) => say!("  here     {}", place.display()),
+        Ok(None) => say!("  not here {}/", place.display()),
+        Err(why) => say!("  not all of it is here: {why}"),
+    }
+    let Published { page, files, terms } = published(model);
+    say!("  from     {page}; fetch it by hand, no hashes to check it against are known here");
+    say!("  files    {files}");
+    say!("  terms    {terms}");
 }
 
 /// A backbone's weights of whatever kind, if they are here.

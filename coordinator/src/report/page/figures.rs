@@ -9,7 +9,7 @@ use maud::{Markup, PreEscaped, html};
 
 use super::shell::Section;
 use super::{Page, steps};
-use crate::report::blocks::{Block, Cost, Row, domain_in_words, domains, same_but_seed};
+use crate::report::blocks::{BEFORE, Block, Cost, Row, domain_in_words, domains, same_but_seed};
 use crate::report::chart::traces::Trace;
 use crate::report::chart::{Figure, losses::losses, sample_of, scatter::scatter};
 use crate::report::numbers::{mib, significant};
@@ -79,6 +79,7 @@ fn scatters(block: &Block<'_>) -> Option<Markup> {
             p.caption {
                 "One point per combination; bars are ±1 standard deviation where n ≥ 2, and may be smaller than the point. The grey "
                 "steps are the front: the best mean accuracy that so much of the cost buys. A number in place of a name is that of the row in the table."
+                @if block.has_untrained() { " " (BEFORE) }
             }
             div.charts { @for c in charts { (figure(c)) } }
         }

@@ -32,6 +32,10 @@ pub(super) fn conventions(records: &[&Record], sensors: &str) -> Markup {
                 "Training time and energy are those of the train phase, waiting for data included; the first "
                 (warm_up_steps(records)) ", which train like the others, are the warm-up and lie outside. Before each "
                 "edge the device finishes its work."
+                @if records.iter().any(|r| r.settings.train.is_none()) {
+                    " A trial that trains nothing prepares instead: it embeds descriptions of the classes, or looks at the training "
+                    "images and trains a probe on their features. Its evaluation is that of any other trial."
+                }
             }
             dt { "Peak memory" }
             dd {
@@ -62,7 +66,7 @@ pub(super) fn conventions(records: &[&Record], sensors: &str) -> Markup {
 }
 
 fn warm_up_steps(records: &[&Record]) -> String {
-    let steps: BTreeSet<u32> = records.iter().map(|r| r.settings.train.warm_up_steps).collect();
+    let steps: BTreeSet<u32> = records.iter().filter_map(|r| Some(r.settings.train.as_ref()?.warm_up_steps)).collect();
     match steps.iter().collect::<Vec<_>>().as_slice() {
         [one] => plural(u64::from(**one), "step"),
         many => format!("{} steps", many.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(" or ")),

@@ -10,6 +10,7 @@ mod contrast;
 mod energy;
 mod failures;
 mod figures;
+mod inference;
 mod machines;
 mod measurement;
 mod progress;
@@ -52,6 +53,7 @@ pub fn html(input: &ReportInput<'_>) -> String {
         Some(progress::section(&page)),
         results::section(&page),
         figures::section(&page),
+        inference::section(&page),
         energy::section(&page),
         scores::section(&page),
         failures::section(&input.comparison.failures, &page.records),

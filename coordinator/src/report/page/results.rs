@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use super::Page;
 use super::shell::{Section, accuracy, reasons, summary};
-use crate::report::blocks::{Block, Cost, Row, domain_in_words, domains, same_but_seed};
+use crate::report::blocks::{BEFORE, Block, Cost, Row, domain_in_words, domains, same_but_seed};
 use crate::report::numbers::{accuracy_decimals, count, fixed, mib, plural, share, significant};
 use crate::report::settings;
 
@@ -27,6 +27,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             span.front { "◆" } " marks a training cost for which no other row of the same table has at least the accuracy "
             "for less, judged by the means alone. Rows of different tables are not comparable: their data, hardware or "
             "number of evaluated images differ."
+            @if blocks.iter().any(|b| b.has_untrained()) { " " (BEFORE) }
         }
         @for block in &blocks { (table(page, block)) }
         (reasons(&page.notes))
@@ -94,7 +95,7 @@ fn line(page: &Page<'_>, block: &Block<'_>, row: &Row<'_>) -> Markup {
                 (g.settings.method.method().name())
                 @if !row.particular.is_empty() { div.sub { (row.particular.join(DOT)) } }
             }
-            td { (g.settings.checkpointing.name()) }
+            td { (settings::checkpointing(&g.settings)) }
             td.num { (g.completed) @for text in incomplete(block.failures.iter().copied(), &g.settings) { div.sub.bad { (text) } } }
             td.num { (accuracy(g.top1_percent.as_ref(), g.evaluated)) }
             td.num { (count(g.trainable)) @if let Some(p) = share(g.trainable, g.parameters) { div.sub { (p) } } }

@@ -69,7 +69,7 @@ pub(super) fn cells(notes: &Notes, training: &Cost, inference: &Cost) -> Markup 
             (scores.ns_sharp.clone(), intervals.ns_sharp),
         ]
     };
-    html! { @for (score, interval) in [(training.scores.ns.clone(), None)].into_iter().chain(of(training)).chain(of(inference)) {
+    html! { @for (score, interval) in [(inference.scores.ns.clone(), None)].into_iter().chain(of(training)).chain(of(inference)) {
         td.num {
             @match &score {
                 Reading::Measured(s) => (summary(Some(s), 4)),

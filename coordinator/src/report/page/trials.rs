@@ -10,7 +10,8 @@ use crate::report::blocks::brief;
 use crate::report::numbers::{accuracy_decimals, fixed, mib, significant, whole};
 use crate::report::settings::brief_backbone;
 
-const PHASES: [Phase; 4] = [Phase::Load, Phase::WarmUp, Phase::Train, Phase::Evaluate];
+/// Those that are shown, [`Phase::Prepare`] where a trial has it.
+const PHASES: [Phase; 5] = [Phase::Load, Phase::WarmUp, Phase::Train, Phase::Prepare, Phase::Evaluate];
 
 pub(super) fn list(page: &Page<'_>) -> Markup {
     let mut records: Vec<&Record> = page.input.records.iter().collect();
@@ -26,6 +27,8 @@ pub(super) fn list(page: &Page<'_>) -> Markup {
             r.trial.repeat,
         )
     });
+    let prepared = records.iter().any(|r| r.phase(Phase::Prepare).is_some());
+    let phases: Vec<Phase> = PHASES.into_iter().filter(|p| prepared || *p != Phase::Prepare).collect();
     html! {
         details {
             summary { "All " (records.len()) " trials that left a record" }
@@ -35,23 +38,23 @@ pub(super) fn list(page: &Page<'_>) -> Markup {
                         th rowspan="2" { "trial" } th rowspan="2" { "combination" }
                         th rowspan="2" { "seed, repeat, attempt" }
                         th.num rowspan="2" { "top-1, %" } th.num rowspan="2" { "last loss" }
-                        th.group colspan="4" { "time, s" } th.group colspan="4" { "peak allocated, MiB" }
+                        th.group colspan=(phases.len()) { "time, s" } th.group colspan=(phases.len()) { "peak allocated, MiB" }
                         th.num rowspan="2" { "reserved, process, MiB" }
                         th.num rowspan="2" { "energy, J" } th.num rowspan="2" { "samples" } th rowspan="2" { "ended, flags" }
                     }
-                    tr { @for _ in 0..2 { @for p in PHASES { th.num { (p.name()) } } } }
+                    tr { @for _ in 0..2 { @for p in &phases { th.num { (p.name()) } } } }
                 }
                 @for same in records.chunk_by(|a, b| place(a) == place(b)) {
                     @let (dataset, hardware) = place(same[0]);
                     tbody {
-                        tr { th.place colspan="16" { (dataset) " on " (hardware) } }
-                        @for r in same { (line(page, r)) }
+                        tr { th.place colspan=(8 + 2 * phases.len()) { (dataset) " on " (hardware) } }
+                        @for r in same { (line(page, r, &phases)) }
                     }
                 }
             } }
             p.muted {
                 "Under a trial stands its machine, under a peak what was at work. Reserved (the allocator's cache included) and, under it, process are the most over all phases; process is the sampled "
-                "resident memory of the worker. Energy is that of the train phase. Samples: kept for this report of those taken."
+                "resident memory of the worker. Energy is that of the train phase, or where nothing is trained of the evaluation. Samples: kept for this report of those taken."
             }
         }
     }
@@ -61,7 +64,8 @@ fn place(r: &Record) -> (&str, &HardwareClass) {
     (&r.settings.dataset.name, &r.machine.hardware)
 }
 
-fn line(page: &Page<'_>, r: &Record) -> Markup {
+fn line(page: &Page<'_>, r: &Record, phases: &[Phase]) -> Markup {
+    let window = if r.settings.train.is_some() { Phase::Train } else { Phase::Evaluate };
     let most =
         |values: Vec<u64>| values.into_iter().max().map_or_else(|| "–".to_owned(), |b| significant(mib(b as f64), 3));
     let reserved = most(r.training.phases.iter().map(|p| p.peak_reserved_bytes).collect());
@@ -77,10 +81,10 @@ fn line(page: &Page<'_>, r: &Record) -> Markup {
                 None => "–",
             } }
             td.num { @match r.training.losses.last() { Some(l) => (significant(f64::from(*l), 3)), None => "–" } }
-            @for p in PHASES {
+            @for &p in phases {
                 td.num { @match r.phase(p) { Some(p) => (significant(p.seconds, 3)), None => "–" } }
             }
-            @for p in PHASES {
+            @for &p in phases {
                 td.num { @match r.worker_phase(p) {
                     Some(p) => {
                         (significant(mib(p.peak_bytes as f64), 3))
@@ -92,7 +96,7 @@ fn line(page: &Page<'_>, r: &Record) -> Markup {
                 } }
             }
             td.num { (reserved) div.sub { (process) } }
-            td.num { @match r.phase(Phase::Train).map(|p| &p.energy) {
+            td.num { @match r.phase(window).map(|p| &p.energy) {
                 Some(Reading::Measured(e)) => { (significant(e.joules, 3)) div.sub { (whole(e.readings)) " readings" } }
                 Some(Reading::Unavailable(why)) => (page.not_available(why)),
                 None => "–",

@@ -118,6 +118,9 @@ impl Trial {
             }
             name => json!({ "name": name }),
         };
+        if self.is_untrained() {
+            return self.untrained_settings();
+        }
         let weights = match &self.weights {
             Some(sha256) => json!({ "from": "file", "sha256": sha256 }),
             None => json!({ "from": "scratch" }),
@@ -140,6 +143,25 @@ impl Trial {
             _ => {}
         }
         settings
+    }
+
+    /// Whether its model is used as it was published.
+    fn is_untrained(&self) -> bool {
+        matches!(self.method, "zero-shot" | "knn" | "linear-probe")
+    }
+
+    fn untrained_settings(&self) -> Value {
+        let method = match self.method {
+            "zero-shot" => json!({ "name": "zero-shot", "templates": ["a photo of a {}.", "{}."] }),
+            "knn" => json!({ "name": "knn", "k": 20 }),
+            name => json!({ "name": name, "rates": [1e-5, 0.01, 0.1], "batch": 128, "steps": 500, "held_back": 0.1 }),
+        };
+        json!({
+            "definition": 2, "method": method, "backbone": self.backbone, "image_size": 224, "checkpointing": "none",
+            "dataset": { "name": self.dataset, "fingerprint": "5eed".repeat(16), "classes": 8 },
+            "weights": { "from": "folder", "sha256": "c0ffee00".repeat(8) }, "seed": self.seed,
+            "budget_bytes": self.budget(), "evaluate": { "batch": 64 }
+        })
     }
 
     fn energy(&self, joules: f64) -> Value {
@@ -191,11 +213,15 @@ impl Trial {
                     + 0.11 * noise
             })
             .collect();
+        let before = match self.is_untrained() {
+            true => vec![("load", 0.8, 0, 0.09), ("prepare", seconds / 4.0, 480, 0.31)],
+            false => {
+                vec![("load", 0.8, 0, 0.09), ("warm_up", seconds / 60.0, 64, 0.94), ("train", seconds, 238 * 32, 1.0)]
+            }
+        };
+        let losses = if self.is_untrained() { Vec::new() } else { losses };
         let phases: Vec<(&str, f64, u64, f64)> =
-            [("load", 0.8, 0, 0.09), ("warm_up", seconds / 60.0, 64, 0.94), ("train", seconds, 238 * 32, 1.0)]
-                .into_iter()
-                .chain(completed.then_some(("evaluate", seconds / 9.0, self.evaluated, 0.31)))
-                .collect();
+            before.into_iter().chain(completed.then_some(("evaluate", seconds / 9.0, self.evaluated, 0.31))).collect();
         let place = |phase: &str| match phase {
             "train" => json!({ "phase": "backward", "block": 5 }),
             _ => json!({ "phase": "forward", "block": 0 }),

@@ -7,6 +7,7 @@ mod fixture;
 mod sentences;
 mod steps;
 mod terminal;
+mod untrained;
 
 use fleet_common::compare::compare;
 use fleet_common::record::{EnergyDomain, Reading};

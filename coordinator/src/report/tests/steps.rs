@@ -62,7 +62,7 @@ fn other_settings_are_another_family() {
         if record.settings.checkpointing.name() == "planned" && record.settings.seed == 0 {
             record.settings.planned_margin = Some(0.1);
         } else if record.settings.checkpointing.name() == "static" {
-            record.settings.train.batch = 8;
+            record.settings.train.as_mut().expect("it trains").batch = 8;
         }
     }
     world.comparison = fleet_common::compare::compare(&world.records, &fleet_common::score::Exponents::default());

@@ -5,6 +5,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fleet_checkpoint::ModelFolder;
 use fleet_common::wire::v1;
 use fleet_common::wire::v1::journal_event::Event as E;
 use fleet_content::{Digest, Entry, Item, Manifest};
@@ -177,6 +178,11 @@ impl Seeds {
         let files = vec![file("images/train/a/1.png", 5, 2)?, file("images/test/a/1.png", 5, 2)?];
         let folder = Manifest::new(Item::Dataset(digest(3)?), "./images".to_owned(), files)?;
         self.put("manifest", "folder", &folder.to_json())?;
+        let files = vec![file("config.json", 2, 7)?, file("model.safetensors", 9, 8)?];
+        let hashes = [digest(7)?, digest(8)?];
+        let named = hashes.iter().map(Digest::as_str).zip(["config.json", "model.safetensors"]);
+        let model = Item::Model(ModelFolder::fingerprint_of(named).parse()?);
+        self.put("manifest", "model", &Manifest::new(model, "dinov2_small".to_owned(), files)?.to_json())?;
         let files = vec![file("textures-1/labels/train1.txt", 0, 4)?, file("textures-1/labels/test1.txt", 9, 5)?];
         let textures = Manifest::new(Item::Dataset(digest(6)?), "textures-1".to_owned(), files)?;
         self.put("manifest", "textures", &textures.to_json())

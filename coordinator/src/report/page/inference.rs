@@ -1,0 +1,64 @@
+//! What classifying costs once everything is ready: what all combinations can be compared by, trained or not.
+
+use fleet_common::record::Reading;
+use maud::{Markup, html};
+
+use super::Page;
+use super::shell::{Section, accuracy, summary};
+use crate::report::blocks::{Block, Row};
+use crate::report::numbers::mib;
+use crate::report::settings;
+
+pub(super) fn section(page: &Page<'_>) -> Option<Section> {
+    let blocks: Vec<&Block<'_>> = page.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
+    if blocks.is_empty() {
+        return None;
+    }
+    let body = html! {
+        p.howto {
+            "Of classifying the evaluated images, reading them included, with the batch that the settings name or that fits the "
+            "budget. It is what fine-tuned models and those that are used as they are published can be compared by."
+        }
+        @for block in &blocks { (table(page, block)) }
+    };
+    Some(Section { id: "inference", heading: "Inference", body })
+}
+
+fn table(page: &Page<'_>, block: &Block<'_>) -> Markup {
+    html! {
+        h3 { (block.title()) }
+        div.scroll { table.inference {
+            thead { tr {
+                th.num { "#" } th { "combination" } th { "weights" } th.num { "n" } th.num { "top-1, %" }
+                th.num { "peak memory, MiB" } th.num { "ms per image" } th.num { "images/s" } th.num { "J per image" }
+                th.num { "NS-E" } th.num { "NS-M" } th.num { "NS#" }
+            } }
+            tbody { @for row in &block.rows { (line(page, row)) } }
+        } }
+    }
+}
+
+fn line(page: &Page<'_>, row: &Row<'_>) -> Markup {
+    let (g, cost) = (row.group, &row.group.inference);
+    let scores = &cost.scores;
+    html! {
+        tr {
+            td.num.muted { (row.number) }
+            td.nowrap { (row.label) }
+            td.nowrap { (settings::weights(&g.settings)) }
+            td.num { (g.completed) }
+            td.num { (accuracy(g.top1_percent.as_ref(), g.evaluated)) }
+            td.num { (summary(cost.peak_bytes.map(|s| s.scaled(mib(1.0))).as_ref(), 3)) }
+            td.num { (summary(row.milliseconds_per_image().as_ref(), 3)) }
+            td.num { (summary(cost.images_per_second.as_ref(), 3)) }
+            @for (reading, digits) in [
+                (&cost.joules_per_image, 3), (&scores.ns_e, 4), (&scores.ns_m, 4), (&scores.ns_sharp, 4)
+            ] {
+                td.num { @match reading {
+                    Reading::Measured(s) => (summary(Some(s), digits)),
+                    Reading::Unavailable(why) => (page.not_available(why)),
+                } }
+            }
+        }
+    }
+}
