@@ -27,6 +27,7 @@ bench: build            ## Time and memory of a training step beside Python's: 2
 	target/release/bench --write=$(or $(WRITE),tests/bench/RESULTS.md) $(OPTIONS)
 	cargo bench --locked -p fleet-worker --bench scan
 	cargo bench --locked -p fleet-worker --bench memory
+	cargo bench --locked -p fleet-worker --bench frozen
 	target/release/load
 	target/release/metering
 

@@ -266,6 +266,8 @@ fn the_folder_of_a_published_model_is_whole_or_it_is_said_what_is_wrong() {
     broken("config.json", Some(br#"{"model_type":"dinov2"}"#), &["expected a model_type of siglip, found dinov2"]);
     let said = br#"{"model_type":"siglip","text_config":{"vocab_size":1}}"#;
     broken("config.json", Some(said), &["at most 1 tokens", "its configuration"]);
+    let steers = br#"{"model_type":"\u001b[2Jgone"}"#;
+    broken("config.json", Some(steers), &["found ?[2Jgone"]);
     // Several at once are all told.
     fs::write(root.join("tokenizer.json"), "{}").expect("writes");
     broken("config.json", Some(b"{"), &["tokenizer.json", "config.json"]);

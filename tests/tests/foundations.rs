@@ -43,24 +43,45 @@ fn campaign(fleet: &Fleet, dataset: &str) -> PathBuf {
     )
 }
 
+/// Runs the campaign with all six models on these data sets; the report, and its page.
+fn run(fleet: &Fleet, datasets: &str, data: Option<&Path>) -> (Value, String) {
+    let weights = weights(fleet);
+    let file = campaign(fleet, datasets);
+    let page = fleet.path().join("foundations.html");
+    let text = |path: &Path| path.to_str().expect("a path").to_owned();
+    let mut arguments = vec!["local".to_owned(), text(&file), "--weights".to_owned(), weights];
+    arguments.extend(["--report".to_owned(), text(&page), "--json".to_owned()]);
+    if let Some(data) = data {
+        arguments.extend(["--data".to_owned(), text(data)]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let report = fleet.fleet(&arguments).ended_with(0).json();
+    (report, std::fs::read_to_string(page).expect("the page"))
+}
+
+/// Cells on one data set.
+fn cells() -> usize {
+    USES.iter().map(|(_, methods)| methods.len()).sum()
+}
+
+#[test]
+fn the_studys_baselines_run_on_the_real_data_sets_where_they_are() {
+    let shared = std::env::var_os("FLEET_SHARED").map_or_else(|| repository("../shared"), PathBuf::from);
+    let data = shared.join("data");
+    if !data.is_dir() {
+        println!("skipped: ../shared/data is absent (FLEET_SHARED names another place than ../shared)");
+        return;
+    }
+    let fleet = Fleet::new();
+    let (report, _) = run(&fleet, "\"cifar100\", \"dtd\"", Some(&data));
+    assert_eq!(report["finished"]["completed"], 2 * cells(), "{report}");
+}
+
 #[test]
 fn the_studys_baselines_run_from_one_campaign_and_are_compared_by_what_inference_costs() {
     let fleet = Fleet::new();
-    let weights = weights(&fleet);
-    let file = campaign(&fleet, "\"textures\"");
-    let page = fleet.path().join("foundations.html");
-    let arguments = [
-        "local",
-        file.to_str().expect("a path"),
-        "--weights",
-        &weights,
-        "--html",
-        page.to_str().expect("a path"),
-        "--json",
-    ];
-    let report = fleet.fleet(&arguments).ended_with(0).json();
-    let cells: usize = USES.iter().map(|(_, methods)| methods.len()).sum();
-    assert_eq!(report["finished"]["completed"], cells, "{report}");
+    let (report, html) = run(&fleet, "\"textures\"", None);
+    assert_eq!(report["finished"]["completed"], cells(), "{report}");
     let groups = report["comparison"]["groups"].as_array().expect("groups");
     for (foundation, methods) in USES {
         for method in methods {
@@ -77,7 +98,6 @@ fn the_studys_baselines_run_from_one_campaign_and_are_compared_by_what_inference
             assert!(group["training"]["scores"]["ns"]["unavailable"].is_string(), "{group}");
         }
     }
-    let html = std::fs::read_to_string(page).expect("the page");
     assert!(USES.iter().all(|(foundation, _)| html.contains(foundation.name())));
     fleet.no_worker_is_left();
 }

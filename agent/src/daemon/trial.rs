@@ -283,6 +283,8 @@ fn set(progress: &Mutex<Progress>, phase: &str, done: u64, of: u64, loss: Option
 
 fn job(shared: &Shared, slot: &Slot, lease: &Lease, ready: &Ready, attempt: &AttemptLog) -> Job {
     let every_seconds = shared.options.save_every.as_secs_f64();
+    // Where nothing is trained there is nothing to keep.
+    let keep = |wanted: bool| wanted && lease.settings.train.is_some();
     Job {
         settings: lease.settings.clone(),
         device: if slot.gpu.is_some() { JobDevice::Cuda } else { JobDevice::Cpu },
@@ -290,8 +292,8 @@ fn job(shared: &Shared, slot: &Slot, lease: &Lease, ready: &Ready, attempt: &Att
         data_dir: ready.data_dir.clone(),
         dataset: ready.dataset.clone(),
         weights: ready.weights.clone(),
-        save_weights: lease.keep.weights.then(|| artifacts(shared, lease).join("weights.safetensors")),
-        save_adapter: lease.keep.adapter.then(|| artifacts(shared, lease).join("adapter")),
+        save_weights: keep(lease.keep.weights).then(|| artifacts(shared, lease).join("weights.safetensors")),
+        save_adapter: keep(lease.keep.adapter).then(|| artifacts(shared, lease).join("adapter")),
         save_states: (every_seconds > 0.0).then(|| SaveStates { dir: attempt.states.dir().to_owned(), every_seconds }),
         resume: attempt.carried.as_ref().map(|(state, _)| state.clone()),
     }

@@ -42,6 +42,36 @@ fn every_reference_of_the_repository_is_met() {
     }
 }
 
+/// SentencePiece's own vectors, as a folder.
+#[test]
+fn a_tokenizer_is_verified_and_found_out() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../common/tokenizer/tests/samples");
+    let vectors: Value = serde_json::from_slice(&std::fs::read(samples.join("vectors.json")).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), r#"{"kind": "tokenizer", "architecture": "sentencepiece"}"#)
+        .unwrap();
+    let write = |cases: &Value| {
+        std::fs::write(dir.path().join("vectors.json"), serde_json::json!({ "cases": cases }).to_string()).unwrap();
+    };
+    for name in ["bpe", "unigram"] {
+        std::fs::copy(samples.join(format!("{name}.model")), dir.path().join("tokenizer.model")).unwrap();
+        // SentencePiece reads its own control symbols as text, and shows that it does not know something.
+        let plain = |case: &&Value| {
+            let says = |key: &str, what: &str| case[key].as_str().unwrap().contains(what);
+            !says("text", "<s>") && !says("back", "\u{2047}")
+        };
+        write(&vectors[name].as_array().unwrap().iter().filter(plain).cloned().collect());
+        assert_eq!(beyond(dir.path()).len(), 0, "{name}");
+    }
+    let mut wrong = vectors["unigram"].clone();
+    wrong[0]["ids"][0] = 63.into();
+    write(&wrong);
+    assert!(beyond(dir.path())[0].name.contains("expected [63"));
+    std::fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
+    let Verdict::CannotRun { reason } = verdict(dir.path()) else { panic!("without a tokenizer") };
+    assert!(reason.contains("bpe_simple_vocab_16e6.txt.gz"), "{reason}");
+}
+
 /// A copy of a reference, of the bases too, in which `change` may spoil something.
 fn spoiled(name: &str, change: impl FnOnce(&Path, &mut Value)) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();

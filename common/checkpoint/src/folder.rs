@@ -11,8 +11,10 @@ use sha2::{Digest as _, Sha256};
 use crate::CheckpointError;
 
 /// What publishers call the file of weights, the first that is there counts: one of these, or such a file's index.
-const WEIGHTS: [&str; 4] =
-    ["model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin"];
+const WEIGHTS: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// The same of open_clip's layout. It counts first where open_clip's configuration is there: its publishers put
+/// transformers' weights beside it.
+const OPEN_CLIP: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
 /// What stands behind the name of a file of weights that was divided.
 const INDEX: &str = ".index.json";
 /// What is read beside the weights.
@@ -52,7 +54,8 @@ impl ModelFolder {
         }
         let there = |name: &str| root.join(name).is_file();
         let mut beside: Vec<String> = BESIDE.into_iter().filter(|name| there(name)).map(str::to_owned).collect();
-        let weights = WEIGHTS.into_iter().find_map(|name| {
+        let both = if there("open_clip_config.json") { [OPEN_CLIP, WEIGHTS] } else { [WEIGHTS, OPEN_CLIP] };
+        let weights = both.into_iter().flatten().find_map(|name| {
             let index = format!("{name}{INDEX}");
             match (there(&index), there(name)) {
                 (true, _) => Some((vec![], Some(index))),
@@ -274,6 +277,19 @@ mod tests {
             let error = refusal(&[("model.safetensors.index.json", text)]);
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn open_clips_weights_count_beside_open_clips_configuration() {
+        let both = [("model.safetensors", "a"), ("open_clip_model.safetensors", "b"), ("config.json", "{}")];
+        let weights = |files: &[(&str, &str)]| {
+            let dir = folder(files);
+            let found = ModelFolder::open(dir.path()).expect("opens");
+            found.weights().map(|w| w.file_name().expect("a name").to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(weights(&both), ["model.safetensors"]);
+        let with = [&both[..], &[("open_clip_config.json", "{}")]].concat();
+        assert_eq!(weights(&with), ["open_clip_model.safetensors"]);
     }
 
     #[test]

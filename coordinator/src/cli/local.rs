@@ -293,7 +293,8 @@ const LOOKS_AT_METERS: &str = "measuring idle power";
 fn keep_weights(campaign: &Campaign, fetched: &Fetched, dir: &Path) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::failed(format!("cannot keep weights in {}: {e}", dir.display()));
     std::fs::create_dir_all(dir).map_err(failed)?;
-    for backbone in campaign.matrix.backbone.values() {
+    // A model that is used as it is published leaves none.
+    for backbone in campaign.matrix.backbone.values().iter().filter(|b| b.foundation().is_none()) {
         let accuracy = |r: &&Record| r.training.top1_percent.unwrap_or(f64::NEG_INFINITY);
         let best = fetched
             .records

@@ -24,7 +24,12 @@ impl Folder {
         let text = std::fs::read(&path)
             .with_context(|| format!("{}: expected a reference folder with a config.json", dir.display()))?;
         let config: Value = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-        Ok(Self { config, device: Device::Cpu, io: Weights::read(&dir.join("io.safetensors"))?, dir: dir.to_owned() })
+        // Tokens are no tensors.
+        let io = match config["kind"].as_str() {
+            Some("tokenizer") => Weights::default(),
+            _ => Weights::read(&dir.join("io.safetensors"))?,
+        };
+        Ok(Self { config, device: Device::Cpu, io, dir: dir.to_owned() })
     }
 
     /// The weights of this folder, of the one it is based on, or of the formula, for a state of these names and shapes.

@@ -17,6 +17,7 @@ mod preprocess;
 mod procedural;
 mod quantization;
 mod scan;
+mod tokenizer;
 mod trace;
 mod vlm;
 
@@ -78,9 +79,10 @@ fn report(dir: &Path, device: Device) -> Result<Report, VerifyError> {
         "features" => features::run(&folder, &mut checks),
         "contrastive" => contrastive::run(&folder, &mut checks),
         "vlm" => vlm::run(&folder, &mut checks),
+        "tokenizer" => tokenizer::run(dir, &mut checks),
         other => Err(VerifyError::Unsupported(format!(
             "the kind \"{other}\" cannot be verified; expected backbone, training_trace, merge, quantization, preprocess, \
-             scan, features, contrastive or vlm"
+             scan, features, contrastive, vlm or tokenizer"
         ))),
     })??;
     let architecture = folder.config["architecture"].as_str().unwrap_or("none").to_owned();

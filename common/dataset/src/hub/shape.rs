@@ -110,8 +110,7 @@ const ROW_GROUP: Of = Struct(&[
     (6, I64),
     (7, I16),
 ]);
-const COLUMN_CHUNK: Of =
-    Struct(&[(1, Binary), (2, I64), (3, COLUMN_METADATA), (4, I64), (5, I32), (6, I64), (7, I32)]);
+const COLUMN_CHUNK: Of = Struct(&[(1, Binary), (2, I64), (3, COLUMN_METADATA), (4, I64), (5, I32), (6, I64), (7, I32)]);
 const COLUMN_METADATA: Of = Struct(&[
     (1, I32),
     (2, List(&I32)),
@@ -131,16 +130,8 @@ const COLUMN_METADATA: Of = Struct(&[
     (16, Struct(&[(1, I64), (2, List(&I64)), (3, List(&I64))])),
     (17, Struct(&[(1, BOUNDING_BOX), (2, List(&I32))])),
 ]);
-const BOUNDING_BOX: Of = Struct(&[
-    (1, Double),
-    (2, Double),
-    (3, Double),
-    (4, Double),
-    (5, Double),
-    (6, Double),
-    (7, Double),
-    (8, Double),
-]);
+const BOUNDING_BOX: Of =
+    Struct(&[(1, Double), (2, Double), (3, Double), (4, Double), (5, Double), (6, Double), (7, Double), (8, Double)]);
 
 impl Of {
     /// The type's number on the wire; a boolean has two, one of each value.

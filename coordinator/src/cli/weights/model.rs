@@ -77,12 +77,18 @@ pub(super) fn check(root: &Path, model: Option<Foundation>) -> Result<Found, Str
         ));
     }
     if !wrong.is_empty() {
-        return Err(where_from(wrong.join("\nerror: ")));
+        let told: Vec<String> = wrong.iter().map(|why| plain(why)).collect();
+        return Err(where_from(told.join("\nerror: ")));
     }
     let name = root.file_name().map_or_else(|| root.display().to_string(), |n| n.to_string_lossy().into_owned());
     let fingerprint = telling(&name, |tell| folder.fingerprint(tell)).map_err(|e| e.to_string())?;
     let notes = model.and_then(|model| unlike(model, holds.numbers)).into_iter().collect();
     Ok(Found { name, root: root.to_owned(), files: folder.files().len(), config, holds, tokenizer, fingerprint, notes })
+}
+
+/// A text that may hold names from a stranger's file: they must not steer this terminal.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 /// Reads what all files of weights say of themselves, and whether that is what their index says.
@@ -265,7 +271,7 @@ impl Found {
         say!("{}", self.name);
         let files = if self.files == 1 { "file" } else { "files" };
         line("place", &format_args!("{}, {} {files}", self.root.display(), self.files));
-        line("config", &self.config);
+        line("config", &plain(&self.config));
         line("tensors", &tensors(shapes.len(), types, *numbers));
         line("tokenizer", &self.tokenizer);
         line("checked", &"headers only; no hashes of the public files are known here to compare with");
