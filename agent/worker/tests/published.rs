@@ -80,7 +80,8 @@ fn neighbours_and_a_probe_classify_by_the_features_of_dinov2() {
     assert_eq!((completed(&one), completed(&many)), (expected, expected), "whatever the batch is");
     let frozen = many.training.frozen.unwrap();
     let support = trials_train(&trials);
-    assert_eq!((frozen.batch, frozen.support_images, frozen.probe), (7, support, None));
+    assert_eq!((frozen.batch, frozen.image_size), (7, Some(56)));
+    assert_eq!((frozen.support_images, frozen.probe), (support, None));
     assert_eq!((many.training.trainable, many.training.evaluation_loss), (0, None));
 
     let probed = by(probe(), 8);
@@ -165,6 +166,16 @@ fn models_of_images_and_text_answer_in_words_and_are_scored() {
         completed(&scored);
         assert!(scored.training.frozen.unwrap().answers.iter().all(|a| a.class.is_some()));
     }
+    // An image that is cut into four tiles, with the whole behind them.
+    let method = json!({ "name": "vlm-prompt", "prompt": "What is this ?", "new_tokens": 2 });
+    let one = job(&trials, Foundation::SmolVlm256m, &method, 8);
+    let whole = run(&one, |_, _| {});
+    let processor = one.weights.clone().unwrap().join("preprocessor_config.json");
+    let text = fs::read_to_string(&processor).unwrap();
+    fs::write(&processor, text.replace("\"do_image_splitting\":false", "\"do_image_splitting\":true")).unwrap();
+    let split = run(&one, |_, _| {});
+    completed(&split);
+    assert!(split.training.macs > 4 * whole.training.macs, "{} {}", split.training.macs, whole.training.macs);
     let long = json!({ "name": "vlm-prompt", "prompt": "a ".repeat(600), "new_tokens": 4 });
     let why = refused(&job(&trials, Foundation::SmolVlm256m, &long, 8));
     assert!(why.contains("and the model reads 256: name fewer classes"), "{why}");

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct Frozen {
     /// Images that went through it at once: as many as the settings ask for, or as fitted the budget.
     pub batch: u32,
+    /// Side of the square pictures that it saw, pixels: its folder's processor makes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<u32>,
     /// Training images that were looked at; their cost is that of the phase "prepare".
     #[serde(default, skip_serializing_if = "is_zero")]
     pub support_images: u64,

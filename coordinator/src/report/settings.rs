@@ -35,6 +35,10 @@ pub(super) fn flat(settings: &CellSettings) -> Flat {
         flatten("", &value, &mut out);
     }
     out.remove("seed");
+    // What a published model sees is its folder's processor's to say.
+    if settings.train.is_none() {
+        out.remove("image_size");
+    }
     if let MethodSettings::Knn(KnnSettings { temperature: None, .. }) = settings.method {
         out.insert("method.temperature".to_owned(), "none".to_owned());
     }
@@ -117,7 +121,8 @@ fn trains(flat: &Flat) -> bool {
 
 /// Whether all that could have this setting have it with this value: only what is trained has one of training.
 fn shared(path: &str, value: &str, all: &[Flat]) -> bool {
-    let mut others = all.iter().filter(|other| !path.starts_with(TRAIN) || trains(other));
+    let of_training = path.starts_with(TRAIN) || path == "image_size";
+    let mut others = all.iter().filter(|other| !of_training || trains(other));
     others.all(|other| other.get(path).is_some_and(|v| v == value))
 }
 

@@ -46,6 +46,14 @@ impl Processor {
         }
     }
 
+    /// Side of its pictures, pixels.
+    pub fn size(&self) -> u32 {
+        match *self {
+            Self::Centre { size, .. } | Self::Squash { size, .. } => size,
+            Self::Tiles { tile, .. } => tile,
+        }
+    }
+
     /// Rows and columns of the tiles that an image is cut into; 1 × 1 where the whole alone is left.
     pub fn grid(&self, image: &RgbImage) -> (u32, u32) {
         match *self {

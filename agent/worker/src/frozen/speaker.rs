@@ -225,9 +225,12 @@ impl Speaker {
                             pieces.push(Piece::Picture(picture));
                             picture += 1;
                         }
-                        pieces.push(text("\n")?);
+                        // The last row's end and what follows are read as one text: two line ends may be one token.
+                        if row < rows {
+                            pieces.push(text("\n")?);
+                        }
                     }
-                    pieces.push(text("\n<fake_token_around_image><global-img>")?);
+                    pieces.push(text("\n\n<fake_token_around_image><global-img>")?);
                 } else {
                     pieces.push(text("<fake_token_around_image><global-img>")?);
                 }
@@ -237,8 +240,7 @@ impl Speaker {
             }
             Style::PaliGemma => {
                 let mut ids = vec![self.token("<bos>")?];
-                ids.extend(self.tokens(question)?);
-                ids.extend(self.tokens("\n")?);
+                ids.extend(self.tokens(&format!("{question}\n"))?);
                 Ok(vec![Piece::Picture(0), Piece::Text(ids)])
             }
             Style::MobileVlm => {

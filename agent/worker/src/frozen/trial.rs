@@ -172,7 +172,8 @@ impl Work<'_> {
                 let _ = self.encode(encoder, &images(n), &Ctx::eval());
             })
         })?;
-        training.frozen = Some(record::Frozen { batch: fit.0, ..record::Frozen::default() });
+        training.frozen =
+            Some(record::Frozen { batch: fit.0, image_size: Some(self.pictures.size), ..record::Frozen::default() });
         Ok(fit)
     }
 
@@ -378,7 +379,11 @@ impl Work<'_> {
         let first = self.dataset.decode(Split::Test, 0).map_err(bad)?;
         meter.work(0, || read(&first, &Ctx { macs: Some(&macs), ..Ctx::eval() }).map(drop))?;
         training.macs = macs.total();
-        training.frozen = Some(record::Frozen { batch: 1, ..record::Frozen::default() });
+        training.frozen = Some(record::Frozen {
+            batch: 1,
+            image_size: Some(speaker.processor().size()),
+            ..record::Frozen::default()
+        });
 
         meter.next(Phase::Evaluate, training)?;
         let limit = self.job.settings.evaluate.limit.map(|n| n as usize);
