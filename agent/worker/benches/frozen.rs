@@ -71,7 +71,7 @@ fn main() {
     };
     let shared = fastest(|| drop(black_box(prompt().scores(&model, &answers, &EVAL))));
     // Asking about each class: the image and the question again, and as many tokens as the name has.
-    let one = fastest(|| drop(black_box(prompt().answer(&model, NAME as usize, &[], &EVAL))));
+    let one = fastest(|| drop(black_box(prompt().answers(&model, NAME as usize, &[], &EVAL))));
     let apart = one * CLASSES as f64;
     println!(
         "\nSmolVLM-256M, one image of one tile, {CLASSES} classes: scored behind one prompt in {shared:.2} s, asked about each by itself in \

@@ -1,6 +1,5 @@
 //! How many images go through a model at once: as many as were asked for, or as fit the budget.
 
-use crate::torch::TorchError;
 use crate::torch::memory::Memory;
 
 /// That many.
@@ -11,11 +10,11 @@ pub struct Fit(pub u32);
 ///
 /// # Errors
 /// What `attempt` gives for another reason than memory, or for a single image.
-pub fn fitting(
+pub fn fitting<E: std::fmt::Display>(
     memory: Memory,
     wanted: u32,
-    attempt: impl Fn(i64) -> Result<(), TorchError>,
-) -> Result<Fit, TorchError> {
+    attempt: impl Fn(i64) -> Result<(), E>,
+) -> Result<Fit, E> {
     let mut images = wanted.max(1);
     loop {
         // A single image's refusal is the trial's.

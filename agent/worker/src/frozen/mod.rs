@@ -9,8 +9,10 @@
 //! | [`knn`] | by the labels of the nearest training images |
 //! | [`probe`] | by a linear layer trained on features |
 //! | [`speaker`] | by what a model answers |
+//! | `asking` | that, in a trial |
 //! | `trial` | from a job to its end |
 
+mod asking;
 pub mod bank;
 pub mod encoder;
 pub mod fit;

@@ -134,31 +134,40 @@ impl Speaker {
         &self.processor
     }
 
-    /// A prompt of an image and a question, read.
+    /// Prompts of images, which are cut into as many tiles as each other ([`Self::grid`]), and a question, read.
     ///
     /// # Errors
     /// It is longer, with `room` tokens behind it, than the model reads; the tokenizer is another model's.
     pub fn read(
         &self,
-        image: &RgbImage,
+        images: &[RgbImage],
         question: &str,
         room: usize,
         device: Device,
         ctx: &Ctx,
         executor: &dyn Executor,
     ) -> anyhow::Result<Read> {
-        let padded = (self.style == Style::MobileVlm).then(|| square(image, self.processor.recipe().mean));
-        let image = padded.as_ref().unwrap_or(image);
-        let pictures = self.processor.apply(image, device)?.to_kind(self.model.decoder().table().kind());
+        let grid = images.first().map_or((1, 1), |image| self.grid(image));
+        let mut pictures = Vec::new();
+        for image in images {
+            let padded = (self.style == Style::MobileVlm).then(|| square(image, self.processor.recipe().mean));
+            pictures.push(self.processor.apply(padded.as_ref().unwrap_or(image), device)?);
+        }
+        let batch = images.len() as i64;
+        let pictures = Tensor::cat(&pictures, 0).to_kind(self.model.decoder().table().kind());
         let seen = self.model.image_tokens(&pictures, ctx, executor);
+        let seen = seen.view([batch, -1, seen.size()[1], seen.size()[2]]); // (batch, pictures, tokens, width)
         let mut parts = Vec::new();
-        for piece in self.pieces(question, self.processor.grid(image))? {
+        for piece in self.pieces(question, grid)? {
             parts.push(match piece {
-                Piece::Text(ids) => self.model.decoder().embed(&Tensor::from_slice(&ids).to_device(device)),
-                Piece::Picture(number) => seen.select(0, number),
+                Piece::Text(ids) => {
+                    let ids = Tensor::from_slice(&ids).to_device(device).unsqueeze(0);
+                    self.model.decoder().embed(&ids).expand([batch, -1, -1], false)
+                }
+                Piece::Picture(number) => seen.select(1, number),
             });
         }
-        let x = Tensor::cat(&parts, 0).unsqueeze(0);
+        let x = Tensor::cat(&parts, 1);
         let needed = x.size()[1] + room as i64;
         if needed > self.context {
             return Err(SpeakerError::TooLong { needed, context: self.context }.into());
@@ -166,25 +175,32 @@ impl Speaker {
         Ok(read(self.model.as_ref(), x, ctx))
     }
 
-    /// An answer of at most `most` tokens, in words.
-    ///
-    /// # Errors
-    /// It says what is no text.
-    pub fn answer(&self, read: Read, most: usize, ctx: &Ctx) -> Result<String, SpeakerError> {
-        let mut ids = read.answer(self.model.as_ref(), most, &self.ends, ctx);
-        if ids.last().is_some_and(|id| self.ends.contains(id)) {
-            ids.pop();
-        }
-        // A model may know more tokens than its tokenizer.
-        let known = self.tokenizer.size() as i64;
-        let ids: Vec<u32> = ids.into_iter().filter(|id| *id < known).map(|id| id as u32).collect();
-        Ok(self.tokenizer.decode(&ids)?)
+    /// Rows and columns of tiles that an image is cut into.
+    pub fn grid(&self, image: &RgbImage) -> (u32, u32) {
+        self.processor.grid(image)
     }
 
-    /// The log-probability of each of `answers` behind a prompt, divided by its tokens.
-    pub fn scores(&self, read: &Read, answers: &[Vec<i64>], ctx: &Ctx) -> Vec<f64> {
-        let sums = read.scores(self.model.as_ref(), answers, ctx);
-        sums.iter().zip(answers).map(|(sum, answer)| sum / answer.len().max(1) as f64).collect()
+    /// Per prompt an answer of at most `most` tokens, in words.
+    ///
+    /// # Errors
+    /// One says what is no text.
+    pub fn answers(&self, read: Read, most: usize, ctx: &Ctx) -> Result<Vec<String>, SpeakerError> {
+        // A model may know more tokens than its tokenizer.
+        let known = self.tokenizer.size() as i64;
+        let words = |mut ids: Vec<i64>| {
+            if ids.last().is_some_and(|id| self.ends.contains(id)) {
+                ids.pop();
+            }
+            let ids: Vec<u32> = ids.into_iter().filter(|id| *id < known).map(|id| id as u32).collect();
+            Ok(self.tokenizer.decode(&ids)?)
+        };
+        read.answers(self.model.as_ref(), most, &self.ends, ctx).into_iter().map(words).collect()
+    }
+
+    /// Per prompt the log-probability of each of `answers` behind it, divided by its tokens.
+    pub fn scores(&self, read: &Read, answers: &[Vec<i64>], ctx: &Ctx) -> Vec<Vec<f64>> {
+        let per_token = |sums: Vec<f64>| sums.iter().zip(answers).map(|(s, a)| s / a.len().max(1) as f64).collect();
+        read.scores(self.model.as_ref(), answers, ctx).into_iter().map(per_token).collect()
     }
 
     /// A text as an answer to be scored: with the end behind it, so that a name which begins another is not that one's

@@ -1,6 +1,5 @@
 //! A trial of a model that is not trained: load, prepare, evaluate.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use fleet_common::answer::Answers;
 use fleet_common::plan::{KnnSettings, LinearProbeSettings, MethodSettings, ZeroShotSettings};
-use fleet_common::record::{self, Answer, BlockChoice, MOST_ANSWERS, ProbeChoice, Training};
+use fleet_common::record::{self, BlockChoice, ProbeChoice, Training};
 use fleet_common::spec::{Gives, Storage};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Protocol, Split};
 use fleet_tokenizer::Tokenizer;
-use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
 use super::bank::Bank;
@@ -22,10 +20,8 @@ use super::fit::{Fit, fitting};
 use super::knn::{Nearest, Votes};
 use super::probe::{Probe, ProbeConfig};
 use super::published::{Names, Pictures, Published};
-use super::speaker::Speaker;
 use crate::checkpointing::CheckpointingExecutor;
 use crate::data::{Loader, Transform, evaluation_batches};
-use crate::models::vlm::Read;
 use crate::models::{normalised, zero_shot_classifier};
 use crate::nn::{BuildError, Builder, Ctx, MacCounter, Seed};
 use crate::peft::Frozen;
@@ -77,13 +73,8 @@ pub(crate) fn trial(
         MethodSettings::ZeroShot(settings) => work.zero_shot(&published, settings, &mut meter, training),
         MethodSettings::Knn(settings) => work.knn(&published, settings, &mut meter, training),
         MethodSettings::LinearProbe(settings) => work.linear_probe(&published, settings, &mut meter, training),
-        MethodSettings::VlmPrompt(settings) => {
-            let most = settings.new_tokens as usize;
-            work.speak(&published, &settings.prompt, most, &mut meter, training, |speaker, read| {
-                Ok(speaker.answer(read, most, &Ctx::eval())?)
-            })
-        }
-        MethodSettings::VlmScore(settings) => work.score(&published, &settings.prompt, &mut meter, training),
+        MethodSettings::VlmPrompt(settings) => work.ask(&published, settings, &mut meter, training),
+        MethodSettings::VlmScore(settings) => work.score(&published, settings, &mut meter, training),
         other => Err(Stop::BadInput(anyhow::anyhow!("{} trains its backbone", other.method().name()))),
     };
     let finished = meter.finish(training);
@@ -92,7 +83,7 @@ pub(crate) fn trial(
 }
 
 /// What a user gave us is wrong.
-fn bad(error: impl Into<anyhow::Error>) -> Stop {
+pub(super) fn bad(error: impl Into<anyhow::Error>) -> Stop {
     Stop::BadInput(error.into())
 }
 
@@ -106,21 +97,21 @@ const fn kind(storage: Storage) -> Kind {
 }
 
 /// What every method needs.
-struct Work<'a> {
-    job: &'a Job,
-    device: Device,
-    memory: Memory,
-    stop: &'a AtomicBool,
-    pictures: Pictures,
-    dataset: Arc<Dataset>,
-    decode_threads: usize,
-    seed: Seed,
-    executor: CheckpointingExecutor,
+pub(super) struct Work<'a> {
+    pub(super) job: &'a Job,
+    pub(super) device: Device,
+    pub(super) memory: Memory,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) pictures: Pictures,
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) decode_threads: usize,
+    pub(super) seed: Seed,
+    pub(super) executor: CheckpointingExecutor,
 }
 
 impl Work<'_> {
     /// Builds a model from the folder: all that it needs has to be there.
-    fn build<M>(
+    pub(super) fn build<M>(
         &self,
         published: &Published,
         training: &mut Training,
@@ -166,8 +157,7 @@ impl Work<'_> {
             let _ = self.encode(encoder, &images(1), &Ctx { macs: Some(&macs), ..Ctx::eval() });
         })?;
         training.macs = macs.total();
-        let wanted = self.job.settings.evaluate.batch;
-        let fit = fitting(self.memory, wanted, |n| {
+        let fit = fitting(self.memory, self.wanted(), |n| {
             guard(|| {
                 let _ = self.encode(encoder, &images(n), &Ctx::eval());
             })
@@ -192,7 +182,14 @@ impl Work<'_> {
         })
     }
 
-    fn is_asked(&self) -> Result<(), Stop> {
+    /// Images at once that are worth trying: no more than there are to classify.
+    pub(super) fn wanted(&self) -> u32 {
+        let evaluate = &self.job.settings.evaluate;
+        let there = u32::try_from(self.dataset.len(Split::Test)).unwrap_or(u32::MAX);
+        evaluate.batch.min(evaluate.limit.unwrap_or(u32::MAX)).min(there)
+    }
+
+    pub(super) fn is_asked(&self) -> Result<(), Stop> {
         if self.stop.load(Ordering::Relaxed) { Err(Stop::Asked) } else { Ok(()) }
     }
 
@@ -352,92 +349,6 @@ impl Work<'_> {
         })
     }
 
-    /// Asks about each test image; `ask` gives the answer in words.
-    fn speak(
-        &self,
-        published: &Published,
-        prompt: &str,
-        room: usize,
-        meter: &mut PhaseMeter<'_>,
-        training: &mut Training,
-        ask: impl Fn(&Speaker, Read) -> anyhow::Result<String>,
-    ) -> Result<(), Stop> {
-        let classes = Answers::new(self.dataset.classes()).map_err(|why| bad(anyhow::anyhow!(why)))?;
-        let speaker = self.build(published, training, |b, _| Speaker::new(published, b))?;
-        training.recipe = Some(speaker.processor().recipe());
-        let names: Vec<&str> = (0..self.dataset.classes().len()).map(|class| classes.name(class)).collect();
-        let question = prompt.replace("{}", &names.join(", "));
-        let read = |image: &RgbImage, ctx: &Ctx| -> Result<Read, Stop> {
-            let read = guard(|| speaker.read(image, &question, room, self.device, ctx, &self.executor))?;
-            let read = read.map_err(bad)?;
-            if read.is_finite() { Ok(read) } else { Err(overflow(self.job.settings.evaluate.weights)) }
-        };
-        meter.next(Phase::Prepare, training)?;
-        Place::phase("answers").enter();
-        // The first image tells what the prompt takes, and whether it can be read at all.
-        let macs = MacCounter::default();
-        let first = self.dataset.decode(Split::Test, 0).map_err(bad)?;
-        meter.work(0, || read(&first, &Ctx { macs: Some(&macs), ..Ctx::eval() }).map(drop))?;
-        training.macs = macs.total();
-        training.frozen = Some(record::Frozen {
-            batch: 1,
-            image_size: Some(speaker.processor().size()),
-            ..record::Frozen::default()
-        });
-
-        meter.next(Phase::Evaluate, training)?;
-        let limit = self.job.settings.evaluate.limit.map(|n| n as usize);
-        let chosen = evaluation_batches(self.dataset.len(Split::Test), limit, 1);
-        let mut said: BTreeMap<String, Answer> = BTreeMap::new();
-        let mut right = 0u64;
-        for (done, index) in (1u64..).zip(chosen.iter().flatten()) {
-            let image = meter.wait(|| self.dataset.decode(Split::Test, *index)).map_err(bad)?;
-            let truth = self.dataset.label(Split::Test, *index);
-            let text = meter.work(1, || -> Result<String, Stop> {
-                let read = read(&image, &Ctx::eval())?;
-                Ok(guard(|| ask(&speaker, read))??)
-            })?;
-            let class = classes.meaning(&text).class().map(|class| class as u32);
-            let is_right = u64::from(class == Some(truth));
-            right += is_right;
-            let text: String = text.chars().take(200).collect();
-            let answer = said.entry(text.clone()).or_insert(Answer { text, class, times: 0, right: 0 });
-            answer.times += 1;
-            answer.right += is_right;
-            training.evaluated = done;
-            meter.progress(done, chosen.len() as u64, None);
-            if done < chosen.len() as u64 {
-                self.is_asked()?;
-            }
-        }
-        training.top1_percent = Some(100.0 * right as f64 / training.evaluated as f64);
-        let mut answers: Vec<Answer> = said.into_values().collect();
-        answers.sort_by(|a, b| b.times.cmp(&a.times).then_with(|| a.text.cmp(&b.text)));
-        let others = answers.iter().skip(MOST_ANSWERS).map(|a| a.times).sum();
-        answers.truncate(MOST_ANSWERS);
-        note(training, |frozen| (frozen.answers, frozen.other_answers) = (answers, others));
-        Ok(())
-    }
-
-    /// The class whose name is the likeliest answer.
-    fn score(
-        &self,
-        published: &Published,
-        prompt: &str,
-        meter: &mut PhaseMeter<'_>,
-        training: &mut Training,
-    ) -> Result<(), Stop> {
-        let classes = Answers::new(self.dataset.classes()).map_err(|why| bad(anyhow::anyhow!(why)))?;
-        let names: Vec<String> = (0..self.dataset.classes().len()).map(|c| classes.name(c).to_owned()).collect();
-        // Names take a few tokens; how many, only the model's tokenizer knows.
-        self.speak(published, prompt, 0, meter, training, |speaker, read| {
-            let answers: Result<Vec<Vec<i64>>, _> = names.iter().map(|name| speaker.as_answer(name)).collect();
-            let scores = speaker.scores(&read, &answers?, &Ctx::eval());
-            let best = (0..scores.len()).rev().max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-            Ok(best.map(|class| names[class].clone()).unwrap_or_default())
-        })
-    }
-
     /// The classifier (classes, width) that descriptions make.
     fn classifier(
         &self,
@@ -468,7 +379,7 @@ impl Work<'_> {
 }
 
 /// A model's results are no numbers.
-fn overflow(storage: Storage) -> Stop {
+pub(super) fn overflow(storage: Storage) -> Stop {
     let advice = match storage {
         Storage::Fp16 => "half precision has no number above 65,504; say weights = \"bf16\" or \"fp32\" in [evaluate]",
         _ => "are these its weights?",
@@ -477,6 +388,6 @@ fn overflow(storage: Storage) -> Stop {
 }
 
 /// Adds to what the record tells beside the phases.
-fn note(training: &mut Training, change: impl FnOnce(&mut record::Frozen)) {
+pub(super) fn note(training: &mut Training, change: impl FnOnce(&mut record::Frozen)) {
     change(training.frozen.get_or_insert_default());
 }

@@ -39,14 +39,14 @@ fn positions(before: i64, tokens: i64, like: &Tensor) -> Tensor {
     Tensor::arange_start(before, before + tokens, (Kind::Int64, like.device())).unsqueeze(0)
 }
 
-/// What a model has read of a prompt.
+/// What a model has read of prompts of one length.
 pub struct Read {
     cache: Cache,
-    /// What the decoder has made of it, (1, tokens, width).
+    /// What the decoder has made of them, (batch, tokens, width).
     x: Tensor,
 }
 
-/// Reads a prompt of `x` (1, tokens, width).
+/// Reads prompts of `x` (batch, tokens, width).
 pub fn read(model: &dyn Vlm, x: Tensor, ctx: &Ctx) -> Read {
     let mut cache = Cache::default();
     let at = positions(0, x.size()[1], &x);
@@ -55,51 +55,63 @@ pub fn read(model: &dyn Vlm, x: Tensor, ctx: &Ctx) -> Read {
 }
 
 impl Read {
-    /// Logits (tokens, vocabulary) behind each token of the prompt.
+    /// Logits (batch, tokens, vocabulary) behind each token of the prompts.
     pub fn logits(&self, model: &dyn Vlm, ctx: &Ctx) -> Tensor {
-        model.logits(&self.x, ctx).squeeze_dim(0)
+        model.logits(&self.x, ctx)
     }
 
-    /// Whether what the decoder has made of it are finite numbers.
+    /// Whether what the decoder has made of them are finite numbers.
     pub fn is_finite(&self) -> bool {
         self.x.isfinite().all().int64_value(&[]) != 0
     }
 
-    /// Logits (vocabulary) of what follows the prompt.
+    /// Logits (batch, vocabulary) of what follows the prompts.
     fn last(&self, model: &dyn Vlm, ctx: &Ctx) -> Tensor {
-        model.logits(&self.x.narrow(1, self.x.size()[1] - 1, 1), ctx).view([-1])
+        model.logits(&self.x.narrow(1, self.x.size()[1] - 1, 1), ctx).squeeze_dim(1)
     }
 
-    /// The most likely next token, again and again: up to `most` of them, and none behind one of `ends`, which is the last.
-    pub fn answer(mut self, model: &dyn Vlm, most: usize, ends: &[i64], ctx: &Ctx) -> Vec<i64> {
+    /// Per prompt the most likely next token, again and again: up to `most` of them, and none behind one of `ends`, which is
+    /// the last. All prompts are gone on with until the last of them has ended.
+    pub fn answers(mut self, model: &dyn Vlm, most: usize, ends: &[i64], ctx: &Ctx) -> Vec<Vec<i64>> {
         let mut next = self.last(model, ctx);
-        let mut answer = Vec::new();
-        while answer.len() < most {
-            let token = next.argmax(-1, false);
-            answer.push(token.int64_value(&[]));
-            if answer.last().is_some_and(|t| ends.contains(t)) || answer.len() == most {
+        let mut answers: Vec<Vec<i64>> = vec![Vec::new(); self.x.size()[0] as usize];
+        let has_ended = |answer: &Vec<i64>| answer.len() >= most || answer.last().is_some_and(|t| ends.contains(t));
+        while !answers.iter().all(has_ended) {
+            let tokens = next.argmax(-1, false); // (batch)
+            let said: Vec<i64> = Vec::try_from(&tokens.to_device(Device::Cpu)).unwrap_or_default();
+            for (answer, token) in answers.iter_mut().zip(said) {
+                if !has_ended(answer) {
+                    answer.push(token);
+                }
+            }
+            if answers.iter().all(has_ended) {
                 break;
             }
-            let x = model.decoder().embed(&token.view([1, 1]));
+            let x = model.decoder().embed(&tokens.unsqueeze(1));
             let at = positions(self.cache.tokens(), 1, &x);
             let x = model.decoder().read(x, &at, &Sight::Causal, &mut self.cache, ctx);
-            next = model.logits(&x, ctx).view([-1]);
+            next = model.logits(&x, ctx).squeeze_dim(1);
         }
-        answer
+        answers
     }
 
-    /// Logits (tokens, vocabulary) behind each of these tokens, as what follows the prompt.
+    /// Logits (batch, tokens, vocabulary) behind each of these tokens, as what follows each prompt.
     pub fn following(&self, model: &dyn Vlm, ids: &[i64], ctx: &Ctx) -> Tensor {
         let ids = Tensor::from_slice(ids).unsqueeze(0).to_device(self.x.device());
-        let x = model.decoder().embed(&ids);
+        let x = self.for_all(&model.decoder().embed(&ids));
         let at = positions(self.cache.tokens(), ids.size()[1], &x);
         let x = model.decoder().read(x, &at, &Sight::Causal, &mut self.cache.shared(), ctx);
-        model.logits(&x, ctx).squeeze_dim(0)
+        model.logits(&x, ctx)
     }
 
-    /// The log-probability of each answer, summed over its tokens, as what follows the prompt. The prompt is read once, and
+    /// The same (1, tokens, width) for each prompt.
+    fn for_all(&self, x: &Tensor) -> Tensor {
+        x.expand([self.x.size()[0], -1, -1], false)
+    }
+
+    /// Per prompt the log-probability of each answer, summed over its tokens, as what follows it. A prompt is read once, and
     /// all answers are read at once behind it, as one row in which each sees the prompt and itself.
-    pub fn scores(&self, model: &dyn Vlm, answers: &[Vec<i64>], ctx: &Ctx) -> Vec<f64> {
+    pub fn scores(&self, model: &dyn Vlm, answers: &[Vec<i64>], ctx: &Ctx) -> Vec<Vec<f64>> {
         let device = self.x.device();
         let first = self.last(model, ctx).to_kind(Kind::Float).log_softmax(-1, None::<Kind>);
         let before = self.cache.tokens();
@@ -118,33 +130,35 @@ impl Read {
         // An empty answer says nothing, for certain.
         let says: Vec<f64> = answers.iter().map(|answer| if answer.is_empty() { 0.0 } else { 1.0 }).collect();
         let says = Tensor::from_slice(&says).to_device(device);
-        let mut sums = first.index_select(0, &row(&begins).view([-1])).to_kind(Kind::Double) * says;
+        let mut sums = first.index_select(1, &row(&begins).view([-1])).to_kind(Kind::Double) * says; // (batch, answers)
         if !ids.is_empty() {
             let (tokens, at, whose) = (row(&ids), row(&at), row(&whose));
             let same = whose.unsqueeze(2).eq_tensor(&whose.unsqueeze(1)).tril(0); // (1, tokens, tokens)
             let prompt = Tensor::ones([1, ids.len() as i64, before], (Kind::Bool, device));
             let sees = Tensor::cat(&[prompt, same], 2).unsqueeze(1);
-            let x = model.decoder().embed(&tokens);
+            let x = self.for_all(&model.decoder().embed(&tokens));
             let x = model.decoder().read(x, &at, &Sight::Of(&sees), &mut self.cache.shared(), ctx);
-            let likely = next_likely(model, &x, &row(&next).view([-1]), ctx);
-            sums = sums.index_add(0, &whose.view([-1]), &likely);
+            let likely = next_likely(model, &x, &row(&next), ctx);
+            sums = sums.index_add(1, &whose.view([-1]), &likely);
         }
-        Vec::try_from(&sums.to_device(Device::Cpu)).unwrap_or_default()
+        let sums = sums.to_device(Device::Cpu);
+        (0..sums.size()[0]).map(|i| Vec::try_from(&sums.select(0, i)).unwrap_or_default()).collect()
     }
 }
 
 /// Tokens whose logits are looked at at once: a vocabulary of a quarter of a million takes a megabyte for each.
 const ROWS: i64 = 64;
 
-/// The log-probability (tokens) of each token `next` behind `x` (1, tokens, width), in f64.
+/// The log-probability (batch, tokens) of each token of `next` (1, tokens) behind `x` (batch, tokens, width), in f64.
 fn next_likely(model: &dyn Vlm, x: &Tensor, next: &Tensor, ctx: &Ctx) -> Tensor {
-    let tokens = x.size()[1];
+    let (batch, tokens) = (x.size()[0], x.size()[1]);
+    let piece = (ROWS / batch).max(1);
     let of = |from: i64| {
-        let n = ROWS.min(tokens - from);
-        let logits = model.logits(&x.narrow(1, from, n), ctx).squeeze_dim(0).to_kind(Kind::Float);
-        let likely = logits.log_softmax(-1, None::<Kind>);
-        likely.gather(1, &next.narrow(0, from, n).unsqueeze(1), false).squeeze_dim(1).to_kind(Kind::Double)
+        let n = piece.min(tokens - from);
+        let likely = model.logits(&x.narrow(1, from, n), ctx).to_kind(Kind::Float).log_softmax(-1, None::<Kind>);
+        let next = next.narrow(1, from, n).unsqueeze(2).expand([batch, -1, -1], false);
+        likely.gather(2, &next, false).squeeze_dim(2).to_kind(Kind::Double)
     };
-    let parts: Vec<Tensor> = (0..tokens).step_by(ROWS as usize).map(of).collect();
-    Tensor::cat(&parts, 0)
+    let parts: Vec<Tensor> = (0..tokens).step_by(piece as usize).map(of).collect();
+    Tensor::cat(&parts, 1)
 }

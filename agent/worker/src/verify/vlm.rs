@@ -49,7 +49,7 @@ fn greedy(folder: &Folder, model: &dyn Vlm, x: Tensor, checks: &mut Checks) -> a
     let reference = folder.io("greedy_new_tokens")?.view([-1]);
     let expected: Vec<i64> = Vec::try_from(&reference)?;
     // The reference goes on behind tokens that end a text.
-    let found = read(model, x, &EVAL).answer(model, expected.len(), &[], &EVAL);
+    let found = read(model, x, &EVAL).answers(model, expected.len(), &[], &EVAL).swap_remove(0);
     checks.equal("greedy_new_tokens", &found, &expected);
     Ok(())
 }
@@ -77,12 +77,12 @@ fn smolvlm(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let (ids, place) = (folder.io("input_ids")?, folder.int("image_token_id")?);
     let x = prompt(&model, &ids, place, &image)?;
     let prompted = read(&model, x.shallow_clone(), &EVAL);
-    let logits = prompted.logits(&model, &EVAL).unsqueeze(0);
+    let logits = prompted.logits(&model, &EVAL);
     checks.tensors("logits", &logits, &folder.io("logits")?, Tolerance::EMBEDDINGS);
     if let Some(candidates) = folder.config["candidates"].as_array() {
         let tokens = |c: &Value| c.as_array().into_iter().flatten().filter_map(Value::as_i64).collect::<Vec<i64>>();
         let answers: Vec<Vec<i64>> = candidates.iter().map(tokens).collect();
-        let scores = prompted.scores(&model, &answers, &EVAL);
+        let scores = prompted.scores(&model, &answers, &EVAL).swap_remove(0);
         for (i, (ours, answer)) in scores.iter().zip(&answers).enumerate() {
             let theirs = &folder.config["candidate_logprob_sum_mean"][i];
             for (of, ours, at) in [("sum", *ours, 0), ("mean", ours / answer.len() as f64, 1)] {
@@ -122,7 +122,7 @@ fn smolvlm_by_formula(
     let tile = procedural::images(folder.prefix(), 1, config.vision.image_size).to_device(folder.device);
     let image = model.image_tokens(&tile, &EVAL, &executor());
     let x = prompt(model, &folder.io("input_ids")?, 49190, &image)?;
-    let last = read(model, x, &EVAL).logits(model, &EVAL).select(0, -1);
+    let last = read(model, x, &EVAL).logits(model, &EVAL).select(1, -1).squeeze_dim(0);
     checks.tensors("last_logits", &last, &folder.io("last_logits")?, Tolerance::EMBEDDINGS);
     let likely = last.log_softmax(-1, None::<Kind>);
     let (best, ids) = likely.topk(10, -1, true, true);
@@ -143,7 +143,7 @@ fn paligemma(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let ids = folder.io("prefix.input_ids")?;
     let x = prompt(&model, &ids, place, &image)?;
     let prefix = read(&model, x.shallow_clone(), &EVAL);
-    let logits = prefix.logits(&model, &EVAL).unsqueeze(0);
+    let logits = prefix.logits(&model, &EVAL);
     checks.tensors("prefix.logits", &logits, &folder.io("prefix.logits")?, Tolerance::EMBEDDINGS);
     // The suffix's loss is its mean negative log-probability, and its logits those of what is read behind the prefix.
     let full = folder.io("full.input_ids")?.squeeze_dim(0);
@@ -151,9 +151,9 @@ fn paligemma(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     let suffix: Vec<i64> =
         Vec::try_from(&full.narrow(0, before, full.size()[0] - before)).map_err(anyhow::Error::from)?;
     let score = prefix.scores(&model, std::slice::from_ref(&suffix), &EVAL);
-    let loss = -score[0] / suffix.len() as f64;
+    let loss = -score[0][0] / suffix.len() as f64;
     checks.numbers("full.loss", loss, folder.io("full.loss")?.double_value(&[0]), Tolerance::EMBEDDINGS);
-    let behind = prefix.following(&model, &suffix, &EVAL);
+    let behind = prefix.following(&model, &suffix, &EVAL).squeeze_dim(0);
     let theirs = folder.io("full.logits")?.squeeze_dim(0);
     let theirs = theirs.narrow(0, before, theirs.size()[0] - before);
     checks.tensors("full.logits behind the prefix", &behind, &theirs, Tolerance::EMBEDDINGS);
@@ -176,12 +176,7 @@ fn mobilevlm(folder: &Folder, projector: Projector, checks: &mut Checks) -> Resu
     let (ids, place) = (folder.io("input_ids")?.squeeze_dim(0), folder.int("image_token_index")?);
     let x = spliced(&model, &ids, place, &image)?;
     let prompted = read(&model, x.shallow_clone(), &EVAL);
-    checks.tensors(
-        "logits",
-        &prompted.logits(&model, &EVAL).unsqueeze(0),
-        &folder.io("logits")?,
-        Tolerance::EMBEDDINGS,
-    );
+    checks.tensors("logits", &prompted.logits(&model, &EVAL), &folder.io("logits")?, Tolerance::EMBEDDINGS);
     Ok(greedy(folder, &model, x, checks)?)
 }
 
