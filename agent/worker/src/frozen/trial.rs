@@ -260,6 +260,22 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// The encoder of images, how many go through it at once, and features of all training images.
+    fn supported(
+        &self,
+        published: &Published,
+        meter: &mut PhaseMeter<'_>,
+        training: &mut Training,
+    ) -> Result<(Box<dyn Encoder>, Fit, Bank), Stop> {
+        let encoder = self.build(published, training, |b, names| published.encoder(b, names))?;
+        let fit = self.measure(encoder.as_ref(), training)?;
+        meter.next(Phase::Prepare, training)?;
+        Place::phase("features").enter();
+        let bank = self.bank(encoder.as_ref(), fit, meter)?;
+        note(training, |frozen| frozen.support_images = bank.len() as u64);
+        Ok((encoder, fit, bank))
+    }
+
     fn knn(
         &self,
         published: &Published,
@@ -267,12 +283,7 @@ impl Work<'_> {
         meter: &mut PhaseMeter<'_>,
         training: &mut Training,
     ) -> Result<(), Stop> {
-        let encoder = self.build(published, training, |b, names| published.encoder(b, names))?;
-        let fit = self.measure(encoder.as_ref(), training)?;
-        meter.next(Phase::Prepare, training)?;
-        Place::phase("features").enter();
-        let bank = self.bank(encoder.as_ref(), fit, meter)?;
-        note(training, |frozen| frozen.support_images = bank.len() as u64);
+        let (encoder, fit, bank) = self.supported(published, meter, training)?;
         let bank = bank.on(self.device, self.memory)?;
         let classes = i64::from(self.job.settings.dataset.classes);
         let votes = settings.temperature.map_or(Votes::Equal, |temperature| Votes::Softmax { temperature });
@@ -291,12 +302,7 @@ impl Work<'_> {
         meter: &mut PhaseMeter<'_>,
         training: &mut Training,
     ) -> Result<(), Stop> {
-        let encoder = self.build(published, training, |b, names| published.encoder(b, names))?;
-        let fit = self.measure(encoder.as_ref(), training)?;
-        meter.next(Phase::Prepare, training)?;
-        Place::phase("features").enter();
-        let bank = self.bank(encoder.as_ref(), fit, meter)?;
-        note(training, |frozen| frozen.support_images = bank.len() as u64);
+        let (encoder, fit, bank) = self.supported(published, meter, training)?;
         Place::phase("probe").enter();
         let classes = i64::from(self.job.settings.dataset.classes);
         let config = ProbeConfig {
