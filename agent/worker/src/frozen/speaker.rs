@@ -1,5 +1,7 @@
 //! A model that answers in words: how it is prompted, and how its answers end.
 
+use std::cell::OnceCell;
+
 use fleet_checkpoint::CheckpointError;
 use fleet_common::spec::{Foundation, Interpolation};
 use fleet_tokenizer::{Tokenizer, TokenizerError};
@@ -10,10 +12,11 @@ use tch::{Device, Tensor};
 use super::published::Published;
 use crate::data::processor::Processor;
 use crate::models::config;
+use crate::models::decoder::Cache;
 use crate::models::mobilevlm::{MobileVlm, Projector};
 use crate::models::paligemma::PaliGemma;
 use crate::models::smolvlm::SmolVlm;
-use crate::models::vlm::{Read, Vlm, read};
+use crate::models::vlm::{Read, Vlm, read_beginning, read_behind};
 use crate::nn::{Builder, Ctx, Executor};
 
 /// Why a model cannot be asked.
@@ -72,6 +75,8 @@ pub struct Speaker {
     vocabulary: i64,
     /// Any of them ends an answer; the first is how it ends one itself.
     ends: Vec<i64>,
+    /// The text that every prompt has in front of its first picture, read, where that can be read by itself.
+    beginning: OnceCell<Option<Cache>>,
 }
 
 /// A part of a prompt.
@@ -126,7 +131,7 @@ impl Speaker {
         let context =
             text["max_position_embeddings"].as_i64().unwrap_or(if style == Style::MobileVlm { 2048 } else { 8192 });
         let processor = processor(published, style)?;
-        Ok(Self { model, tokenizer, processor, style, context, vocabulary, ends })
+        Ok(Self { model, tokenizer, processor, style, context, vocabulary, ends, beginning: OnceCell::new() })
     }
 
     /// What it does to images.
@@ -157,8 +162,13 @@ impl Speaker {
         let pictures = Tensor::cat(&pictures, 0).to_kind(self.model.decoder().table().kind());
         let seen = self.model.image_tokens(&pictures, ctx, executor);
         let seen = seen.view([batch, -1, seen.size()[1], seen.size()[2]]); // (batch, pictures, tokens, width)
+        let mut pieces = self.pieces(question, grid)?;
+        let beginning = self.beginning(&pieces[0], device);
+        if beginning.is_some() {
+            pieces.remove(0);
+        }
         let mut parts = Vec::new();
-        for piece in self.pieces(question, grid)? {
+        for piece in pieces {
             parts.push(match piece {
                 Piece::Text(ids) => {
                     let ids = Tensor::from_slice(&ids).to_device(device).unsqueeze(0);
@@ -168,11 +178,19 @@ impl Speaker {
             });
         }
         let x = Tensor::cat(&parts, 1);
-        let needed = x.size()[1] + room as i64;
+        let cache = beginning.map(|cache| cache.for_each_of(batch)).unwrap_or_default();
+        let needed = cache.tokens() + x.size()[1] + room as i64;
         if needed > self.context {
             return Err(SpeakerError::TooLong { needed, context: self.context }.into());
         }
-        Ok(read(self.model.as_ref(), x, ctx))
+        Ok(read_behind(self.model.as_ref(), cache, x, ctx))
+    }
+
+    /// What all prompts begin with, where `first` is a text: read once, and counted for no image.
+    fn beginning(&self, first: &Piece, device: Device) -> Option<&Cache> {
+        let Piece::Text(ids) = first else { return None };
+        let read = || read_beginning(self.model.as_ref(), &Tensor::from_slice(ids).to_device(device), &Ctx::eval());
+        self.beginning.get_or_init(read).as_ref()
     }
 
     /// Rows and columns of tiles that an image is cut into.

@@ -69,6 +69,12 @@ impl Cache {
     pub fn shared(&self) -> Self {
         Self(self.0.iter().map(|(k, v)| (k.shallow_clone(), v.shallow_clone())).collect())
     }
+
+    /// What one row has read, for each of `batch` rows; nothing is copied.
+    pub fn for_each_of(&self, batch: i64) -> Self {
+        let expand = |t: &Tensor| t.expand([batch, -1, -1, -1], false);
+        Self(self.0.iter().map(|(k, v)| (expand(k), expand(v))).collect())
+    }
 }
 
 /// Which tokens see which.

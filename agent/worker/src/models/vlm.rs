@@ -42,20 +42,31 @@ fn positions(before: i64, tokens: i64, like: &Tensor) -> Tensor {
 /// What a model has read of prompts of one length.
 pub struct Read {
     cache: Cache,
-    /// What the decoder has made of them, (batch, tokens, width).
+    /// What the decoder has made of them, without a common beginning, (batch, tokens, width).
     x: Tensor,
 }
 
 /// Reads prompts of `x` (batch, tokens, width).
 pub fn read(model: &dyn Vlm, x: Tensor, ctx: &Ctx) -> Read {
-    let mut cache = Cache::default();
-    let at = positions(0, x.size()[1], &x);
+    read_behind(model, Cache::default(), x, ctx)
+}
+
+/// Reads `ids` (tokens) as what prompts begin with in common: each of them is gone on with by [`read_behind`]. `None` where
+/// what stands in front sees what follows, so that it cannot be read by itself.
+pub fn read_beginning(model: &dyn Vlm, ids: &Tensor, ctx: &Ctx) -> Option<Cache> {
+    matches!(model.prompt_sight(), Sight::Causal)
+        .then(|| read(model, model.decoder().embed(&ids.unsqueeze(0)), ctx).cache)
+}
+
+/// Reads what prompts have behind their beginning, `x` (batch, tokens, width); `cache` has read the beginning of each.
+pub fn read_behind(model: &dyn Vlm, mut cache: Cache, x: Tensor, ctx: &Ctx) -> Read {
+    let at = positions(cache.tokens(), x.size()[1], &x);
     let x = model.decoder().read(x, &at, &model.prompt_sight(), &mut cache, ctx);
     Read { x, cache }
 }
 
 impl Read {
-    /// Logits (batch, tokens, vocabulary) behind each token of the prompts.
+    /// Logits (batch, tokens, vocabulary) behind each token of the prompts, but those of a common beginning.
     pub fn logits(&self, model: &dyn Vlm, ctx: &Ctx) -> Tensor {
         model.logits(&self.x, ctx)
     }
