@@ -9,17 +9,19 @@
 //! | [`knn`] | by the labels of the nearest training images |
 //! | [`probe`] | by a linear layer trained on features |
 //! | [`speaker`] | by what a model answers |
-//! | `asking` | that, in a trial |
+//! | `described`, `supported`, `asking` | each of these, in a trial |
 //! | `trial` | from a job to its end |
 
 mod asking;
 pub mod bank;
+mod described;
 pub mod encoder;
 pub mod fit;
 pub mod knn;
 pub mod probe;
 pub mod published;
 pub mod speaker;
+mod supported;
 mod trial;
 
 pub(crate) use trial::trial;

@@ -5,33 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use fleet_common::answer::Answers;
-use fleet_common::plan::{KnnSettings, LinearProbeSettings, MethodSettings, ZeroShotSettings};
-use fleet_common::record::{self, BlockChoice, ProbeChoice, Training};
+use fleet_common::plan::MethodSettings;
+use fleet_common::record::{self, BlockChoice, Training};
 use fleet_common::spec::{Gives, Storage};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Protocol, Split};
-use fleet_tokenizer::Tokenizer;
 use tch::{Device, Kind, Tensor};
 
-use super::bank::Bank;
-use super::encoder::{Contrastive, Encoder};
+use super::encoder::Encoder;
 use super::fit::{Fit, fitting};
-use super::knn::{Nearest, Votes};
-use super::probe::{Probe, ProbeConfig};
 use super::published::{Names, Pictures, Published};
 use crate::checkpointing::CheckpointingExecutor;
 use crate::data::{Loader, Transform, evaluation_batches};
-use crate::models::{normalised, zero_shot_classifier};
 use crate::nn::{BuildError, Builder, Ctx, MacCounter, Seed};
 use crate::peft::Frozen;
 use crate::quant::Packing;
 use crate::torch::memory::{Memory, Place};
 use crate::torch::{GradMode, guard};
 use crate::train::{Events, PhaseMeter, Stop, cross_entropy, open_dataset};
-
-/// Descriptions of classes that are encoded at once.
-const TEXTS: i64 = 64;
 
 /// Runs a job of a method that trains nothing.
 pub(crate) fn trial(
@@ -143,13 +134,13 @@ impl Work<'_> {
     }
 
     /// Features (batch, width) of images in single precision, whatever the model computes in.
-    fn encode(&self, encoder: &dyn Encoder, images: &Tensor, ctx: &Ctx) -> Tensor {
+    pub(super) fn encode(&self, encoder: &dyn Encoder, images: &Tensor, ctx: &Ctx) -> Tensor {
         let images = images.to_kind(kind(self.job.settings.evaluate.weights));
         encoder.encode(&images, ctx, &self.executor).to_kind(Kind::Float)
     }
 
     /// Counts what an image takes, and finds how many go through the encoder at once within the budget.
-    fn measure(&self, encoder: &dyn Encoder, training: &mut Training) -> Result<Fit, Stop> {
+    pub(super) fn measure(&self, encoder: &dyn Encoder, training: &mut Training) -> Result<Fit, Stop> {
         let side = i64::from(self.pictures.size);
         let images = |n: i64| Tensor::zeros([n, 3, side, side], (Kind::Float, self.device));
         let macs = MacCounter::default();
@@ -168,7 +159,7 @@ impl Work<'_> {
     }
 
     /// Batches of images of a split.
-    fn loader(&self, split: Split, batches: Vec<Vec<usize>>) -> Loader {
+    pub(super) fn loader(&self, split: Split, batches: Vec<Vec<usize>>) -> Loader {
         // The processor's own sizes, whatever the data set's protocol for training is.
         let transform = Transform {
             protocol: Protocol::Resize,
@@ -193,28 +184,9 @@ impl Work<'_> {
         if self.stop.load(Ordering::Relaxed) { Err(Stop::Asked) } else { Ok(()) }
     }
 
-    /// Features of all training images, with their labels.
-    fn bank(&self, encoder: &dyn Encoder, fit: Fit, meter: &mut PhaseMeter<'_>) -> Result<Bank, Stop> {
-        let images = self.dataset.len(Split::Train);
-        let mut loader = self.loader(Split::Train, evaluation_batches(images, None, fit.0 as usize));
-        let mut bank = Bank::default();
-        while let Some(batch) = meter.wait(|| loader.next()) {
-            let batch = batch?;
-            meter.work(batch.len(), || {
-                guard(|| {
-                    let (images, _) = batch.to_tensors(&self.pictures.recipe, self.device);
-                    bank.push(&self.encode(encoder, &images, &Ctx::eval()), &batch.labels);
-                })
-            })?;
-            meter.progress(bank.len() as u64, images as u64, None);
-            self.is_asked()?;
-        }
-        Ok(bank)
-    }
-
     /// Classifies the test images by `scores` (batch, classes) of their features; where `is_probability`, by what softmax
     /// makes of them, and their loss is told.
-    fn evaluate(
+    pub(super) fn evaluate(
         &self,
         encoder: &dyn Encoder,
         fit: Fit,
@@ -258,129 +230,6 @@ impl Work<'_> {
         training.top1_percent = Some(100.0 * right / done as f64);
         training.evaluation_loss = has_loss.then_some(loss / done as f64);
         Ok(())
-    }
-
-    /// The encoder of images, how many go through it at once, and features of all training images.
-    fn supported(
-        &self,
-        published: &Published,
-        meter: &mut PhaseMeter<'_>,
-        training: &mut Training,
-    ) -> Result<(Box<dyn Encoder>, Fit, Bank), Stop> {
-        let encoder = self.build(published, training, |b, names| published.encoder(b, names))?;
-        let fit = self.measure(encoder.as_ref(), training)?;
-        meter.next(Phase::Prepare, training)?;
-        Place::phase("features").enter();
-        let bank = self.bank(encoder.as_ref(), fit, meter)?;
-        note(training, |frozen| frozen.support_images = bank.len() as u64);
-        Ok((encoder, fit, bank))
-    }
-
-    fn knn(
-        &self,
-        published: &Published,
-        settings: &KnnSettings,
-        meter: &mut PhaseMeter<'_>,
-        training: &mut Training,
-    ) -> Result<(), Stop> {
-        let (encoder, fit, bank) = self.supported(published, meter, training)?;
-        let bank = bank.on(self.device, self.memory)?;
-        let classes = i64::from(self.job.settings.dataset.classes);
-        let votes = settings.temperature.map_or(Votes::Equal, |temperature| Votes::Softmax { temperature });
-        self.evaluate(encoder.as_ref(), fit, meter, training, false, |features| {
-            let mut nearest = Nearest::new(features, settings.k);
-            bank.pieces(features.device(), |features, labels| nearest.offer(features, labels));
-            let none = || Tensor::zeros([features.size()[0], classes], (Kind::Float, features.device()));
-            nearest.votes(classes, votes).unwrap_or_else(none)
-        })
-    }
-
-    fn linear_probe(
-        &self,
-        published: &Published,
-        settings: &LinearProbeSettings,
-        meter: &mut PhaseMeter<'_>,
-        training: &mut Training,
-    ) -> Result<(), Stop> {
-        let (encoder, fit, bank) = self.supported(published, meter, training)?;
-        Place::phase("probe").enter();
-        let classes = i64::from(self.job.settings.dataset.classes);
-        let config = ProbeConfig {
-            rates: settings.rates.clone(),
-            batch: i64::from(settings.batch),
-            steps: settings.steps,
-            held_back: settings.held_back,
-        };
-        let mut tell = |step: u32| {
-            meter.progress(u64::from(step), u64::from(settings.steps), None);
-            !self.stop.load(Ordering::Relaxed)
-        };
-        let probe = {
-            let _on = GradMode::on();
-            let (features, labels) = guard(|| bank.whole(self.device))?;
-            Probe::train(&features, &labels, classes, &config, self.seed.named("linear-probe"), &mut tell)?
-        };
-        let probe = probe.ok_or(Stop::Asked)?;
-        let choice = ProbeChoice { learning_rate: probe.rate, held_back_percent: 100.0 * probe.held_back_accuracy };
-        note(training, |frozen| frozen.probe = Some(choice));
-        training.trainable = probe.parameters();
-        training.parameters += probe.parameters();
-        training.macs += probe.macs();
-        self.evaluate(encoder.as_ref(), fit, meter, training, true, |features| probe.forward(features))
-    }
-
-    fn zero_shot(
-        &self,
-        published: &Published,
-        settings: &ZeroShotSettings,
-        meter: &mut PhaseMeter<'_>,
-        training: &mut Training,
-    ) -> Result<(), Stop> {
-        let tokenizer = Tokenizer::open(published.folder().root()).map_err(bad)?;
-        let names = Answers::new(self.dataset.classes()).map_err(|why| bad(anyhow::anyhow!(why)))?;
-        let model = self.build(published, training, |b, _| published.contrastive(b))?;
-        let fit = self.measure(&model, training)?;
-        meter.next(Phase::Prepare, training)?;
-        Place::phase("texts").enter();
-        let classes = self.dataset.classes().len();
-        let texts: Vec<String> = (0..classes)
-            .flat_map(|class| settings.templates.iter().map(move |template| (class, template)))
-            .map(|(class, template)| template.replace("{}", names.name(class)))
-            .collect();
-        note(training, |frozen| frozen.texts = texts.len() as u64);
-        let classifier = self.classifier(&model, &tokenizer, &texts, settings.templates.len(), meter)?;
-        let scale = model.scale().to_kind(Kind::Float);
-        self.evaluate(&model, fit, meter, training, true, |features| {
-            &scale * normalised(features).matmul(&classifier.transpose(0, 1))
-        })
-    }
-
-    /// The classifier (classes, width) that descriptions make.
-    fn classifier(
-        &self,
-        model: &Contrastive,
-        tokenizer: &Tokenizer,
-        texts: &[String],
-        templates: usize,
-        meter: &mut PhaseMeter<'_>,
-    ) -> Result<Tensor, Stop> {
-        let tokens = guard(|| model.tokens(tokenizer, texts, self.device))?.map_err(bad)?;
-        let (all, mut encoded) = (tokens.size()[0], Vec::new());
-        let mut done = 0;
-        while done < all {
-            let n = TEXTS.min(all - done);
-            let piece = tokens.narrow(0, done, n);
-            // No image goes through here.
-            let encode = || model.encode_texts(&piece, &Ctx::eval(), &self.executor).to_kind(Kind::Float);
-            encoded.push(meter.work(0, || guard(encode))?);
-            done += n;
-            meter.progress(done as u64, all as u64, None);
-            self.is_asked()?;
-        }
-        Ok(guard(|| {
-            let texts = Tensor::cat(&encoded, 0);
-            zero_shot_classifier(&texts.view([-1, templates as i64, texts.size()[1]]))
-        })?)
     }
 }
 
