@@ -14,14 +14,18 @@ use fleet_common::record::{BlockChoice, Outcome};
 use fleet_common::spec::{Foundation, Storage};
 use fleet_common::worker::{Job, Phase};
 use fleet_dataset::{Dataset, Split};
+use fleet_tokenizer::Tokenizer;
 use fleet_worker::checkpointing::CheckpointingExecutor;
 use fleet_worker::data::processor::Processor;
+use fleet_worker::frozen::encoder::Encoder;
+use fleet_worker::frozen::probe::{Probe, ProbeConfig};
 use fleet_worker::frozen::published::{Names, Published};
+use fleet_worker::frozen::speaker::Speaker;
 use fleet_worker::nn::{Builder, Ctx, Seed, Weights};
 use fleet_worker::peft;
 use serde_json::json;
 use support::trials::{Ended, Trials, interrupt, run};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 /// A job that trains nothing.
 fn job(trials: &Trials, foundation: Foundation, method: &serde_json::Value, batch: u32) -> Job {
@@ -76,7 +80,7 @@ fn neighbours_and_a_probe_classify_by_the_features_of_dinov2() {
     let trials = Trials::new();
     let by = |method, batch| run(&job(&trials, Foundation::Dinov2Small, &method, batch), |_, _| {});
     let (one, many) = (by(knn(), 1), by(knn(), 7));
-    let expected = by_hand(&trials, 5, 0.07);
+    let expected = neighbours_by_hand(&trials, 5, 0.07);
     assert_eq!((completed(&one), completed(&many)), (expected, expected), "whatever the batch is");
     let frozen = many.training.frozen.unwrap();
     let support = trials_train(&trials);
@@ -85,7 +89,7 @@ fn neighbours_and_a_probe_classify_by_the_features_of_dinov2() {
     assert_eq!((many.training.trainable, many.training.evaluation_loss), (0, None));
 
     let probed = by(probe(), 8);
-    assert!((0.0..=100.0).contains(&completed(&probed)));
+    assert_eq!(completed(&probed), probe_by_hand(&trials));
     let training = probed.training;
     assert_eq!(training.trainable, 8 * (48 + 1));
     let choice = training.frozen.unwrap().probe.unwrap();
@@ -93,46 +97,137 @@ fn neighbours_and_a_probe_classify_by_the_features_of_dinov2() {
     assert!(training.evaluation_loss.unwrap().is_finite());
 }
 
-/// Accuracy in percent of neighbours that are looked for one by one, in f64, among features of whole images.
-fn by_hand(trials: &Trials, k: usize, temperature: f64) -> f64 {
-    let folder = trials.dir.path().join(Foundation::Dinov2Small.name());
-    let published = Published::open(&folder, Foundation::Dinov2Small).unwrap();
-    let pictures = published.pictures().unwrap();
-    assert_eq!((pictures.size, pictures.recipe.crop_share), (56, Some(56.0 / 64.0)));
-    let weights = published.weights().unwrap();
-    let names = Names::of(&weights);
+/// Of each image its features in f64, one image at a time, and its class.
+type Features = Vec<(Vec<f64>, u32)>;
+
+fn numbers(x: &Tensor) -> Vec<f64> {
+    Vec::try_from(&x.to_kind(Kind::Double).view([-1])).unwrap()
+}
+
+fn builder(published: &Published) -> Builder {
     let method = peft::method(&MethodSettings::Full);
-    let b = Builder::new(method, Some(weights), Seed::root(0), Device::Cpu, Kind::Float);
-    let encoder = published.encoder(&b, &names).unwrap();
-    let name = "textures".to_owned().try_into().unwrap();
-    let dataset = Dataset::open(&name, trials.dir.path()).unwrap();
-    let processor = Processor::Centre { recipe: pictures.recipe, size: pictures.size };
-    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
-    let features = |split: Split| -> Vec<(Vec<f64>, u32)> {
-        let one = |i: usize| {
-            let image = processor.apply(&dataset.decode(split, i).unwrap(), Device::Cpu).unwrap();
-            let features = encoder.encode(&image, &Ctx::eval(), &executor).to_kind(Kind::Double).view([-1]);
-            (Vec::<f64>::try_from(&features).unwrap(), dataset.label(split, i))
-        };
-        (0..dataset.len(split)).map(one).collect()
+    Builder::new(method, Some(published.weights().unwrap()), Seed::root(0), Device::Cpu, Kind::Float)
+}
+
+fn dataset(trials: &Trials) -> Dataset {
+    Dataset::open(&"textures".to_owned().try_into().unwrap(), trials.dir.path()).unwrap()
+}
+
+fn features(published: &Published, encoder: &dyn Encoder, dataset: &Dataset, split: Split) -> Features {
+    let pictures = published.pictures().unwrap();
+    let (recipe, size) = (pictures.recipe, pictures.size);
+    let processor = match recipe.crop_share {
+        Some(_) => Processor::Centre { recipe, size },
+        None => Processor::Squash { recipe, size },
     };
-    let (train, test) = (features(Split::Train), features(Split::Test));
+    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
+    let one = |i: usize| {
+        let image = processor.apply(&dataset.decode(split, i).unwrap(), Device::Cpu).unwrap();
+        (numbers(&encoder.encode(&image, &Ctx::eval(), &executor)), dataset.label(split, i))
+    };
+    (0..dataset.len(split)).map(one).collect()
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+/// Percent of `test` whose largest of 8 `votes`, the first of equal ones, is their class's.
+fn accuracy(test: &Features, votes: impl Fn(&[f64]) -> [f64; 8]) -> f64 {
     let right = test.iter().filter(|(query, truth)| {
-        let mut near: Vec<(f64, u32)> = train.iter().map(|(f, label)| (cosine(query, f), *label)).collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut votes = [0.0; 8];
-        near[..k].iter().for_each(|(similar, label)| votes[*label as usize] += (similar / temperature).exp());
-        let best = (0..8u32).max_by(|a, b| votes[*a as usize].total_cmp(&votes[*b as usize]));
-        best == Some(*truth)
+        let votes = votes(query);
+        (0..8u32).rev().max_by(|a, b| votes[*a as usize].total_cmp(&votes[*b as usize])) == Some(*truth)
     });
     100.0 * right.count() as f64 / test.len() as f64
 }
 
+fn dinov2(trials: &Trials) -> (Published, Box<dyn Encoder>) {
+    let folder = trials.dir.path().join(Foundation::Dinov2Small.name());
+    let published = Published::open(&folder, Foundation::Dinov2Small).unwrap();
+    let names = Names::of(&published.weights().unwrap());
+    let encoder = published.encoder(&builder(&published), &names).unwrap();
+    (published, encoder)
+}
+
+/// Accuracy in percent of neighbours that are looked for one by one, in f64, among features of whole images.
+fn neighbours_by_hand(trials: &Trials, k: usize, temperature: f64) -> f64 {
+    let (published, encoder) = dinov2(trials);
+    let pictures = published.pictures().unwrap();
+    assert_eq!((pictures.size, pictures.recipe.crop_share), (56, Some(56.0 / 64.0)));
+    let dataset = dataset(trials);
+    let features = |split| features(&published, encoder.as_ref(), &dataset, split);
+    let (train, test) = (features(Split::Train), features(Split::Test));
+    accuracy(&test, |query| {
+        let mut near: Vec<(f64, u32)> = train.iter().map(|(f, label)| (cosine(query, f), *label)).collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut votes = [0.0; 8];
+        near[..k].iter().for_each(|(similar, label)| votes[*label as usize] += (similar / temperature).exp());
+        votes
+    })
+}
+
+/// Accuracy in percent of a probe on features that were computed one image at a time.
+fn probe_by_hand(trials: &Trials) -> f64 {
+    let (published, encoder) = dinov2(trials);
+    let dataset = dataset(trials);
+    let of = |split| features(&published, encoder.as_ref(), &dataset, split);
+    let rows = |features: &[f64]| Tensor::from_slice(features).view([-1, 48]).to_kind(Kind::Float);
+    let (train, labels): (Vec<Vec<f64>>, Vec<i64>) =
+        of(Split::Train).into_iter().map(|(f, l)| (f, i64::from(l))).unzip();
+    let config = ProbeConfig { rates: vec![0.001, 0.1, 1.0], batch: 32, steps: 200, held_back: 0.2 };
+    let seed = job(trials, Foundation::Dinov2Small, &probe(), 8).settings.seed;
+    let (labels, seed) = (Tensor::from_slice(&labels), Seed::root(seed).named("linear-probe"));
+    let probe = Probe::train(&rows(&train.concat()), &labels, 8, &config, seed, &mut |_| true).unwrap().unwrap();
+    accuracy(&of(Split::Test), |query| numbers(&probe.forward(&rows(query))).try_into().unwrap())
+}
+
+/// Accuracy in percent of the cosines with the mean of each class's normalised descriptions, each encoded by itself.
+fn descriptions_by_hand(trials: &Trials, foundation: Foundation, templates: &[&str]) -> f64 {
+    let folder = trials.dir.path().join(foundation.name());
+    let published = Published::open(&folder, foundation).unwrap();
+    let model = published.contrastive(&builder(&published)).unwrap();
+    let tokenizer = Tokenizer::open(&folder).unwrap();
+    let dataset = dataset(trials);
+    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
+    let describe = |class: &String| {
+        let mut sum = vec![0.0; 0];
+        for template in templates {
+            let text = template.replace("{}", &class.replace('_', " "));
+            let tokens = model.tokens(&tokenizer, &[text], Device::Cpu).unwrap();
+            let embedding = numbers(&model.encode_texts(&tokens, &Ctx::eval(), &executor));
+            let norm = embedding.iter().map(|v| v * v).sum::<f64>().sqrt();
+            sum.resize(embedding.len(), 0.0);
+            sum.iter_mut().zip(&embedding).for_each(|(sum, value)| *sum += value / norm);
+        }
+        sum
+    };
+    let classes: Vec<Vec<f64>> = dataset.classes().iter().map(describe).collect();
+    let test = features(&published, &model, &dataset, Split::Test);
+    accuracy(&test, |query| std::array::from_fn(|class| cosine(query, &classes[class])))
+}
+
+/// Accuracy in percent of the class whose name is likeliest per token behind the prompt, one image at a time.
+fn scores_by_hand(trials: &Trials, foundation: Foundation, prompt: &str) -> f64 {
+    let published = Published::open(&trials.dir.path().join(foundation.name()), foundation).unwrap();
+    let speaker = Speaker::new(&published, &builder(&published)).unwrap();
+    let dataset = dataset(trials);
+    let names: Vec<String> = dataset.classes().iter().map(|name| name.replace('_', " ")).collect();
+    let question = prompt.replace("{}", &names.join(", "));
+    let answers: Vec<Vec<i64>> = names.iter().map(|name| speaker.as_answer(name).unwrap()).collect();
+    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
+    let right = (0..dataset.len(Split::Test)).filter(|i| {
+        let image = dataset.decode(Split::Test, *i).unwrap();
+        let read = speaker.read(&[image], &question, 0, Device::Cpu, &Ctx::eval(), &executor).unwrap();
+        let scores = speaker.scores(&read, &answers, &Ctx::eval()).swap_remove(0);
+        let best = (0..scores.len()).rev().max_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap();
+        best as u32 == dataset.label(Split::Test, *i)
+    });
+    100.0 * right.count() as f64 / dataset.len(Split::Test) as f64
+}
+
 fn trials_train(trials: &Trials) -> u64 {
-    let name = "textures".to_owned().try_into().unwrap();
-    fleet_dataset::Dataset::open(&name, trials.dir.path()).unwrap().len(fleet_dataset::Split::Train) as u64
+    dataset(trials).len(Split::Train) as u64
 }
 
 #[test]
@@ -140,7 +235,8 @@ fn descriptions_classify_by_models_of_images_and_texts() {
     let trials = Trials::new();
     for foundation in [Foundation::OpenClipB32, Foundation::OpenClipB16, Foundation::SiglipBase] {
         let ended = run(&job(&trials, foundation, &zero_shot(), 8), |_, _| {});
-        completed(&ended);
+        let by_hand = descriptions_by_hand(&trials, foundation, &["a photo of a {} texture.", "{}."]);
+        assert_eq!(completed(&ended), by_hand, "{}", foundation.name());
         assert_eq!(ended.training.frozen.unwrap().texts, 16);
         assert!(ended.training.evaluation_loss.unwrap().is_finite());
         completed(&run(&job(&trials, foundation, &knn(), 8), |_, _| {}));
@@ -167,7 +263,7 @@ fn models_of_images_and_text_answer_in_words_and_are_scored() {
         assert_eq!(asked.training.top1_percent, Some(100.0 * right as f64 / asked.training.evaluated as f64));
         // Whatever its weights are, what is scored is always a class.
         let scored = run(&job(&trials, foundation, &json!({ "name": "vlm-score", "prompt": prompt }), 8), |_, _| {});
-        completed(&scored);
+        assert_eq!(completed(&scored), scores_by_hand(&trials, foundation, prompt), "{}", foundation.name());
         assert!(scored.training.frozen.unwrap().answers.iter().all(|a| a.class.is_some()));
     }
     // An image that is cut into four tiles, with the whole behind them.
