@@ -79,6 +79,11 @@ fn refused(job: &Job) -> String {
 fn neighbours_and_a_probe_classify_by_the_features_of_dinov2() {
     let trials = Trials::new();
     let by = |method, batch| run(&job(&trials, Foundation::Dinov2Small, &method, batch), |_, _| {});
+    // Of so few test images some answers are the same by chance.
+    for (k, temperature) in [(1, 0.07), (3, 1.0), (6, 0.01), (20, 1.0)] {
+        let method = json!({ "name": "knn", "k": k, "temperature": temperature });
+        assert_eq!(completed(&by(method, 5)), neighbours_by_hand(&trials, k, temperature), "{k} neighbours");
+    }
     let (one, many) = (by(knn(), 1), by(knn(), 7));
     let expected = neighbours_by_hand(&trials, 5, 0.07);
     assert_eq!((completed(&one), completed(&many)), (expected, expected), "whatever the batch is");
@@ -224,6 +229,27 @@ fn scores_by_hand(trials: &Trials, foundation: Foundation, prompt: &str) -> f64 
         best as u32 == dataset.label(Split::Test, *i)
     });
     100.0 * right.count() as f64 / dataset.len(Split::Test) as f64
+}
+
+#[test]
+fn scores_are_log_probabilities_per_token() {
+    let trials = Trials::new();
+    let foundation = Foundation::SmolVlm256m;
+    let folder = job(&trials, foundation, &knn(), 1).weights.unwrap();
+    let published = Published::open(&folder, foundation).unwrap();
+    let speaker = Speaker::new(&published, &builder(&published)).unwrap();
+    let vocabulary = published.config()["text_config"]["vocab_size"].as_i64().unwrap();
+    let image = dataset(&trials).decode(Split::Test, 0).unwrap();
+    let executor = CheckpointingExecutor::uniform(BlockChoice::Keep);
+    let read = speaker.read(&[image], "What is this ?", 0, Device::Cpu, &Ctx::eval(), &executor).unwrap();
+    let scores = |answers: &[Vec<i64>]| speaker.scores(&read, answers, &Ctx::eval()).swap_remove(0);
+    // Something must follow, and something must follow that.
+    let firsts: Vec<Vec<i64>> = (0..vocabulary).map(|token| vec![token]).collect();
+    let first = scores(&firsts);
+    assert!((first.iter().map(|score| score.exp()).sum::<f64>() - 1.0).abs() < 1e-5);
+    let pairs: Vec<Vec<i64>> = (0..vocabulary).map(|token| vec![7, token]).collect();
+    let both: f64 = scores(&pairs).iter().map(|per_token| (2.0 * per_token).exp()).sum();
+    assert!((both / first[7].exp() - 1.0).abs() < 1e-4, "{both} beside {}", first[7].exp());
 }
 
 fn trials_train(trials: &Trials) -> u64 {
