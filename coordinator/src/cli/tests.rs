@@ -11,7 +11,7 @@ use fleet_common::telemetry::Seal;
 use super::serve::{Kind, Running};
 use super::{Cli, Failure, client, dispatch};
 use crate::core::{CellEntry, Event, Submission};
-use crate::report::tests::records;
+use crate::report::tests::{records, untrained};
 use crate::store::{Keep, Store};
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
@@ -196,5 +196,27 @@ async fn the_coordinator_checks_what_arrives() {
         assert!(status.message().contains(expected), "{status}");
     }
     assert_eq!(w.imported().await, []);
+    w.running.stop().await;
+}
+
+/// The option reaches what is written.
+#[tokio::test]
+async fn a_report_counts_what_is_prepared_where_it_is_told_to() {
+    let dir = tempfile::tempdir().expect("a folder");
+    finished(&dir.path().join("state"), "nightly", &untrained());
+    let w = World::start(dir).await;
+    let out = w.file("out.html");
+    for (option, says) in
+        [(None, "Inference does not count what is prepared"), (Some("--count-preparation"), "Inference counts what")]
+    {
+        let words = |command: &[&'static str]| -> Vec<String> {
+            command.iter().copied().chain(["--html", &out]).chain(option).map(str::to_owned).collect()
+        };
+        for command in [&["report", "nightly"][..], &["compare", "nightly", "--by", "hardware"]] {
+            let words = words(command);
+            w.fleet(&words.iter().map(String::as_str).collect::<Vec<_>>()).await.expect("writes a page");
+            assert!(w.read("out.html").contains(says), "{words:?}");
+        }
+    }
     w.running.stop().await;
 }

@@ -3,7 +3,7 @@
 //! The columns are documented in the coordinator's README. New ones come last, so that a column's number stays what it
 //! was. A cell is empty where there is no value; why there is no energy stands in a column of its own.
 
-use fleet_common::compare::{Group, compare};
+use fleet_common::compare::{Group, Preparation, compare};
 use fleet_common::plan::{MethodSettings, TrainSettings, WeightsRef};
 use fleet_common::record::{Energy, EnergyDomain, IdlePower, MemoryPlan, Reading, Record};
 use fleet_common::score::{Exponents, Summary};
@@ -290,7 +290,7 @@ pub fn csv(records: &[Record]) -> Result<Vec<u8>, csv::Error> {
     head.extend(MACHINE.iter().chain(&LATER).map(|(name, _)| (*name).to_owned()));
     writer.write_record(&head)?;
     for record in records {
-        let row = Row { record, group: compare([record], &Exponents::default()).groups.pop() };
+        let row = Row { record, group: compare([record], &Exponents::default(), Preparation::Apart).groups.pop() };
         let mut cells: Vec<String> = SETTINGS.iter().chain(&RESULTS).map(|(_, cell)| cell(&row)).collect();
         for (phase, _) in PHASES {
             cells.extend(OF_PHASE.iter().map(|(_, cell)| cell(record, phase)));

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::Page;
 use super::shell::{Section, accuracy, summary};
-use crate::report::blocks::{Block, Row};
+use crate::report::blocks::{Block, Row, counted};
 use crate::report::numbers::mib;
 use crate::report::settings;
 
@@ -18,6 +18,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
         p.howto {
             "Of classifying the evaluated images, reading them included, with the batch that the settings name or that fits the "
             "budget. It is what fine-tuned models and those that are used as they are published can be compared by."
+            @if blocks.iter().any(|b| b.has_untrained()) { " " (counted(page.input.comparison.preparation)) }
         }
         @for block in &blocks { (table(page, block)) }
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_common::compare::{Comparison, compare};
+use fleet_common::compare::{Comparison, Preparation, compare};
 use fleet_common::id::TrialId;
 use fleet_common::plan::{CellSettings, Excluded};
 use fleet_common::record::Record;
@@ -383,7 +383,7 @@ impl World {
             campaign: "textures-micro".to_owned(),
             toml: "name = \"textures-micro\"\nseeds = [0, 1, 2]\n".to_owned(),
             samples: records.iter().map(|r| (r.trial.clone(), samples(r))).collect(),
-            comparison: compare(&records, &Exponents::default()),
+            comparison: compare(&records, &Exponents::default(), Preparation::Apart),
             records,
             excluded: Vec::new(),
             warnings: Vec::new(),

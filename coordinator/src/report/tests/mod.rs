@@ -9,7 +9,7 @@ mod steps;
 mod terminal;
 mod untrained;
 
-use fleet_common::compare::compare;
+use fleet_common::compare::{Preparation, compare};
 use fleet_common::record::{EnergyDomain, Reading};
 use fleet_common::score::Exponents;
 use fleet_common::spec::{Checkpointing, Method};
@@ -23,6 +23,12 @@ use super::html;
 /// Records of both hardware classes, for tests of what carries them.
 pub(crate) fn records() -> Vec<fleet_common::record::Record> {
     [CPU, GPU].iter().flat_map(|hardware| matrix("vit_micro", "textures", hardware, 1)).map(|t| t.record()).collect()
+}
+
+/// One model that is used as it is published, on both hardware classes.
+pub(crate) fn untrained() -> Vec<fleet_common::record::Record> {
+    let model = |hardware| Trial { backbone: "dinov2_small", ..trial("knn", "none", hardware, 0) };
+    [CPU, GPU].map(|hardware| model(hardware).record()).into()
 }
 
 /// How often `needle` occurs.
@@ -205,7 +211,7 @@ fn joules_of_different_domains_are_not_mixed() {
             }
         }
     }
-    world.comparison = compare(&world.records, &Exponents::default());
+    world.comparison = compare(&world.records, &Exponents::default(), Preparation::Apart);
     let blocks = blocks(&world.comparison);
     let on: Vec<&str> =
         blocks[0].rows.iter().filter(|r| r.on_front(Cost::Energy) == Some(true)).map(|r| r.label.as_str()).collect();

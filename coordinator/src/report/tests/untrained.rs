@@ -1,6 +1,10 @@
 //! Models that are used as they were published, beside those that are fine-tuned.
 
-use fleet_common::record::Reading;
+use fleet_common::compare::{Preparation, compare};
+use fleet_common::contrast::{Factor, contrast};
+use fleet_common::record::{Reading, Record};
+use fleet_common::score::Exponents;
+use fleet_common::worker::Phase;
 
 use super::fixture::{CPU, GPU, Trial, World, trial};
 use crate::report::{self, html, table};
@@ -59,6 +63,66 @@ fn the_page_has_one_table_of_inference_and_the_settings_in_words() {
     }
     // What only one row of the table has is not said of all, nor of each that could have it.
     assert!(!page.contains("zero-shot · none") && page.contains("full · static"));
+}
+
+/// Seconds and joules of a phase.
+fn took(record: &Record, phase: Phase) -> (f64, f64) {
+    let phase = record.phase(phase).expect("a phase");
+    (phase.seconds, phase.energy.value().expect("measured").joules)
+}
+
+#[test]
+fn what_is_prepared_counts_where_that_is_asked_for_and_both_say_which_it_is() {
+    const APART: &str = "Inference does not count what is prepared; with --count-preparation it does.";
+    const COUNTED: &str = "Inference counts what is prepared (--count-preparation):";
+    let mut world = mixed();
+    let record = world.records.iter().find(|r| r.settings.method.method().name() == "knn").expect("one");
+    let ((before, prepared), (after, classified)) = (took(record, Phase::Prepare), took(record, Phase::Evaluate));
+    let shown = |x: f64| crate::report::numbers::significant(x, 3);
+    // 400 images are evaluated; the fixture prepares for longer than it classifies.
+    let apart = [shown(after / 400.0 * 1e3), shown(classified / 400.0)];
+    let counted = [shown((before + after) / 400.0 * 1e3), shown((prepared + classified) / 400.0)];
+    assert!(apart != counted, "{apart:?}");
+    let check = |world: &World, says: &str, other: &str, values: &[String; 2]| {
+        let text = table(&world.comparison, &world.records, None);
+        let line = text.lines().find(|l| l.contains("knn")).expect("a row");
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        assert!(values.iter().all(|v| cells.contains(&v.as_str())), "{values:?}\n{line}");
+        assert!(text.contains(says) && !text.contains(other), "{text}");
+        let page = html(&world.input());
+        // Under the heads of inference, energy, and in the definitions of the scores.
+        assert_eq!((page.matches(says).count(), page.matches(other).count()), (3, 0));
+        let inference = page.split("<section id=\"inference\">").nth(1).and_then(|s| s.split("</section>").next());
+        let inference = inference.expect("a section");
+        assert!(inference.contains(says) && values.iter().all(|v| inference.contains(v)), "{values:?}\n{inference}");
+    };
+    check(&world, APART, COUNTED, &apart);
+    let trained = |world: &World| world.comparison.groups.iter().find(|g| g.settings.train.is_some()).cloned();
+    let before = trained(&world);
+    world.comparison = compare(&world.records, &Exponents::default(), Preparation::Counted);
+    check(&world, COUNTED, APART, &counted);
+    assert_eq!(trained(&world), before, "nothing changes where something is trained");
+    // Where nothing is prepared there is nothing to say.
+    let world = World::of(&[trial("full", "static", GPU, 0)]);
+    let page = html(&world.input());
+    assert!(!page.contains("what is prepared") && !table(&world.comparison, &world.records, None).contains("prepared"));
+}
+
+#[test]
+fn a_comparison_by_hardware_says_it_too() {
+    let records = super::untrained();
+    for (preparation, says) in [
+        (Preparation::Apart, "Inference does not count what is prepared"),
+        (Preparation::Counted, "Inference counts what is prepared (--count-preparation)"),
+    ] {
+        let contrast = contrast(&records, Factor::Hardware, &Exponents::default(), preparation);
+        assert!(report::contrast(&contrast, None).contains(says));
+        assert_eq!(super::contrast_page::page_of(&contrast, &records).matches(says).count(), 2);
+        let one = contrast.combinations[0].sides.iter().find(|s| s.hardware.as_str() == GPU).expect("a side");
+        let whole = took(&records[1], Phase::Prepare).0 + took(&records[1], Phase::Evaluate).0;
+        let seconds = one.inference.seconds.expect("timed").mean;
+        assert_eq!(seconds == whole, preparation == Preparation::Counted, "{seconds} {whole}");
+    }
 }
 
 #[test]
