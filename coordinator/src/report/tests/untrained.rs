@@ -2,7 +2,7 @@
 
 use fleet_common::compare::{Preparation, compare};
 use fleet_common::contrast::{Factor, contrast};
-use fleet_common::record::{Reading, Record};
+use fleet_common::record::{Frozen, Record};
 use fleet_common::score::Exponents;
 use fleet_common::worker::Phase;
 
@@ -140,7 +140,9 @@ fn settings_of_training_are_shared_by_those_that_train() {
 
 #[test]
 fn columns_of_training_are_empty_and_those_of_inference_are_not() {
-    let world = mixed();
+    let mut world = mixed();
+    let zero_shot = world.records.iter_mut().find(|r| r.settings.method.method().name() == "zero-shot").expect("one");
+    zero_shot.training.frozen = Some(Frozen { image_size: Some(256), ..Frozen::default() });
     let bytes = report::csv(&world.records).expect("a table");
     let mut reader = csv::Reader::from_reader(bytes.as_slice());
     let head: Vec<String> = reader.headers().expect("a head").iter().map(str::to_owned).collect();
@@ -168,6 +170,22 @@ fn columns_of_training_are_empty_and_those_of_inference_are_not() {
         assert!((0..4).all(|row| of(row, name).parse::<f64>().is_ok()), "{name}");
     }
     assert!(of(0, "prepare_seconds").parse::<f64>().is_ok() && of(3, "prepare_seconds").is_empty());
-    let Reading::Measured(energy) = &world.records[0].phases[2].energy else { panic!("measured") };
-    assert_eq!(of(0, "inference_joules_per_image").parse(), Ok(energy.joules / 400.0));
+    let ((before, prepared), (after, classified)) =
+        (took(&world.records[0], Phase::Prepare), took(&world.records[0], Phase::Evaluate));
+    assert_eq!(of(0, "inference_joules_per_image").parse(), Ok(classified / 400.0));
+    // Both numbers, whatever a report counts; of what is trained they are one.
+    assert_eq!(of(0, "inference_with_prepare_joules_per_image").parse(), Ok((prepared + classified) / 400.0));
+    assert_eq!(of(0, "inference_with_prepare_seconds_per_image").parse(), Ok((before + after) / 400.0));
+    let peak = world.records[0].worker_phase(Phase::Prepare).expect("a phase").peak_bytes;
+    assert_eq!(of(0, "inference_with_prepare_peak_bytes").parse(), Ok(peak));
+    let score = |row, name: &str| of(row, name).parse::<f64>().expect("a score");
+    for name in ["ns_e", "ns_sharp"] {
+        assert!(score(0, &format!("inference_with_prepare_{name}")) < score(0, &format!("inference_{name}")));
+        assert_eq!(score(3, &format!("inference_with_prepare_{name}")), score(3, &format!("inference_{name}")));
+    }
+    // What it saw is in its record; the settings have a nominal side.
+    assert_eq!(
+        (of(0, "image_size"), of(1, "image_size"), of(3, "image_size")),
+        ("256".into(), String::new(), "64".into())
+    );
 }
