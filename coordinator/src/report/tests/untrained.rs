@@ -56,6 +56,7 @@ fn the_page_has_one_table_of_inference_and_the_settings_in_words() {
         "0.1 of each class held back",
         "what it takes before the first image can be classified",
         "A trial that trains nothing prepares instead",
+        "Hollow points are of models that are not trained.",
         "<th class=\"num\">prepare</th>",
         "colspan=\"18\"",
     ] {
@@ -123,6 +124,26 @@ fn a_comparison_by_hardware_says_it_too() {
         let seconds = one.inference.seconds.expect("timed").mean;
         assert_eq!(seconds == whole, preparation == Preparation::Counted, "{seconds} {whole}");
     }
+}
+
+#[test]
+fn models_that_are_not_trained_have_hollow_marks_and_no_strategy_in_legends() {
+    let hollow = "r=\"3.7\" fill=\"none\"";
+    let world = mixed();
+    let figures = |world: &World| {
+        let page = html(&world.input());
+        let figures = page.split("<section id=\"figures\">").nth(1).and_then(|s| s.split("</section>").next());
+        figures.expect("a section").to_owned()
+    };
+    let page = figures(&world);
+    assert_eq!(page.matches(hollow).count(), 3, "one per such method");
+    let legend = page.split("checkpointing:").nth(1).and_then(|s| s.split("</p>").next()).expect("a legend");
+    assert!(legend.contains("static") && !legend.contains("none</span>"), "{legend}");
+    // Their points have paper in the middle: a third circle beside its border and its colour.
+    assert_eq!(page.matches("r=\"32\"").count(), 3 * 3, "three models in three charts");
+    let world = World::of(&[trial("full", "static", GPU, 0), trial("lora", "static", GPU, 0)]);
+    let page = figures(&world);
+    assert!(!page.contains(hollow) && !page.contains("Hollow") && !page.contains("r=\"32\""));
 }
 
 #[test]
