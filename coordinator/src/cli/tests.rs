@@ -11,7 +11,7 @@ use fleet_common::telemetry::Seal;
 use super::serve::{Kind, Running};
 use super::{Cli, Failure, client, dispatch};
 use crate::core::{CellEntry, Event, Submission};
-use crate::report::tests::{records, untrained};
+use crate::report::tests::{published, records};
 use crate::store::{Keep, Store};
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
@@ -203,7 +203,7 @@ async fn the_coordinator_checks_what_arrives() {
 #[tokio::test]
 async fn a_report_counts_what_is_prepared_where_it_is_told_to() {
     let dir = tempfile::tempdir().expect("a folder");
-    finished(&dir.path().join("state"), "nightly", &untrained());
+    finished(&dir.path().join("state"), "nightly", &published());
     let w = World::start(dir).await;
     let out = w.file("out.html");
     for (option, says) in

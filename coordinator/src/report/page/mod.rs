@@ -6,6 +6,7 @@
 //! `maud` escapes every text. The two places that bypass it are the style sheet and the charts' SVG, whose texts
 //! `plotters` escapes (tests put markup into every text that comes from outside).
 
+mod answers;
 mod contrast;
 mod energy;
 mod failures;
@@ -54,6 +55,7 @@ pub fn html(input: &ReportInput<'_>) -> String {
         results::section(&page),
         figures::section(&page),
         inference::section(&page),
+        answers::section(&page),
         energy::section(&page),
         scores::section(&page),
         failures::section(&input.comparison.failures, &page.records),

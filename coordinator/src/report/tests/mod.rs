@@ -1,5 +1,6 @@
 //! Facts that a report must state, whatever it looks like.
 
+mod answers;
 mod contrast;
 mod contrast_page;
 mod csv;
@@ -26,10 +27,13 @@ pub(crate) fn records() -> Vec<fleet_common::record::Record> {
 }
 
 /// One model that is used as it is published, on both hardware classes.
-pub(crate) fn untrained() -> Vec<fleet_common::record::Record> {
+pub(crate) fn published() -> Vec<fleet_common::record::Record> {
     let model = |hardware| Trial { backbone: "dinov2_small", ..trial("knn", "none", hardware, 0) };
     [CPU, GPU].map(|hardware| model(hardware).record()).into()
 }
+
+/// What must nowhere become markup.
+const EVIL: &str = "\"><script>alert(1)</script><svg/onload=x>'&";
 
 /// How often `needle` occurs.
 fn times(text: &str, needle: &str) -> usize {
@@ -104,7 +108,6 @@ fn is_self_contained(page: &str) {
 
 #[test]
 fn markup_from_outside_is_text() {
-    const EVIL: &str = "\"><script>alert(1)</script><svg/onload=x>'&";
     let mut world = World::of(&[
         Trial {
             dataset: EVIL,
@@ -329,6 +332,7 @@ fn write_pages() {
         ("traced", fixture::traced()),
         ("twelve", World::of(&twelve)),
         ("sixty", World::of(&sixty)),
+        ("untrained", untrained::every_method()),
     ] {
         std::fs::write(folder.join(format!("{name}.html")), html(&world.input())).expect("written");
     }

@@ -4,6 +4,7 @@ use fleet_common::compare::{Preparation, compare};
 use fleet_common::contrast::{Factor, contrast};
 use fleet_common::record::{Frozen, Record};
 use fleet_common::score::Exponents;
+use fleet_common::spec::Method;
 use fleet_common::worker::Phase;
 
 use super::fixture::{CPU, GPU, Trial, World, trial};
@@ -18,6 +19,19 @@ fn mixed() -> World {
         model("linear-probe", "dinov2_small"),
         trial("full", "static", GPU, 0),
     ])
+}
+
+/// One trial of each method, and what one that answers has said.
+pub(super) fn every_method() -> World {
+    let trials = Method::ALL.map(|method| match method {
+        m if m.trains() => trial(m.name(), "static", GPU, 0),
+        Method::ZeroShot => Trial { backbone: "openclip_vit_b_32", ..trial("zero-shot", "none", GPU, 0) },
+        Method::Knn | Method::LinearProbe => Trial { backbone: "dinov2_small", ..trial(method.name(), "none", GPU, 0) },
+        _ => Trial { backbone: "smolvlm_256m", ..trial(method.name(), "none", GPU, 0) },
+    });
+    let mut world = World::of(&trials);
+    super::answers::say(&mut world, super::answers::said());
+    world
 }
 
 #[test]
@@ -111,7 +125,7 @@ fn what_is_prepared_counts_where_that_is_asked_for_and_both_say_which_it_is() {
 
 #[test]
 fn a_comparison_by_hardware_says_it_too() {
-    let records = super::untrained();
+    let records = super::published();
     for (preparation, says) in [
         (Preparation::Apart, "Inference does not count what is prepared"),
         (Preparation::Counted, "Inference counts what is prepared (--count-preparation)"),
