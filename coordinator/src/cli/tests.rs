@@ -206,9 +206,10 @@ async fn a_report_counts_what_is_prepared_where_it_is_told_to() {
     finished(&dir.path().join("state"), "nightly", &published());
     let w = World::start(dir).await;
     let out = w.file("out.html");
-    for (option, says) in
-        [(None, "Inference does not count what is prepared"), (Some("--count-preparation"), "Inference counts what")]
-    {
+    for (option, says) in [
+        (None, "What is prepared before the first image does not count"),
+        (Some("--count-preparation"), "What is prepared before the first image counts"),
+    ] {
         let words = |command: &[&'static str]| -> Vec<String> {
             command.iter().copied().chain(["--html", &out]).chain(option).map(str::to_owned).collect()
         };

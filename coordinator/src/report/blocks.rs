@@ -169,10 +169,12 @@ pub(super) const BEFORE: &str = "Where nothing is trained, the training side is 
 /// Whether inference counts that.
 pub(super) const fn counted(preparation: Preparation) -> &'static str {
     match preparation {
-        Preparation::Apart => "Inference does not count what is prepared; with --count-preparation it does.",
+        Preparation::Apart => {
+            "What is prepared before the first image does not count as inference; with --count-preparation it does."
+        }
         Preparation::Counted => {
-            "Inference counts what is prepared (--count-preparation): time and energy are shared among the evaluated images, and \
-             the peak is the larger of both."
+            "What is prepared before the first image counts as inference (--count-preparation): its time and energy are shared \
+             among the evaluated images, and the peak is the larger of both."
         }
     }
 }

@@ -31,15 +31,16 @@ fn table(page: &Page<'_>, block: &Block<'_>) -> Markup {
         div.scroll { table.inference {
             thead { tr {
                 th.num { "#" } th { "combination" } th { "weights" } th.num { "n" } th.num { "top-1, %" }
+                @if block.has_untrained() { th.num { "prepare, s" } th.num { "prepare, J" } }
                 th.num { "peak memory, MiB" } th.num { "ms per image" } th.num { "images/s" } th.num { "J per image" }
                 th.num { "NS-E" } th.num { "NS-M" } th.num { "NS#" }
             } }
-            tbody { @for row in &block.rows { (line(page, row)) } }
+            tbody { @for row in &block.rows { (line(page, row, block.has_untrained())) } }
         } }
     }
 }
 
-fn line(page: &Page<'_>, row: &Row<'_>) -> Markup {
+fn line(page: &Page<'_>, row: &Row<'_>, beside_untrained: bool) -> Markup {
     let (g, cost) = (row.group, &row.group.inference);
     let scores = &cost.scores;
     html! {
@@ -49,6 +50,7 @@ fn line(page: &Page<'_>, row: &Row<'_>) -> Markup {
             td.nowrap { (settings::weights(&g.settings)) }
             td.num { (g.completed) }
             td.num { (accuracy(g.top1_percent.as_ref(), g.evaluated)) }
+            @if beside_untrained { (prepared(page, row)) }
             td.num { (summary(cost.peak_bytes.map(|s| s.scaled(mib(1.0))).as_ref(), 3)) }
             td.num { (summary(row.milliseconds_per_image().as_ref(), 3)) }
             td.num { (summary(cost.images_per_second.as_ref(), 3)) }
@@ -61,5 +63,17 @@ fn line(page: &Page<'_>, row: &Row<'_>) -> Markup {
                 } }
             }
         }
+    }
+}
+
+/// What comes before the first image of a model that is not trained.
+fn prepared(page: &Page<'_>, row: &Row<'_>) -> Markup {
+    let before = row.group.settings.train.is_none().then_some(&row.group.training);
+    html! {
+        td.num { (summary(before.and_then(|cost| cost.seconds.as_ref()), 3)) }
+        td.num { @match before.map(|cost| &cost.joules) {
+            Some(Reading::Unavailable(why)) => (page.not_available(why)),
+            joules => (summary(joules.and_then(Reading::value), 3)),
+        } }
     }
 }
