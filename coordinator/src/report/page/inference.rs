@@ -10,15 +10,12 @@ use crate::report::numbers::mib;
 use crate::report::settings;
 
 pub(super) fn section(page: &Page<'_>) -> Option<Section> {
-    let blocks: Vec<&Block<'_>> = page.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
-    if blocks.is_empty() {
-        return None;
-    }
+    let blocks = page.tables()?;
     let body = html! {
         p.howto {
             "Of classifying the evaluated images, reading them included, with the batch that the settings name or that fits the "
             "budget. It is what fine-tuned models and those that are used as they are published can be compared by."
-            @if blocks.iter().any(|b| b.has_untrained()) { " " (counted(page.input.comparison.preparation)) }
+            @if let Some(preparation) = page.untrained() { " " (counted(preparation)) }
         }
         @for block in &blocks { (table(page, block)) }
     };

@@ -21,6 +21,7 @@ mod shell;
 mod steps;
 mod trials;
 
+use fleet_common::compare::Preparation;
 use fleet_common::record::Record;
 use maud::{Markup, html as markup};
 use shell::{Document, Section, finding, not_available};
@@ -95,6 +96,17 @@ fn head(page: &Page<'_>) -> Markup {
 }
 
 impl Page<'_> {
+    /// The blocks that have a table; `None` if there is none.
+    fn tables(&self) -> Option<Vec<&Block<'_>>> {
+        let blocks: Vec<&Block<'_>> = self.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
+        (!blocks.is_empty()).then_some(blocks)
+    }
+
+    /// What inference counts of models that are not trained, where there are any.
+    fn untrained(&self) -> Option<Preparation> {
+        self.blocks.iter().any(Block::has_untrained).then_some(self.input.comparison.preparation)
+    }
+
     /// "n/a" with the number of its reason.
     fn not_available(&self, reason: &str) -> Markup {
         not_available(&self.notes, reason)

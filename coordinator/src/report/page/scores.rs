@@ -12,11 +12,7 @@ use crate::report::blocks::{Block, counted};
 use crate::report::notes::Notes;
 
 pub(super) fn section(page: &Page<'_>) -> Option<Section> {
-    let blocks: Vec<&Block<'_>> = page.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
-    if blocks.is_empty() {
-        return None;
-    }
-    let untrained = blocks.iter().any(|b| b.has_untrained());
+    let blocks = page.tables()?;
     let body = html! {
         p.howto {
             "Higher is better. A score is the mean of the scores of the trials, in decibels as its authors scale it: 20·log"
@@ -25,7 +21,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             "same for all scores of one device, and from five trials on the 95 % interval from run to run."
         }
         @for block in &blocks { (table(page, block)) }
-        (definitions(&page.input.comparison.exponents, untrained.then_some(page.input.comparison.preparation)))
+        (definitions(&page.input.comparison.exponents, page.untrained()))
     };
     Some(Section { id: "scores", heading: "Scores", body })
 }

@@ -32,7 +32,7 @@ pub(super) fn say(world: &mut World, answers: Vec<Answer>) {
     }
 }
 
-fn asked(answers: Vec<Answer>) -> World {
+pub(super) fn asked(answers: Vec<Answer>) -> World {
     let mut world = World::of(&[Trial { backbone: "smolvlm_256m", ..trial("vlm-prompt", "none", GPU, 0) }]);
     say(&mut world, answers);
     world

@@ -32,6 +32,11 @@ pub(crate) fn published() -> Vec<fleet_common::record::Record> {
     [CPU, GPU].map(|hardware| model(hardware).record()).into()
 }
 
+/// A model that was asked, and has answered.
+pub(crate) fn asked() -> Vec<fleet_common::record::Record> {
+    answers::asked(answers::said()).records
+}
+
 /// What must nowhere become markup.
 const EVIL: &str = "\"><script>alert(1)</script><svg/onload=x>'&";
 
