@@ -161,6 +161,11 @@ mod tests {
         // Edges of windows err independently of each other, the sensor alike: 0.05 and √(300² + 100²) / 3500.
         let error = counted.inference.energy_error.as_ref().expect("known");
         assert!((error.relative - 0.05f64.hypot(300f64.hypot(100.0) / 3500.0)).abs() < 1e-12, "{error:?}");
+        // Programs are told which of the two they read.
+        for (preparation, name) in [(Preparation::Apart, "apart"), (Preparation::Counted, "counted")] {
+            let comparison = compare([&record], &Exponents::default(), preparation);
+            assert_eq!(serde_json::to_value(comparison).expect("a document")["preparation"], name);
+        }
         // What it took to prepare stays visible on its own.
         assert_eq!(apart.training, counted.training);
         assert_eq!(counted.training.joules.value().expect("measured").mean, 3000.0);
