@@ -1,12 +1,14 @@
 //! What classifying costs once everything is ready: what all combinations can be compared by, trained or not.
 
-use fleet_common::record::Reading;
+use std::collections::BTreeSet;
+
+use fleet_common::record::{Frozen, Outcome, Reading};
 use maud::{Markup, html};
 
 use super::Page;
 use super::shell::{Section, accuracy, summary};
 use crate::report::blocks::{Block, Row, counted};
-use crate::report::numbers::mib;
+use crate::report::numbers::{mib, plural};
 use crate::report::settings;
 
 pub(super) fn section(page: &Page<'_>) -> Option<Section> {
@@ -43,7 +45,7 @@ fn line(page: &Page<'_>, row: &Row<'_>, beside_untrained: bool) -> Markup {
     html! {
         tr {
             td.num.muted { (row.number) }
-            td.nowrap { (row.label) }
+            td.nowrap { (row.label) @for how in at_once(page, row) { div.sub { (how) } } }
             td.nowrap { (settings::weights(&g.settings)) }
             td.num { (g.completed) }
             td.num { (accuracy(g.top1_percent.as_ref(), g.evaluated)) }
@@ -61,6 +63,16 @@ fn line(page: &Page<'_>, row: &Row<'_>, beside_untrained: bool) -> Markup {
             }
         }
     }
+}
+
+/// How models that are not trained saw the images: the batch may be smaller than asked for, and the side is the model's.
+fn at_once(page: &Page<'_>, row: &Row<'_>) -> BTreeSet<String> {
+    let trials = page.records.iter().filter(|r| r.outcome == Outcome::Completed && Block::belongs(row, r));
+    let how = |frozen: &Frozen| {
+        let side = frozen.image_size.map(|side| format!(" of {side} × {side}")).unwrap_or_default();
+        format!("{}{side} at once", plural(frozen.batch.into(), "image"))
+    };
+    trials.filter_map(|r| r.training.frozen.as_ref()).map(how).collect()
 }
 
 /// What comes before the first image of a model that is not trained.

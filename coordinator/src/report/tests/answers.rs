@@ -28,7 +28,8 @@ pub(super) fn say(world: &mut World, answers: Vec<Answer>) {
     let other_answers = 400 - answers.iter().map(|a| a.times).sum::<u64>();
     let speak = |r: &&mut Record| r.settings.method.method().name().starts_with("vlm-");
     for record in world.records.iter_mut().filter(speak) {
-        record.training.frozen = Some(Frozen { answers: answers.clone(), other_answers, ..Frozen::default() });
+        record.training.frozen =
+            Some(Frozen { batch: 8, answers: answers.clone(), other_answers, ..Frozen::default() });
     }
 }
 

@@ -147,6 +147,21 @@ fn a_comparison_by_hardware_says_it_too() {
 }
 
 #[test]
+fn the_page_says_how_such_models_saw_the_images() {
+    let model = |seed| Trial { backbone: "dinov2_small", ..trial("linear-probe", "none", GPU, seed) };
+    let mut world = World::of(&[model(0), model(1), trial("full", "static", GPU, 0)]);
+    let saw = |batch, image_size| Some(Frozen { batch, image_size, ..Frozen::default() });
+    world.records[0].training.frozen = saw(64, Some(224));
+    world.records[1].training.frozen = saw(64, Some(224));
+    let page = html(&world.input());
+    assert_eq!(page.matches("64 images of 224 × 224 at once").count(), 1, "alike in both trials");
+    // Where less memory was free, fewer went through at once.
+    world.records[1].training.frozen = saw(1, None);
+    let page = super::visible(&html(&world.input()));
+    assert!(page.contains("dinov2_small · linear-probe 1 image at once 64 images of 224 × 224 at once"), "{page}");
+}
+
+#[test]
 fn models_that_are_not_trained_have_hollow_marks_and_no_strategy_in_legends() {
     let hollow = "r=\"3.7\" fill=\"none\"";
     let world = mixed();
