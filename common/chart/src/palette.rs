@@ -1,6 +1,7 @@
 //! Colours, marks and dashes. A method is a colour; a checkpointing strategy is a mark and a dash.
 //!
-//! The colours of data are Okabe and Ito's, which people with any colour vision tell apart. An SVG carries the light
+//! The first six colours of data are Okabe and Ito's, which people with any colour vision tell apart; the others are those that a
+//! search found farthest from them and from each other (the tests say how far). An SVG carries the light
 //! page's colours as plain attributes, so that it can be cut out and used elsewhere; the page's style sheet overrides
 //! them by attribute where the reader prefers dark ([`dark_rules`]).
 
@@ -45,14 +46,19 @@ pub const SHADE: Ink = ink(0xF1, 0xF3, 0xF5, "#1E2329");
 /// Marks that stand for no method.
 pub const NEUTRAL: Ink = MUTED;
 
-/// Blue, vermilion, bluish green, reddish purple, orange, sky blue.
-const DATA: [Ink; 6] = [
+/// Blue, vermilion, bluish green, reddish purple, orange; then of models that are not trained sky blue, dark green, plum,
+/// brown, indigo.
+const DATA: [Ink; 10] = [
     ink(0x00, 0x72, 0xB2, "#4AA3DF"),
     ink(0xD5, 0x5E, 0x00, "#F08A43"),
     ink(0x00, 0x9E, 0x73, "#2CC295"),
     ink(0xCC, 0x79, 0xA7, "#DE97BE"),
     ink(0xE6, 0x9F, 0x00, "#EFB63B"),
-    ink(0x56, 0xB4, 0xE9, "#7CC8F2"),
+    ink(0x56, 0xB4, 0xE9, "#00EBFF"),
+    ink(0x08, 0x47, 0x00, "#207D00"),
+    ink(0x7F, 0x00, 0x58, "#C50992"),
+    ink(0x62, 0x4F, 0x48, "#806A5B"),
+    ink(0x08, 0x14, 0xC8, "#005BFF"),
 ];
 
 /// The colour of a method, by its place in the list of methods.
@@ -124,3 +130,6 @@ pub fn dark_rules() -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,8 @@ pub enum Mark {
         ink: Ink,
         /// Which mark.
         shape: Shape,
+        /// Whether it is drawn as an outline.
+        hollow: bool,
         /// What it says; empty for nothing.
         title: String,
     },
@@ -232,9 +234,12 @@ impl Panel {
                 let outline: Vec<_> = upper.chain(lower).collect();
                 root.draw(&Polygon::new(outline, ink.light.mix(*opacity)))?;
             }
-            Mark::Point { at: place, ink, shape, .. } => {
+            Mark::Point { at: place, ink, shape, hollow, .. } => {
                 point(root, at(*place), 7.2, *shape, PAPER)?;
                 point(root, at(*place), 5.8, *shape, *ink)?;
+                if *hollow {
+                    point(root, at(*place), 3.2, *shape, PAPER)?;
+                }
             }
             Mark::Shade { from, to } => {
                 let (_, top, _, bottom) = self.bounds();

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::phases::Phases;
 use crate::record::{Energy, EnergyDomain, Reading, Record};
 use crate::score::interval::{self, Interval};
 use crate::score::{Costs, Exponents, Scores, Summary};
-use crate::worker::Phase;
 
 /// What one side (training or inference) of a group costs, and its scores.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -96,17 +96,12 @@ pub(super) fn summary(records: &[&Record], value: impl Fn(&Record) -> Option<f64
     Summary::of(&values)
 }
 
-/// Costs of one side. Memory peaks over all of `phases` (the optimiser's state appears in the warm-up); time and
-/// energy are those of the `window`.
-pub(super) fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase], window: Phase) -> Cost {
-    let seconds = |r: &Record| r.phase(window).map(|p| p.seconds);
-    let peak =
-        |r: &Record| phases.iter().filter_map(|&p| r.worker_phase(p)).map(|p| p.peak_bytes as f64).reduce(f64::max);
-    let energy = |r: &Record| match r.phase(window) {
-        Some(phase) => phase.energy.clone(),
-        None => Reading::Unavailable("the phase was not reached".to_owned()),
-    };
-    let rate = |r: &Record| Some(r.worker_phase(window)?.images as f64 / seconds(r)?);
+/// Costs of one side.
+pub(super) fn cost(records: &[&Record], exponents: &Exponents, phases: Phases) -> Cost {
+    let seconds = |r: &Record| phases.seconds(r);
+    let peak = |r: &Record| phases.peak_bytes(r);
+    let energy = |r: &Record| phases.energy(r);
+    let rate = |r: &Record| Some(phases.images(r)? as f64 / seconds(r)?);
     let scores: Vec<Scores> = records
         .iter()
         .filter_map(|r| {
@@ -149,7 +144,7 @@ pub(super) fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase],
         ns_m: all(&scores.iter().map(|s| s.ns_m.clone()).collect::<Vec<_>>()),
         ns_sharp: one_domain(all(&scores.iter().map(|s| s.ns_sharp.clone()).collect::<Vec<_>>())),
     };
-    let energy_error = energy_error(records, window);
+    let energy_error = energy_error(records, phases);
     Cost {
         seconds: summary(records, seconds),
         images_per_second: summary(records, rate),
@@ -160,7 +155,7 @@ pub(super) fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase],
             Some(seconds) => Reading::Measured(e.joules / seconds),
             None => Reading::Unavailable("the window has no length".to_owned()),
         }),
-        joules_per_image: measured(&|e, r| match r.worker_phase(window).map(|p| p.images).filter(|n| *n > 0) {
+        joules_per_image: measured(&|e, r| match phases.images(r).filter(|n| *n > 0) {
             Some(images) => Reading::Measured(e.joules / images as f64),
             None => Reading::Unavailable("no image went through the model in the window".to_owned()),
         }),
@@ -172,10 +167,11 @@ pub(super) fn cost(records: &[&Record], exponents: &Exponents, phases: &[Phase],
 }
 
 /// What is known about the meters of a window; `None` unless it is of every trial.
-fn energy_error(records: &[&Record], window: Phase) -> Option<EnergyError> {
+fn energy_error(records: &[&Record], phases: Phases) -> Option<EnergyError> {
     let mut error = EnergyError { relative: 0.0, sensor: 0.0, basis: BTreeSet::new(), devices: BTreeSet::new() };
     for record in records {
-        let uncertainty = record.phase(window)?.energy.value()?.uncertainty.as_ref()?;
+        let energy = phases.energy(record);
+        let uncertainty = energy.value()?.uncertainty.as_ref()?;
         error.relative = error.relative.max(uncertainty.relative());
         error.sensor = error.sensor.max(uncertainty.sensor);
         error.basis.insert(uncertainty.basis.clone());

@@ -4,6 +4,7 @@
 //! hardware class. Nothing is ranked across data sets, hardware classes or energy domains.
 
 mod cost;
+mod phases;
 mod totals;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +17,11 @@ use crate::plan::{CellSettings, WeightsRef};
 use crate::record::{EnergyDomain, Outcome, Record};
 use crate::score::{Exponents, Summary, pareto_front};
 use crate::spec::{Checkpointing, Method};
-use crate::worker::Phase;
 
 pub use cost::{Cost, EnergyError, Intervals, ScoreSummaries};
 use cost::{cost, summary};
+use phases::Phases;
+pub use phases::Preparation;
 pub use totals::{Total, totals};
 
 /// Name and version of this form, for `--json`.
@@ -32,6 +34,8 @@ pub struct Comparison {
     pub schema: &'static str,
     /// Exponents of the scores.
     pub exponents: Exponents,
+    /// What counts as inference of models that are not trained.
+    pub preparation: Preparation,
     /// One per combination and hardware class, ordered by data set, hardware, backbone, method, checkpointing.
     pub groups: Vec<Group>,
     /// Trials that did not complete.
@@ -62,7 +66,7 @@ pub struct Group {
     /// Training, or where nothing is trained what is needed before the first image can be classified; without scores
     /// then.
     pub training: Cost,
-    /// Inference over the evaluated images.
+    /// Inference over the evaluated images; with what was prepared for it, where [`Comparison::preparation`] says so.
     pub inference: Cost,
     /// Whether no other group of the same data set, hardware and number of evaluated images (and, for energy, the same
     /// domain) has at least the accuracy for less of this; `None` where the cost was not measured.
@@ -106,7 +110,11 @@ impl Failure {
 }
 
 /// Compares records.
-pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Exponents) -> Comparison {
+pub fn compare<'a>(
+    records: impl IntoIterator<Item = &'a Record>,
+    exponents: &Exponents,
+    preparation: Preparation,
+) -> Comparison {
     let mut by_group: BTreeMap<(HardwareClass, String, u64, Option<EnergyDomain>), Vec<&Record>> = BTreeMap::new();
     let mut failures = Vec::new();
     for record in records {
@@ -118,11 +126,12 @@ pub fn compare<'a>(records: impl IntoIterator<Item = &'a Record>, exponents: &Ex
             failures.push(Failure::of(record));
         }
     }
-    let mut groups: Vec<Group> = by_group.into_values().map(|records| group(&records, exponents)).collect();
+    let mut groups: Vec<Group> =
+        by_group.into_values().map(|records| group(&records, exponents, preparation)).collect();
     groups.sort_by(|a, b| order(a).cmp(&order(b)));
     mark_fronts(&mut groups);
     failures.sort_by(|a, b| a.trial.cmp(&b.trial));
-    Comparison { schema: SCHEMA, exponents: *exponents, groups, failures }
+    Comparison { schema: SCHEMA, exponents: *exponents, preparation, groups, failures }
 }
 
 /// See [`order`].
@@ -142,24 +151,15 @@ pub(crate) fn order(g: &Group) -> Order {
     )
 }
 
-/// What has to be done before a trial's model classifies: its phases, and of them the one that is timed and metered.
-const fn before(settings: &CellSettings) -> (&'static [Phase], Phase) {
-    match settings.train {
-        Some(_) => (&[Phase::WarmUp, Phase::Train], Phase::Train),
-        None => (&[Phase::Prepare], Phase::Prepare),
-    }
-}
-
-/// What the joules of that cover.
+/// What the joules cover of what comes before classifying.
 fn domain(record: &Record) -> Option<EnergyDomain> {
-    record.phase(before(&record.settings).1)?.energy.value().map(|e| e.domain)
+    Phases::before(&record.settings).energy(record).value().map(|e| e.domain)
 }
 
 /// One group of completed records that may be averaged; there must be at least one.
-pub(crate) fn group(records: &[&Record], exponents: &Exponents) -> Group {
+pub(crate) fn group(records: &[&Record], exponents: &Exponents, preparation: Preparation) -> Group {
     let first = records[0];
-    let (phases, window) = before(&first.settings);
-    let mut training = cost(records, exponents, phases, window);
+    let mut training = cost(records, exponents, Phases::before(&first.settings));
     if first.settings.train.is_none() {
         training.without_scores("nothing is trained; what inference costs is what it is compared by");
     }
@@ -174,7 +174,7 @@ pub(crate) fn group(records: &[&Record], exponents: &Exponents) -> Group {
         evaluated: first.training.evaluated,
         top1_percent: summary(records, |r| r.training.top1_percent),
         training,
-        inference: cost(records, exponents, &[Phase::Evaluate], Phase::Evaluate),
+        inference: cost(records, exponents, Phases::inference(&first.settings, preparation)),
         on_front: Front::default(),
     }
 }
@@ -259,7 +259,7 @@ mod tests {
             record("full", 1, 64.0, 402, 14.0, Some(1400.0)),
             record("bitfit", 0, 58.0, 200, 8.0, Some(700.0)),
         ];
-        let comparison = compare(&records, &Exponents::default());
+        let comparison = compare(&records, &Exponents::default(), Preparation::Apart);
         assert_eq!(comparison.groups.len(), 2);
         let full = &comparison.groups[0];
         assert_eq!((full.completed, full.seeds.len()), (2, 2));
@@ -280,14 +280,14 @@ mod tests {
     #[test]
     fn one_trial_without_a_meter_leaves_the_group_without_a_mean() {
         let records = [record("full", 0, 60.0, 400, 10.0, None), record("full", 1, 64.0, 402, 14.0, None)];
-        let group = &compare(&records, &Exponents::default()).groups[0];
+        let group = &compare(&records, &Exponents::default(), Preparation::Apart).groups[0];
         assert_eq!(group.training.joules, Reading::Unavailable("no meter".into()));
         assert_eq!(group.training.scores.ns_sharp, Reading::Unavailable("no meter".into()));
         assert!(group.training.scores.ns_m.value().is_some());
         assert_eq!(group.on_front.energy, None);
         // Trials with and without a meter are not one group: their joules could not be one number.
         let mixed = [record("full", 0, 60.0, 400, 10.0, None), record("full", 1, 64.0, 402, 14.0, Some(9.0))];
-        assert_eq!(compare(&mixed, &Exponents::default()).groups.len(), 2);
+        assert_eq!(compare(&mixed, &Exponents::default(), Preparation::Apart).groups.len(), 2);
     }
 
     #[test]
@@ -295,7 +295,7 @@ mod tests {
         let mut failed = record("bitfit", 3, 0.0, 100, 1.0, None);
         failed.outcome = Outcome::Diverged { step: 3 };
         let records = [record("full", 0, 60.0, 400, 10.0, None), record("bitfit", 0, 58.0, 500, 8.0, None), failed];
-        let comparison = compare(&records, &Exponents::default());
+        let comparison = compare(&records, &Exponents::default(), Preparation::Apart);
         assert_eq!(comparison.failures.len(), 1);
         let fronts: Vec<_> = comparison.groups.iter().map(|g| (g.on_front.memory, g.on_front.time)).collect();
         assert_eq!(fronts, [(Some(true), Some(true)), (Some(false), Some(true))]);
@@ -313,7 +313,7 @@ mod tests {
                 }
             }
         }
-        let one = compare(&records, &Exponents::default());
+        let one = compare(&records, &Exponents::default(), Preparation::Apart);
         let training = &one.groups[0].training;
         assert_eq!(training.above_idle_joules.value().expect("idle is known").mean, 800.0);
         assert!((training.watts.value().expect("measured").mean - 100.0).abs() < 1e-9);
@@ -333,7 +333,7 @@ mod tests {
             energy.uncertainty = None;
         }
         assert_eq!(records[4].phases[1].phase, Phase::Train);
-        let other = compare(&records, &Exponents::default());
+        let other = compare(&records, &Exponents::default(), Preparation::Apart);
         assert_eq!((&other.groups[0].training.energy_error, other.groups[0].training.intervals.ns_e), (&None, None));
     }
 

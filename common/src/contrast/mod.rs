@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::canonical;
-use crate::compare::{self, Cost, Failure, Group};
+use crate::compare::{self, Cost, Failure, Group, Preparation};
 use crate::id::HardwareClass;
 use crate::plan::CellSettings;
 use crate::record::{Outcome, Record};
@@ -49,6 +49,8 @@ pub struct Contrast {
     pub factor: Factor,
     /// Exponents of the scores.
     pub exponents: Exponents,
+    /// What counts as inference of models that are not trained.
+    pub preparation: Preparation,
     /// The levels that completed trials have, in the order in which everything below names them.
     pub levels: Vec<String>,
     /// What was measured at two levels or more.
@@ -97,7 +99,7 @@ pub struct Side {
     pub top1_percent: Option<Summary>,
     /// Training: seconds and joules of the window after the warm-up, peak memory of both, scores with those costs.
     pub training: Cost,
-    /// Inference over the evaluated images.
+    /// Inference over the evaluated images; with what was prepared for it, where [`Contrast::preparation`] says so.
     pub inference: Cost,
     #[serde(skip)]
     at: usize,
@@ -155,7 +157,12 @@ impl Combination {
 }
 
 /// Sets the levels of `factor` against each other. A record that is given more than once counts once.
-pub fn contrast<'a>(records: impl IntoIterator<Item = &'a Record>, factor: Factor, exponents: &Exponents) -> Contrast {
+pub fn contrast<'a>(
+    records: impl IntoIterator<Item = &'a Record>,
+    factor: Factor,
+    exponents: &Exponents,
+    preparation: Preparation,
+) -> Contrast {
     let (records, repeated) = distinct(records);
     let (completed, others): (Vec<&Record>, Vec<&Record>) =
         records.into_iter().partition(|r| r.outcome == Outcome::Completed);
@@ -171,7 +178,7 @@ pub fn contrast<'a>(records: impl IntoIterator<Item = &'a Record>, factor: Facto
         .into_values()
         .filter_map(|(shared, sides)| {
             let groups: Vec<(usize, Group)> =
-                sides.into_iter().map(|(at, records)| (at, compare::group(&records, exponents))).collect();
+                sides.into_iter().map(|(at, records)| (at, compare::group(&records, exponents, preparation))).collect();
             let order = compare::order(&groups.first()?.1);
             let sides = groups.into_iter().map(|(at, group)| Side::new(at, &levels[at].name, group)).collect();
             Some((order, Combination { shared, sides }))
@@ -195,6 +202,7 @@ pub fn contrast<'a>(records: impl IntoIterator<Item = &'a Record>, factor: Facto
         schema: SCHEMA,
         factor,
         exponents: *exponents,
+        preparation,
         levels: levels.into_iter().map(|l| l.name).collect(),
         combinations: all.into_iter().filter(|c| c.sides.len() > 1).collect(),
         ratios,

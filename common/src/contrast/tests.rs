@@ -104,7 +104,7 @@ pub(crate) fn example(seed: u64) -> Record {
 
 fn of(trials: &[Trial], factor: Factor) -> Contrast {
     let records: Vec<Record> = trials.iter().map(Trial::record).collect();
-    contrast(&records, factor, &Exponents::default())
+    contrast(&records, factor, &Exponents::default(), Preparation::Apart)
 }
 
 fn measured<T>(reading: &Reading<T>) -> &T {

@@ -38,6 +38,9 @@ pub struct Answer {
     /// The class that it means by the rule of [`crate::answer`]; `None` counts as wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<u32>,
+    /// That class's name in words; absent in records of versions that kept its number alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_name: Option<String>,
     /// How often it was given.
     pub times: u64,
     /// How often it was right.

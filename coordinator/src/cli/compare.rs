@@ -13,6 +13,7 @@ use fleet_common::score::Exponents;
 use serde::Serialize;
 
 use super::records::held;
+use super::report::Counting;
 use super::{Coordinator, Failure, Json, client, files, print_json, terminal_width};
 use crate::report::{self, ContrastInput};
 
@@ -28,6 +29,8 @@ pub(super) struct Compare {
     /// Also write a self-contained HTML page
     #[arg(long, value_name = "OUT.html")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    counting: Counting,
     #[command(flatten)]
     coordinator: Coordinator,
     #[command(flatten)]
@@ -67,7 +70,7 @@ impl Compare {
             sets.push(Set { name, records: held.records.len() });
             records.extend(held.records);
         }
-        let contrast = contrast(&records, self.by, &Exponents::default());
+        let contrast = contrast(&records, self.by, &Exponents::default(), self.counting.preparation());
         if let Some(path) = &self.html {
             files::write(path, "the comparison", page(&sets, &contrast, &records).as_bytes())?;
         }

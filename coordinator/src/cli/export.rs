@@ -1,4 +1,4 @@
-//! Records → a file: one document per line, or a table.
+//! Records → a file: one document per line, or a table of trials or of answers.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::report;
 
 /// `fleet export`.
 #[derive(Debug, Args)]
-#[group(id = "form", required = true, multiple = false, args = ["jsonl", "csv"])]
+#[group(id = "form", required = true, multiple = false, args = ["jsonl", "csv", "answers"])]
 pub(super) struct Export {
     /// A campaign or an imported set, by name
     #[arg(value_name = "NAME")]
@@ -24,6 +24,10 @@ pub(super) struct Export {
     /// Write a table with one row per trial (coordinator/README.md describes the columns). "-" is standard output
     #[arg(long, value_name = "OUT.csv")]
     csv: Option<PathBuf>,
+    /// Write a table of what models that answer in words have said: one row per trial and different answer, with the
+    /// class that it was taken for, how often it was given and how often it was right. "-" is standard output
+    #[arg(long, value_name = "OUT.csv")]
+    answers: Option<PathBuf>,
     #[command(flatten)]
     coordinator: Coordinator,
 }
@@ -32,13 +36,17 @@ impl Export {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let mut client = client::connect(&self.coordinator.coordinator).await?;
         let held = held(&mut client, self.name.as_str()).await?;
-        let (path, bytes) = match (self.jsonl, self.csv) {
-            (Some(path), _) => (path, lines(&held)),
-            (None, Some(path)) => {
-                let table = report::csv(&held.records);
-                (path, table.map_err(|e| Failure::failed(format!("cannot make the table: {e}")))?)
+        let no_table = |e| Failure::failed(format!("cannot make the table: {e}"));
+        let (path, bytes) = match (self.jsonl, self.csv, self.answers) {
+            (Some(path), ..) => (path, lines(&held)),
+            (_, Some(path), _) => (path, report::csv(&held.records).map_err(no_table)?),
+            (.., Some(path)) => {
+                if held.records.iter().all(|r| report::answers(r).is_empty()) {
+                    eprintln!("{}: no trial has answered in words; the table has its head alone", self.name);
+                }
+                (path, report::answers_csv(&held.records).map_err(no_table)?)
             }
-            (None, None) => return Err(Failure::usage("expected --jsonl OUT or --csv OUT")),
+            (None, None, None) => return Err(Failure::usage("expected --jsonl OUT, --csv OUT or --answers OUT")),
         };
         if path == Path::new("-") {
             // A reader that has seen enough closes the pipe, which is no failure.

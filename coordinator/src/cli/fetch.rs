@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_common::canonical;
-use fleet_common::compare::{Comparison, compare};
+use fleet_common::compare::{Comparison, Preparation, compare};
 use fleet_common::id::TrialId;
 use fleet_common::plan::{CellSettings, Excluded};
 use fleet_common::record::{Outcome, Record, Waste};
@@ -36,6 +36,7 @@ pub(super) async fn fetch(
     client: &mut OperatorClient<Channel>,
     name: &str,
     with_samples: bool,
+    preparation: Preparation,
 ) -> Result<Fetched, Failure> {
     let campaign = client.campaign(v1::CampaignRequest { campaign: name.to_owned() }).await?.into_inner();
     let status = client.status(v1::StatusRequest { campaign: Some(name.to_owned()) }).await?.into_inner();
@@ -62,7 +63,7 @@ pub(super) async fn fetch(
     // Written by a coordinator of another version, an entry may not be readable; the report then lacks that line.
     let excluded = campaign.excluded_json.iter().filter_map(|e| serde_json::from_str(e).ok()).collect();
     let wasted = campaign.wasted_json.iter().filter_map(|w| Waste::from_json(w).ok()).collect();
-    let comparison = compare(&records, &Exponents::default());
+    let comparison = compare(&records, &Exponents::default(), preparation);
     Ok(Fetched { campaign, status, excluded, records, wasted, superseded, comparison, samples })
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Local {
     #[arg(long, env = "FLEET_AGENT", value_name = "FILE")]
     agent: Option<PathBuf>,
     #[command(flatten)]
-    carbon: report::Carbon,
+    terms: report::Terms,
     #[command(flatten)]
     leases: Leases,
     #[command(flatten)]
@@ -148,7 +148,7 @@ impl Local {
         page: &Path,
         last: &v1::CampaignStatus,
     ) -> Result<(), Failure> {
-        let fetched = report::show(client, campaign.name.as_str(), Some(page), self.carbon, self.json.json).await?;
+        let fetched = report::show(client, campaign.name.as_str(), Some(page), self.terms, self.json.json).await?;
         if let Some(dir) = &self.keep_weights {
             keep_weights(campaign, &fetched, dir)?;
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use fleet_common::compare::{Comparison, Total, totals};
+use fleet_common::compare::{Comparison, Preparation, Total, totals};
 use fleet_common::plan::Excluded;
 use fleet_common::record::Waste;
 use serde::Serialize;
@@ -25,19 +25,43 @@ pub(super) struct Report {
     #[arg(long, value_name = "OUT.html")]
     html: Option<PathBuf>,
     #[command(flatten)]
-    carbon: Carbon,
+    terms: Terms,
     #[command(flatten)]
     coordinator: Coordinator,
     #[command(flatten)]
     json: Json,
 }
 
+/// On what terms costs are told.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Terms {
+    #[command(flatten)]
+    carbon: Carbon,
+    #[command(flatten)]
+    counting: Counting,
+}
+
+/// What counts as inference.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Counting {
+    /// Count what a model that is not trained prepares before its first image as part of its inference: features of the
+    /// training images and a probe on them, or embeddings of descriptions of the classes. Else they stand apart
+    #[arg(long)]
+    count_preparation: bool,
+}
+
+impl Counting {
+    pub(super) const fn preparation(self) -> Preparation {
+        if self.count_preparation { Preparation::Counted } else { Preparation::Apart }
+    }
+}
+
 /// What the electricity is made of.
 #[derive(Debug, Clone, Copy, Args)]
-pub(super) struct Carbon {
+struct Carbon {
     /// Grams of CO2-equivalent per kilowatt-hour of your electricity, to have emissions beside joules; none are assumed
     #[arg(long, env = "FLEET_GRAMS_PER_KWH", value_name = "G", value_parser = grams_per_kwh)]
-    pub grams_per_kwh: Option<f64>,
+    grams_per_kwh: Option<f64>,
 }
 
 fn grams_per_kwh(text: &str) -> Result<f64, String> {
@@ -51,7 +75,7 @@ impl Report {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let mut client = client::connect(&self.coordinator.coordinator).await?;
         let name = self.named.campaign.to_string();
-        show(&mut client, &name, self.html.as_deref(), self.carbon, self.json.json).await?;
+        show(&mut client, &name, self.html.as_deref(), self.terms, self.json.json).await?;
         if let (Some(path), false) = (&self.html, self.json.json) {
             say!("Report: {}", path.display());
         }
@@ -64,10 +88,11 @@ pub(super) async fn show(
     client: &mut OperatorClient<Channel>,
     name: &str,
     html: Option<&Path>,
-    carbon: Carbon,
+    terms: Terms,
     json: bool,
 ) -> Result<Fetched, Failure> {
-    let fetched = fetch(client, name, html.is_some()).await?;
+    let carbon = terms.carbon;
+    let fetched = fetch(client, name, html.is_some(), terms.counting.preparation()).await?;
     if let Some(path) = html {
         files::write(path, "the report", page(&fetched, carbon).as_bytes())?;
     }

@@ -11,7 +11,7 @@ use fleet_common::telemetry::Seal;
 use super::serve::{Kind, Running};
 use super::{Cli, Failure, client, dispatch};
 use crate::core::{CellEntry, Event, Submission};
-use crate::report::tests::records;
+use crate::report::tests::{asked, published, records};
 use crate::store::{Keep, Store};
 
 const TERMS: LeaseTerms = LeaseTerms { time_ms: 60_000, renew_every_ms: 15_000, missed_renewals: 4, max_losses: 3 };
@@ -196,5 +196,47 @@ async fn the_coordinator_checks_what_arrives() {
         assert!(status.message().contains(expected), "{status}");
     }
     assert_eq!(w.imported().await, []);
+    w.running.stop().await;
+}
+
+#[tokio::test]
+async fn answers_are_exported_as_a_table() {
+    let dir = tempfile::tempdir().expect("a folder");
+    finished(&dir.path().join("state"), "asked", &asked());
+    finished(&dir.path().join("state"), "nightly", &records());
+    let w = World::start(dir).await;
+    let out = w.file("answers.csv");
+    w.fleet(&["export", "asked", "--answers", &out]).await.expect("exports");
+    let table = w.read("answers.csv");
+    assert_eq!(table.lines().next().map(|head| head.split(',').count()), Some(13));
+    assert!(table.contains(",It is a maple tree!,3,maple tree,40,31,10\r\n"), "{table}");
+    // Nobody was asked: the head alone, so that a script finds a table.
+    w.fleet(&["export", "nightly", "--answers", &out]).await.expect("exports");
+    assert_eq!(w.read("answers.csv").lines().count(), 1);
+    let both = ["fleet", "export", "asked", "--answers", "a.csv", "--csv", "b.csv"];
+    assert!(Cli::try_parse_from(both).is_err(), "one form at a time");
+    w.running.stop().await;
+}
+
+/// The option reaches what is written.
+#[tokio::test]
+async fn a_report_counts_what_is_prepared_where_it_is_told_to() {
+    let dir = tempfile::tempdir().expect("a folder");
+    finished(&dir.path().join("state"), "nightly", &published());
+    let w = World::start(dir).await;
+    let out = w.file("out.html");
+    for (option, says) in [
+        (None, "What is prepared before the first image does not count"),
+        (Some("--count-preparation"), "What is prepared before the first image counts"),
+    ] {
+        let words = |command: &[&'static str]| -> Vec<String> {
+            command.iter().copied().chain(["--html", &out]).chain(option).map(str::to_owned).collect()
+        };
+        for command in [&["report", "nightly"][..], &["compare", "nightly", "--by", "hardware"]] {
+            let words = words(command);
+            w.fleet(&words.iter().map(String::as_str).collect::<Vec<_>>()).await.expect("writes a page");
+            assert!(w.read("out.html").contains(says), "{words:?}");
+        }
+    }
     w.running.stop().await;
 }

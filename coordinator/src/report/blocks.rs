@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use fleet_common::compare::{Comparison, Failure, Group};
+use fleet_common::compare::{Comparison, Failure, Group, Preparation};
 use fleet_common::id::HardwareClass;
 use fleet_common::plan::{CellSettings, DatasetRef};
 use fleet_common::record::{EnergyDomain, Outcome, Record};
@@ -164,7 +164,20 @@ pub(super) fn brief(settings: &CellSettings, with_backbone: bool) -> String {
 
 /// What the training side of a row is where nothing is trained.
 pub(super) const BEFORE: &str = "Where nothing is trained, the training side is what it takes before the first image can be classified: features of \
-     the training images and a probe on them, or embeddings of descriptions of the classes.";
+     the training images and a probe on them, embeddings of descriptions of the classes, or a first reading of a prompt.";
+
+/// Whether inference counts that.
+pub(super) const fn counted(preparation: Preparation) -> &'static str {
+    match preparation {
+        Preparation::Apart => {
+            "What is prepared before the first image does not count as inference; with --count-preparation it does."
+        }
+        Preparation::Counted => {
+            "What is prepared before the first image counts as inference (--count-preparation): its time and energy are shared \
+             among the evaluated images, and the peak is the larger of both."
+        }
+    }
+}
 
 /// What the joules of a group cover; `None` for other costs.
 pub(super) fn domain_of(group: &Group, cost: Cost) -> Option<EnergyDomain> {

@@ -3,17 +3,19 @@
 //! The columns are documented in the coordinator's README. New ones come last, so that a column's number stays what it
 //! was. A cell is empty where there is no value; why there is no energy stands in a column of its own.
 
-use fleet_common::compare::{Group, compare};
+use fleet_common::compare::{Cost, Group, Preparation, compare};
 use fleet_common::plan::{MethodSettings, TrainSettings, WeightsRef};
 use fleet_common::record::{Energy, EnergyDomain, IdlePower, MemoryPlan, Reading, Record};
 use fleet_common::score::{Exponents, Summary};
 use fleet_common::spec::Sampling;
 use fleet_common::worker::Phase;
 
-/// A record, and its scores if it completed.
+/// A record, and its costs and scores if it completed.
 struct Row<'a> {
     record: &'a Record,
     group: Option<Group>,
+    /// The same, where what was prepared counts as inference.
+    counted: Option<Group>,
 }
 
 impl Row<'_> {
@@ -21,6 +23,14 @@ impl Row<'_> {
     fn per_image(&self, total: Option<f64>) -> Option<f64> {
         let images = self.record.worker_phase(Phase::Evaluate)?.images;
         total.filter(|_| images > 0).map(|total| total / images as f64)
+    }
+
+    /// Side of the square pictures that the model saw; of a published model its folder decides, when it is read.
+    fn image_size(&self) -> Option<u32> {
+        match self.record.settings.train {
+            Some(_) => Some(self.record.settings.image_size),
+            None => self.record.training.frozen.as_ref()?.image_size,
+        }
     }
 }
 
@@ -42,7 +52,7 @@ static SETTINGS: [Column; 39] = [
     ("lora_dropout", |r| lora(r).map(|(_, _, dropout, _)| dropout.to_string()).unwrap_or_default()),
     ("lora_targets", |r| lora(r).map(|(.., targets)| targets.join(" ")).unwrap_or_default()),
     ("backbone", |r| r.record.settings.backbone.name().to_owned()),
-    ("image_size", |r| r.record.settings.image_size.to_string()),
+    ("image_size", |r| optional(r.image_size().as_ref())),
     ("checkpointing", |r| r.record.settings.checkpointing.name().to_owned()),
     ("dataset", |r| r.record.settings.dataset.name.clone()),
     ("dataset_fingerprint", |r| r.record.settings.dataset.fingerprint.clone()),
@@ -138,7 +148,7 @@ static MACHINE: [Column; 18] = [
 ];
 
 /// What came after the first version of this table.
-static LATER: [Column; 44] = [
+static LATER: [Column; 50] = [
     ("preprocessing", |r| train(r, |t| t.preprocessing.name().to_owned())),
     ("precision", |r| train(r, |t| t.precision.name().to_owned())),
     ("batch_norm", |r| train(r, |t| t.batch_norm.name().to_owned())),
@@ -192,6 +202,15 @@ static LATER: [Column; 44] = [
         WeightsRef::File { .. } => "file".to_owned(),
         WeightsRef::Folder { .. } => "published".to_owned(),
     }),
+    ("inference_with_prepare_seconds_per_image", |r| {
+        let seconds = r.counted.as_ref().and_then(|g| g.inference.seconds);
+        optional(r.per_image(seconds.map(|s| s.mean)).as_ref())
+    }),
+    ("inference_with_prepare_joules_per_image", |r| counted(r, |c| c.joules_per_image.value().copied())),
+    ("inference_with_prepare_peak_bytes", |r| counted(r, |c| c.peak_bytes)),
+    ("inference_with_prepare_ns_e", |r| counted(r, |c| c.scores.ns_e.value().copied())),
+    ("inference_with_prepare_ns_m", |r| counted(r, |c| c.scores.ns_m.value().copied())),
+    ("inference_with_prepare_ns_sharp", |r| counted(r, |c| c.scores.ns_sharp.value().copied())),
 ];
 
 fn measured<'a>(row: &Row<'a>, phase: Phase) -> Option<&'a Energy> {
@@ -277,6 +296,11 @@ fn score(row: &Row<'_>, of: impl Fn(&Group) -> &Reading<Summary>) -> String {
     optional(row.group.as_ref().and_then(|g| of(g).value()).map(|s| s.mean).as_ref())
 }
 
+/// A figure of inference with what was prepared for it.
+fn counted(row: &Row<'_>, of: impl Fn(&Cost) -> Option<Summary>) -> String {
+    optional(row.counted.as_ref().and_then(|g| of(&g.inference)).map(|s| s.mean).as_ref())
+}
+
 /// The table, with a head.
 ///
 /// # Errors
@@ -290,7 +314,8 @@ pub fn csv(records: &[Record]) -> Result<Vec<u8>, csv::Error> {
     head.extend(MACHINE.iter().chain(&LATER).map(|(name, _)| (*name).to_owned()));
     writer.write_record(&head)?;
     for record in records {
-        let row = Row { record, group: compare([record], &Exponents::default()).groups.pop() };
+        let group = |preparation| compare([record], &Exponents::default(), preparation).groups.pop();
+        let row = Row { record, group: group(Preparation::Apart), counted: group(Preparation::Counted) };
         let mut cells: Vec<String> = SETTINGS.iter().chain(&RESULTS).map(|(_, cell)| cell(&row)).collect();
         for (phase, _) in PHASES {
             cells.extend(OF_PHASE.iter().map(|(_, cell)| cell(record, phase)));

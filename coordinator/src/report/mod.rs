@@ -5,6 +5,7 @@
 //! | [`table`](fn@table) | the comparison in a terminal |
 //! | [`contrast`](fn@contrast), [`contrast_html`] | the levels of one factor side by side, in a terminal and as a page |
 //! | [`csv`](fn@csv) | one row per trial, for spreadsheets |
+//! | [`answers_csv`] | one row per different answer of a model that answers in words |
 //! | [`html`] | the report: one file that opens offline |
 //! | `blocks` | what may be compared with what |
 //! | `summary` | how far the campaign is |
@@ -15,6 +16,7 @@
 //! | `chart` | records → SVG |
 //! | `page` | everything → HTML |
 
+mod answers;
 mod blocks;
 mod chart;
 mod contrast;
@@ -40,6 +42,8 @@ use fleet_common::plan::Excluded;
 use fleet_common::record::{Record, Waste};
 use fleet_common::telemetry::Sample;
 
+pub(crate) use answers::answers;
+pub use answers::answers_csv;
 pub use contrast::contrast;
 pub use csv::csv;
 pub use energy::energy_in_all;

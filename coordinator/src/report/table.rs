@@ -8,7 +8,7 @@ use fleet_common::plan::WeightsRef;
 use fleet_common::record::{EnergyDomain, Reading, Record};
 use fleet_common::score::{Summary, interval};
 
-use super::blocks::{BEFORE, Block, Cost, Row, blocks, brief};
+use super::blocks::{BEFORE, Block, Cost, Row, blocks, brief, counted};
 use super::notes::Notes;
 use super::numbers::{accuracy_decimals, count, fixed, mib, plural, significant, spread};
 use super::settings::{self, brief_backbone};
@@ -108,7 +108,7 @@ pub fn table(comparison: &Comparison, records: &[Record], width: Option<u16>) ->
     }
     let mut foot = Vec::new();
     if !comparison.groups.is_empty() {
-        foot.extend(how_to_read(&blocks, columns.iter().any(|c| c.head == "J>idle"), comparison.exponents.w));
+        foot.extend(how_to_read(&blocks, columns.iter().any(|c| c.head == "J>idle"), comparison));
     }
     if !dropped.is_empty() {
         foot.push(format!("Left out for want of room: {}.", dropped.join(", ")));
@@ -206,7 +206,7 @@ fn render(block: &Block<'_>, columns: &[&Column], notes: &Notes, width: Option<u
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-fn how_to_read(blocks: &[Block<'_>], above_idle: bool, w: f64) -> Vec<String> {
+fn how_to_read(blocks: &[Block<'_>], above_idle: bool, comparison: &Comparison) -> Vec<String> {
     let mut lines = vec![
         "Values are means over n completed trials (seeds x repeats); ± is the sample standard deviation of top-1 %. \
          Peak MiB, train s, img/s and J are of training, peak as counted by the tensor allocator. NS-M and NS# are \
@@ -217,7 +217,8 @@ fn how_to_read(blocks: &[Block<'_>], above_idle: bool, w: f64) -> Vec<String> {
     if blocks.iter().any(Block::has_untrained) {
         lines.push(format!(
             "{BEFORE} Test MiB, ms/img, J/img and NS# are of classifying the test images, which is what all rows can be \
-             compared by."
+             compared by. {}",
+            counted(comparison.preparation)
         ));
     }
     let domains: BTreeSet<EnergyDomain> =
@@ -228,7 +229,7 @@ fn how_to_read(blocks: &[Block<'_>], above_idle: bool, w: f64) -> Vec<String> {
             "J covers {}, idle power included.{}{}",
             words.join("; on other hardware "),
             if above_idle { " J>idle is what is beyond it." } else { "" },
-            how_sure(blocks, w)
+            how_sure(blocks, comparison.exponents.w)
         ));
     }
     lines

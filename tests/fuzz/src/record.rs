@@ -1,6 +1,6 @@
 //! Records, as files and agents bring them.
 
-use fleet_common::compare::compare;
+use fleet_common::compare::{Preparation, compare};
 use fleet_common::contrast::{Factor, contrast};
 use fleet_common::record::{Record, Waste};
 use fleet_common::record_set::{Builder, on_one_line};
@@ -24,9 +24,11 @@ pub fn records(bytes: &[u8]) {
     let Some(set) = set.finish() else { return };
     assert_eq!(set.documents.len(), records.len());
     let exponents = Exponents::default();
-    let _ = compare(&records, &exponents);
+    for preparation in [Preparation::Apart, Preparation::Counted] {
+        let _ = compare(&records, &exponents, preparation);
+    }
     for factor in [Factor::Hardware, Factor::Method] {
-        let _ = contrast(&records, factor, &exponents);
+        let _ = contrast(&records, factor, &exponents, Preparation::Counted);
     }
     fleet_coordinator::report::csv(&records).expect("into memory");
 }

@@ -166,12 +166,16 @@ struct Said {
 impl Said {
     /// An answer about an image of class `truth`.
     fn note(&mut self, classes: &Answers, text: String, truth: u32) {
-        let class = classes.meaning(&text).class().map(|class| class as u32);
+        let meant = classes.meaning(&text).class();
+        let class = meant.map(|class| class as u32);
         let right = u64::from(class == Some(truth));
         self.times += 1;
         self.right += right;
         let text: String = text.chars().take(LONGEST).collect();
-        let answer = self.answers.entry(text.clone()).or_insert(Answer { text, class, times: 0, right: 0 });
+        let answer = self.answers.entry(text.clone()).or_insert_with(|| {
+            let class_name = meant.map(|class| classes.name(class).to_owned());
+            Answer { text, class, class_name, times: 0, right: 0 }
+        });
         answer.times += 1;
         answer.right += right;
     }

@@ -137,7 +137,7 @@ fn of_trace(panel: &mut Panel, trace: &MemoryTrace, of: Method) {
     if let Some(most) = parts.iter().max_by_key(|p| highest(p.window)) {
         let value = mib(highest(most.window) as f64);
         let title = format!("{} MiB: {}", significant(value, 4), most.window.place);
-        panel.marks.push(Mark::Point { at: (most.middle(), value), ink, shape: Shape::Circle, title });
+        panel.marks.push(Mark::Point { at: (most.middle(), value), ink, shape: Shape::Circle, hollow: false, title });
     }
 }
 

@@ -24,6 +24,15 @@ pub(super) struct Figure {
     pub(super) remarks: Vec<String>,
 }
 
+/// A mark for a legend: the point of a model that is not trained.
+pub(super) fn hollow_sample_of(ink: palette::Ink) -> maud::Markup {
+    maud::html! {
+        svg.chart.key viewBox="0 0 24 12" aria-hidden="true" {
+            circle cx="12" cy="6" r="3.7" fill="none" stroke=(ink.hex()) stroke-width="2.2" {}
+        }
+    }
+}
+
 /// A mark for a legend: a point, or a piece of line.
 pub(super) fn sample_of(ink: palette::Ink, shape: Option<Shape>, stroke: Stroke) -> maud::Markup {
     let hex = ink.hex();

@@ -53,7 +53,8 @@ pub(crate) fn ratios(contrast: &Contrast, pair: &Pair, quantity: Quantity, names
             marks.push(Mark::Line { points: bar, ink, stroke: Stroke::Plain(20) });
         }
         let shape = shape(dot.side.settings.checkpointing);
-        marks.push(Mark::Point { at: (dot.ratio, at), ink, shape, title: title(dot) });
+        let hollow = dot.side.settings.train.is_none();
+        marks.push(Mark::Point { at: (dot.ratio, at), ink, shape, hollow, title: title(dot) });
     }
     let noun = match quantity {
         Quantity::Seconds => "Training time",

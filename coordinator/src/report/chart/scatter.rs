@@ -76,6 +76,7 @@ pub(crate) fn scatter(block: &Block<'_>, cost: Cost, domain: Option<EnergyDomain
         at: (d.cost.mean, d.accuracy.mean),
         ink: of(&d.row.group.settings),
         shape: shape(d.row.group.settings.checkpointing),
+        hollow: d.row.group.settings.train.is_none(),
         title: title(d, unit),
     });
     panel.marks.extend(points);

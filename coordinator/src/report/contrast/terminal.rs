@@ -4,7 +4,8 @@ use fleet_common::contrast::{Agreement, Contrast, Pair, Ratio, Side};
 use fleet_common::record::Reading;
 use fleet_common::score::Summary;
 
-use super::words::{headline, looks, rankings, refusal, shared_and_names, whereabouts};
+use super::words::{headline, looks, rankings, refusal, shared_and_names, untrained, whereabouts};
+use crate::report::blocks::{BEFORE, counted};
 use crate::report::grid::{Align, grid};
 use crate::report::notes::Notes;
 use crate::report::numbers::{accuracy_decimals, fixed, mean_and_spread, mib, significant, spread};
@@ -37,6 +38,9 @@ pub fn contrast(contrast: &Contrast, width: Option<u16>) -> String {
     if !contrast.combinations.is_empty() {
         out.push('\n');
         wrap(&mut out, HOW_TO_READ, columns);
+        if untrained(contrast) {
+            wrap(&mut out, &format!("{BEFORE} {}", counted(contrast.preparation)), columns);
+        }
     }
     if !contrast.agreement.is_empty() {
         wrap(&mut out, HOW_TO_READ_TAU, columns);
@@ -107,7 +111,7 @@ fn scores(contrast: &Contrast, names: &[String], notes: &mut Notes, width: Optio
     head.extend(scores.map(|name| (name, Align::Right)));
     let rows = rows(contrast, names, |side| {
         let (t, i) = (&side.training.scores, &side.inference.scores);
-        [&t.ns, &t.ns_e, &t.ns_m, &t.ns_sharp, &i.ns_e, &i.ns_m, &i.ns_sharp]
+        [&i.ns, &t.ns_e, &t.ns_m, &t.ns_sharp, &i.ns_e, &i.ns_m, &i.ns_sharp]
             .into_iter()
             .map(|score| match score {
                 Reading::Measured(s) => significant(s.mean, 4),

@@ -27,6 +27,11 @@ pub(in crate::report) fn shared_and_names(contrast: &Contrast) -> (Vec<String>, 
     (settings::common(&flats), names(contrast.factor, &contrast.combinations, &flats))
 }
 
+/// Whether there are models that are not trained.
+pub(in crate::report) fn untrained(contrast: &Contrast) -> bool {
+    contrast.combinations.iter().flat_map(|c| &c.sides).any(|s| s.settings.train.is_none())
+}
+
 /// What each agreement is on: the data, and whatever else tells it from the others.
 pub(in crate::report) fn rankings(agreements: &[Agreement]) -> Vec<String> {
     let flats: Vec<Flat> = agreements.iter().map(|a| settings::flat_document(&a.shared)).collect();

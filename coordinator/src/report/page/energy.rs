@@ -12,7 +12,7 @@ use maud::{Markup, html};
 
 use super::Page;
 use super::shell::{Section, not_available, summary};
-use crate::report::blocks::{BEFORE, Block, domain_in_words};
+use crate::report::blocks::{BEFORE, Block, counted, domain_in_words};
 use crate::report::energy::{in_words, joules};
 use crate::report::numbers::{fixed, plural, significant};
 
@@ -28,7 +28,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             "would have taken in the same time. The interval around a mean has two parts: how far the meter may be off, "
             "which is the same for all trials on one device and so says nothing about their order, and, from five trials on, "
             "what trials differ by from run to run (95 %)."
-            @if blocks.iter().any(|b| b.has_untrained()) { " " (BEFORE) }
+            @if let Some(preparation) = page.untrained() { " " (BEFORE) " " (counted(preparation)) }
         }
         @for block in &blocks { (table(page, block)) }
         (meters(&page.records))

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use fleet_chart::palette::{self, Stroke};
+use fleet_common::plan::CellSettings;
 use fleet_common::record::{Outcome, Record};
 use fleet_common::spec::{Checkpointing, Method};
 use maud::{Markup, PreEscaped, html};
@@ -11,7 +12,7 @@ use super::shell::Section;
 use super::{Page, steps};
 use crate::report::blocks::{BEFORE, Block, Cost, Row, domain_in_words, domains, same_but_seed};
 use crate::report::chart::traces::Trace;
-use crate::report::chart::{Figure, losses::losses, sample_of, scatter::scatter};
+use crate::report::chart::{Figure, hollow_sample_of, losses::losses, sample_of, scatter::scatter};
 use crate::report::numbers::{mib, significant};
 
 /// Traces shown at once; the others are folded away.
@@ -35,16 +36,25 @@ fn block_figures(page: &Page<'_>, block: &Block<'_>) -> Option<Markup> {
 
 /// Colours of the methods, marks and dashes of the strategies: those of this block only.
 fn legend_of(block: &Block<'_>) -> Markup {
-    let settings = || block.rows.iter().map(|r| &r.group.settings).chain(block.failures.iter().map(|f| &f.settings));
-    legend(settings().map(|s| s.method.method()).collect(), settings().map(|s| s.checkpointing).collect(), true)
+    let settings = block.rows.iter().map(|r| &r.group.settings).chain(block.failures.iter().map(|f| &f.settings));
+    legend(settings, true)
 }
 
 /// Colours, marks and, where lines are drawn, dashes.
-pub(super) fn legend(methods: BTreeSet<Method>, strategies: BTreeSet<Checkpointing>, lines: bool) -> Markup {
+pub(super) fn legend<'s>(settings: impl Iterator<Item = &'s CellSettings> + Clone, lines: bool) -> Markup {
+    let methods: BTreeSet<Method> = settings.clone().map(|s| s.method.method()).collect();
+    let trained = settings.filter(|s| s.train.is_some());
+    let strategies: BTreeSet<Checkpointing> = trained.map(|s| s.checkpointing).collect();
     html! {
         p.legend {
-            @for m in methods { span { (sample_of(palette::method(m), None, Stroke::Plain(0))) (m.name()) } }
-            span.muted { "checkpointing:" }
+            @for m in methods {
+                span {
+                    @if m.trains() { (sample_of(palette::method(m), None, Stroke::Plain(0))) }
+                    @else { (hollow_sample_of(palette::method(m))) }
+                    (m.name())
+                }
+            }
+            @if !strategies.is_empty() { span.muted { "checkpointing:" } }
             @for c in strategies {
                 span {
                     (sample_of(palette::NEUTRAL, Some(palette::shape(c)), palette::stroke(c)))
@@ -79,7 +89,7 @@ fn scatters(block: &Block<'_>) -> Option<Markup> {
             p.caption {
                 "One point per combination; bars are ±1 standard deviation where n ≥ 2, and may be smaller than the point. The grey "
                 "steps are the front: the best mean accuracy that so much of the cost buys. A number in place of a name is that of the row in the table."
-                @if block.has_untrained() { " " (BEFORE) }
+                @if block.has_untrained() { " Hollow points are of models that are not trained. " (BEFORE) }
             }
             div.charts { @for c in charts { (figure(c)) } }
         }

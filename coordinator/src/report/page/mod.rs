@@ -6,6 +6,7 @@
 //! `maud` escapes every text. The two places that bypass it are the style sheet and the charts' SVG, whose texts
 //! `plotters` escapes (tests put markup into every text that comes from outside).
 
+mod answers;
 mod contrast;
 mod energy;
 mod failures;
@@ -20,6 +21,7 @@ mod shell;
 mod steps;
 mod trials;
 
+use fleet_common::compare::Preparation;
 use fleet_common::record::Record;
 use maud::{Markup, html as markup};
 use shell::{Document, Section, finding, not_available};
@@ -54,6 +56,7 @@ pub fn html(input: &ReportInput<'_>) -> String {
         results::section(&page),
         figures::section(&page),
         inference::section(&page),
+        answers::section(&page),
         energy::section(&page),
         scores::section(&page),
         failures::section(&input.comparison.failures, &page.records),
@@ -93,6 +96,17 @@ fn head(page: &Page<'_>) -> Markup {
 }
 
 impl Page<'_> {
+    /// The blocks that have a table; `None` if there is none.
+    fn tables(&self) -> Option<Vec<&Block<'_>>> {
+        let blocks: Vec<&Block<'_>> = self.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
+        (!blocks.is_empty()).then_some(blocks)
+    }
+
+    /// What inference counts of models that are not trained, where there are any.
+    fn untrained(&self) -> Option<Preparation> {
+        self.blocks.iter().any(Block::has_untrained).then_some(self.input.comparison.preparation)
+    }
+
     /// "n/a" with the number of its reason.
     fn not_available(&self, reason: &str) -> Markup {
         not_available(&self.notes, reason)

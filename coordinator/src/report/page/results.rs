@@ -16,10 +16,7 @@ use crate::report::settings;
 const DOT: &str = "\u{a0}· ";
 
 pub(super) fn section(page: &Page<'_>) -> Option<Section> {
-    let blocks: Vec<&Block<'_>> = page.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
-    if blocks.is_empty() {
-        return None;
-    }
+    let blocks = page.tables()?;
     let body = html! {
         p.howto {
             "Values are means over the n completed trials of a combination (seeds × repeats); ± is their sample standard "
@@ -27,7 +24,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             span.front { "◆" } " marks a training cost for which no other row of the same table has at least the accuracy "
             "for less, judged by the means alone. Rows of different tables are not comparable: their data, hardware or "
             "number of evaluated images differ."
-            @if blocks.iter().any(|b| b.has_untrained()) { " " (BEFORE) }
+            @if page.untrained().is_some() { " " (BEFORE) }
         }
         @for block in &blocks { (table(page, block)) }
         (reasons(&page.notes))

@@ -1,6 +1,6 @@
 //! The NetScore family, with training cost and with inference cost, and what exactly was computed.
 
-use fleet_common::compare::Cost;
+use fleet_common::compare::{Cost, Preparation};
 use fleet_common::record::Reading;
 use fleet_common::score::Exponents;
 use maud::{Markup, html};
@@ -8,14 +8,11 @@ use maud::{Markup, html};
 use super::Page;
 use super::energy::between;
 use super::shell::{Section, not_available, summary};
-use crate::report::blocks::Block;
+use crate::report::blocks::{Block, counted};
 use crate::report::notes::Notes;
 
 pub(super) fn section(page: &Page<'_>) -> Option<Section> {
-    let blocks: Vec<&Block<'_>> = page.blocks.iter().filter(|b| !b.rows.is_empty()).collect();
-    if blocks.is_empty() {
-        return None;
-    }
+    let blocks = page.tables()?;
     let body = html! {
         p.howto {
             "Higher is better. A score is the mean of the scores of the trials, in decibels as its authors scale it: 20·log"
@@ -24,7 +21,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
             "same for all scores of one device, and from five trials on the 95 % interval from run to run."
         }
         @for block in &blocks { (table(page, block)) }
-        (definitions(&page.input.comparison.exponents))
+        (definitions(&page.input.comparison.exponents, page.untrained()))
     };
     Some(Section { id: "scores", heading: "Scores", body })
 }
@@ -80,8 +77,8 @@ pub(super) fn cells(notes: &Notes, training: &Cost, inference: &Cost) -> Markup 
     } }
 }
 
-/// What exactly was computed.
-pub(super) fn definitions(e: &Exponents) -> Markup {
+/// What exactly was computed, and where models are among them that are not trained, what their inference counts.
+pub(super) fn definitions(e: &Exponents, untrained: Option<Preparation>) -> Markup {
     html! {
         h3 id="score-definitions" { "Definitions" }
         dl.definitions {
@@ -99,6 +96,7 @@ pub(super) fn definitions(e: &Exponents) -> Markup {
         p {
             "With training cost, t and P are those of the training window and r is the peak of warm-up and training. "
             "With inference cost, all three are those of classifying the evaluated images, all of them together. "
+            @if let Some(preparation) = untrained { (counted(preparation)) " " }
             "NS knows no cost but parameters and multiply-accumulates, so it is the same for both."
         }
         p.muted {

@@ -13,8 +13,9 @@ use crate::report::settings::brief_backbone;
 /// Those that are shown, [`Phase::Prepare`] where a trial has it.
 const PHASES: [Phase; 5] = [Phase::Load, Phase::WarmUp, Phase::Train, Phase::Prepare, Phase::Evaluate];
 
-pub(super) fn list(page: &Page<'_>) -> Markup {
-    let mut records: Vec<&Record> = page.input.records.iter().collect();
+/// Records as lists of trials have them.
+pub(super) fn in_order(records: &[Record]) -> Vec<&Record> {
+    let mut records: Vec<&Record> = records.iter().collect();
     records.sort_by_cached_key(|r| {
         let s = &r.settings;
         (
@@ -27,6 +28,11 @@ pub(super) fn list(page: &Page<'_>) -> Markup {
             r.trial.repeat,
         )
     });
+    records
+}
+
+pub(super) fn list(page: &Page<'_>) -> Markup {
+    let records = in_order(page.input.records);
     let prepared = records.iter().any(|r| r.phase(Phase::Prepare).is_some());
     let phases: Vec<Phase> = PHASES.into_iter().filter(|p| prepared || *p != Phase::Prepare).collect();
     html! {

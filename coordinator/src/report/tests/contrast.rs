@@ -1,5 +1,6 @@
 //! The levels of one factor in a terminal.
 
+use fleet_common::compare::Preparation;
 use fleet_common::contrast::{Contrast, Factor, contrast};
 use fleet_common::record::Record;
 use fleet_common::score::Exponents;
@@ -11,7 +12,7 @@ const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/report/tests/gold
 
 fn by(factor: Factor, trials: &[Trial]) -> Contrast {
     let records: Vec<Record> = trials.iter().map(Trial::record).collect();
-    contrast(&records, factor, &Exponents::default())
+    contrast(&records, factor, &Exponents::default(), Preparation::Apart)
 }
 
 /// Two machines with the same matrix, a group on one only, one that evaluated fewer images, and a failure.

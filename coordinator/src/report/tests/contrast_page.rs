@@ -1,5 +1,6 @@
 //! Facts that the page of a comparison must state.
 
+use fleet_common::compare::Preparation;
 use fleet_common::contrast::{Contrast, Factor, contrast};
 use fleet_common::record::{EnergyDomain, Reading, Record};
 use fleet_common::score::Exponents;
@@ -11,10 +12,10 @@ use super::{is_self_contained, is_well_formed, times, visible};
 use crate::report::{ContrastInput, contrast_html};
 
 pub(super) fn page(factor: Factor, records: &[Record]) -> String {
-    page_of(&contrast(records, factor, &Exponents::default()), records)
+    page_of(&contrast(records, factor, &Exponents::default(), Preparation::Apart), records)
 }
 
-fn page_of(contrast: &Contrast, records: &[Record]) -> String {
+pub(super) fn page_of(contrast: &Contrast, records: &[Record]) -> String {
     contrast_html(&ContrastInput {
         generated_unix_ms: 1_790_003_600_000,
         version: "0.1.0",

@@ -34,7 +34,8 @@ fn the_columns_are_those_of_the_readme() {
     assert_eq!((head[109].as_str(), head[110].as_str()), ("replanned", "budget_scope"));
     assert_eq!((head[115].as_str(), head[116].as_str()), ("profile_peak_bytes", "train_above_idle_joules"));
     assert_eq!((head[132].as_str(), head[133].as_str()), ("agent_cpu_seconds", "method_settings"));
-    assert_eq!((head.len(), head[140].as_str()), (141, "weights_from"));
+    assert_eq!((head[140].as_str(), head[141].as_str()), ("weights_from", "inference_with_prepare_seconds_per_image"));
+    assert_eq!((head.len(), head[146].as_str()), (147, "inference_with_prepare_ns_sharp"));
     let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
     let phases = ["load_", "warm_up_", "train_", "evaluate_", "save_"];
     for (i, name) in head.iter().enumerate() {

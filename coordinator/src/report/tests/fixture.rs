@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fleet_common::compare::{Comparison, compare};
+use fleet_common::compare::{Comparison, Preparation, compare};
 use fleet_common::id::TrialId;
 use fleet_common::plan::{CellSettings, Excluded};
 use fleet_common::record::Record;
@@ -116,6 +116,14 @@ impl Trial {
             "lora" => {
                 json!({ "name": "lora", "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["fc1", "fc2", "qkv"] })
             }
+            "adalora" => json!({
+                "name": "adalora", "init_rank": 12, "target_rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["qkv"],
+                "tinit": 20, "tfinal": 100, "delta_t": 10, "beta1": 0.85, "beta2": 0.85, "orthogonal_weight": 0.5
+            }),
+            "qlora" => json!({
+                "name": "qlora", "rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["qkv"], "block": 64,
+                "double_quantization": false
+            }),
             name => json!({ "name": name }),
         };
         if self.is_untrained() {
@@ -147,13 +155,15 @@ impl Trial {
 
     /// Whether its model is used as it was published.
     fn is_untrained(&self) -> bool {
-        matches!(self.method, "zero-shot" | "knn" | "linear-probe")
+        matches!(self.method, "zero-shot" | "knn" | "linear-probe" | "vlm-prompt" | "vlm-score")
     }
 
     fn untrained_settings(&self) -> Value {
         let method = match self.method {
             "zero-shot" => json!({ "name": "zero-shot", "templates": ["a photo of a {}.", "{}."] }),
             "knn" => json!({ "name": "knn", "k": 20 }),
+            "vlm-prompt" => json!({ "name": "vlm-prompt", "prompt": "Which of these is it? {}", "new_tokens": 16 }),
+            "vlm-score" => json!({ "name": "vlm-score", "prompt": "Which of these is it? {}" }),
             name => json!({ "name": name, "rates": [1e-5, 0.01, 0.1], "batch": 128, "steps": 500, "held_back": 0.1 }),
         };
         json!({
@@ -383,7 +393,7 @@ impl World {
             campaign: "textures-micro".to_owned(),
             toml: "name = \"textures-micro\"\nseeds = [0, 1, 2]\n".to_owned(),
             samples: records.iter().map(|r| (r.trial.clone(), samples(r))).collect(),
-            comparison: compare(&records, &Exponents::default()),
+            comparison: compare(&records, &Exponents::default(), Preparation::Apart),
             records,
             excluded: Vec::new(),
             warnings: Vec::new(),

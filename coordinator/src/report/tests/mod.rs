@@ -1,5 +1,6 @@
 //! Facts that a report must state, whatever it looks like.
 
+mod answers;
 mod contrast;
 mod contrast_page;
 mod csv;
@@ -9,7 +10,7 @@ mod steps;
 mod terminal;
 mod untrained;
 
-use fleet_common::compare::compare;
+use fleet_common::compare::{Preparation, compare};
 use fleet_common::record::{EnergyDomain, Reading};
 use fleet_common::score::Exponents;
 use fleet_common::spec::{Checkpointing, Method};
@@ -24,6 +25,20 @@ use super::html;
 pub(crate) fn records() -> Vec<fleet_common::record::Record> {
     [CPU, GPU].iter().flat_map(|hardware| matrix("vit_micro", "textures", hardware, 1)).map(|t| t.record()).collect()
 }
+
+/// One model that is used as it is published, on both hardware classes.
+pub(crate) fn published() -> Vec<fleet_common::record::Record> {
+    let model = |hardware| Trial { backbone: "dinov2_small", ..trial("knn", "none", hardware, 0) };
+    [CPU, GPU].map(|hardware| model(hardware).record()).into()
+}
+
+/// A model that was asked, and has answered.
+pub(crate) fn asked() -> Vec<fleet_common::record::Record> {
+    answers::asked(answers::said()).records
+}
+
+/// What must nowhere become markup.
+const EVIL: &str = "\"><script>alert(1)</script><svg/onload=x>'&";
 
 /// How often `needle` occurs.
 fn times(text: &str, needle: &str) -> usize {
@@ -98,7 +113,6 @@ fn is_self_contained(page: &str) {
 
 #[test]
 fn markup_from_outside_is_text() {
-    const EVIL: &str = "\"><script>alert(1)</script><svg/onload=x>'&";
     let mut world = World::of(&[
         Trial {
             dataset: EVIL,
@@ -205,7 +219,7 @@ fn joules_of_different_domains_are_not_mixed() {
             }
         }
     }
-    world.comparison = compare(&world.records, &Exponents::default());
+    world.comparison = compare(&world.records, &Exponents::default(), Preparation::Apart);
     let blocks = blocks(&world.comparison);
     let on: Vec<&str> =
         blocks[0].rows.iter().filter(|r| r.on_front(Cost::Energy) == Some(true)).map(|r| r.label.as_str()).collect();
@@ -323,6 +337,7 @@ fn write_pages() {
         ("traced", fixture::traced()),
         ("twelve", World::of(&twelve)),
         ("sixty", World::of(&sixty)),
+        ("untrained", untrained::every_method()),
     ] {
         std::fs::write(folder.join(format!("{name}.html")), html(&world.input())).expect("written");
     }

@@ -1,6 +1,6 @@
 //! What the sentences at the top may claim.
 
-use fleet_common::compare::compare;
+use fleet_common::compare::{Preparation, compare};
 use fleet_common::record::Record;
 use fleet_common::score::Exponents;
 
@@ -19,7 +19,7 @@ fn found(accuracies: &[(&'static str, &'static str, &[f64])]) -> Vec<String> {
             records.push(record);
         }
     }
-    let comparison = compare(&records, &Exponents::default());
+    let comparison = compare(&records, &Exponents::default(), Preparation::Apart);
     let blocks = blocks(&comparison);
     assert_eq!(blocks.len(), 1);
     findings(&blocks[0])

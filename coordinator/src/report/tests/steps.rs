@@ -65,7 +65,11 @@ fn other_settings_are_another_family() {
             record.settings.train.as_mut().expect("it trains").batch = 8;
         }
     }
-    world.comparison = fleet_common::compare::compare(&world.records, &fleet_common::score::Exponents::default());
+    world.comparison = fleet_common::compare::compare(
+        &world.records,
+        &fleet_common::score::Exponents::default(),
+        fleet_common::compare::Preparation::Apart,
+    );
     let blocks = blocks(&world.comparison);
     let sizes: Vec<usize> = families(&blocks[0], &world.records).iter().map(|f| f.records.len()).collect();
     assert_eq!(sizes, [4, 1, 4, 1], "two margins beside each other, another batch apart");

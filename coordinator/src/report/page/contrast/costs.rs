@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::Page;
 use super::compared::seeds_in_words;
-use crate::report::blocks::domain_in_words;
+use crate::report::blocks::{BEFORE, counted, domain_in_words};
 use crate::report::numbers::{count, listed, mib};
 use crate::report::page::results::incomplete;
 use crate::report::page::scores::{cells, definitions, head};
@@ -18,6 +18,7 @@ pub(super) fn section(page: &Page<'_>) -> Option<Section> {
         p.howto {
             "Training is the window after the warm-up, with the peak memory of both; inference is the classification of all evaluated images. "
             "Under n stand the seeds; trials that did not complete are counted there too and are in no mean."
+            @if let Some(preparation) = page.untrained() { " " (BEFORE) " " (counted(preparation)) }
         }
         div.scroll { table.results.contrast {
             thead {
@@ -115,7 +116,7 @@ pub(super) fn scores(page: &Page<'_>) -> Option<Section> {
                 } } }
             }
         } }
-        (definitions(&page.contrast.exponents))
+        (definitions(&page.contrast.exponents, page.untrained()))
     };
     (!page.contrast.combinations.is_empty()).then_some(Section { id: "scores", heading: "Scores", body })
 }

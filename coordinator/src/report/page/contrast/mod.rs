@@ -16,6 +16,7 @@ mod costs;
 mod ratios;
 mod refused;
 
+use fleet_common::compare::Preparation;
 use fleet_common::contrast::{Contrast, distinct};
 use fleet_common::record::Record;
 use maud::{Markup, html};
@@ -23,7 +24,7 @@ use maud::{Markup, html};
 use super::shell::{Document, Section, finding};
 use super::{failures, machines, measurement, progress};
 use crate::report::contrast::findings::findings;
-use crate::report::contrast::words::{headline, shared_and_names};
+use crate::report::contrast::words::{headline, shared_and_names, untrained};
 use crate::report::notes::Notes;
 use crate::report::numbers::{listed, utc};
 use crate::report::summary;
@@ -83,6 +84,13 @@ pub fn html(input: &ContrastInput<'_>) -> String {
         generated_unix_ms: input.generated_unix_ms,
     }
     .html()
+}
+
+impl Page<'_> {
+    /// What inference counts of models that are not trained, where there are any.
+    fn untrained(&self) -> Option<Preparation> {
+        untrained(self.contrast).then_some(self.contrast.preparation)
+    }
 }
 
 fn head(page: &Page<'_>, sets: &str) -> Markup {

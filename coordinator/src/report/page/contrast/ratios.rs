@@ -86,7 +86,7 @@ fn charts(page: &Page<'_>) -> Markup {
                 "ratio that any two of its trials have; where it crosses 1, some trials say the opposite. The solid line is 1: no difference. The broken "
                 "line is the geometric mean. Each chart has an axis of its own."
             }
-            (legend(settings.clone().map(|s| s.method.method()).collect(), settings.map(|s| s.checkpointing).collect(), false))
+            (legend(settings, false))
             @for part in drawn.iter().take(SHOWN) { (part) }
             @if drawn.len() > SHOWN {
                 details {
