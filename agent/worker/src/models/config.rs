@@ -59,7 +59,7 @@ pub fn dinov2(config: &Value) -> Dinov2Config {
     let width = int(config, "hidden_size", 768);
     Dinov2Config {
         image_size: int(config, "image_size", 224),
-        patch_size: int(config, "patch_size", 16),
+        patch_size: int(config, "patch_size", 14),
         width,
         depth: int(config, "num_hidden_layers", 12),
         heads: int(config, "num_attention_heads", 12),
@@ -73,7 +73,7 @@ pub fn open_clip(config: &Value) -> ClipConfig {
     let (vision, text) = (&config["vision_cfg"], &config["text_cfg"]);
     let activation =
         if config["quick_gelu"].as_bool() == Some(true) { Activation::QuickGelu } else { Activation::Gelu };
-    let norm_eps = float(config, "norm_eps", 1e-5);
+    let norm_eps = |tower: &Value| float(&tower["norm_kwargs"], "eps", float(config, "norm_eps", 1e-5));
     let (width, text_width) = (int(vision, "width", 768), int(text, "width", 512));
     ClipConfig {
         vision: ClipVisionConfig {
@@ -83,7 +83,7 @@ pub fn open_clip(config: &Value) -> ClipConfig {
             depth: int(vision, "layers", 12),
             heads: width / int(vision, "head_width", 64).max(1),
             hidden: (width as f64 * float(vision, "mlp_ratio", 4.0)) as i64,
-            norm_eps,
+            norm_eps: norm_eps(vision),
             activation,
         },
         text: ClipTextConfig {
@@ -93,7 +93,7 @@ pub fn open_clip(config: &Value) -> ClipConfig {
             depth: int(text, "layers", 12),
             heads: int(text, "heads", 8),
             hidden: (text_width as f64 * float(text, "mlp_ratio", 4.0)) as i64,
-            norm_eps,
+            norm_eps: norm_eps(text),
             activation,
         },
         embedding: int(config, "embed_dim", 512),
@@ -183,7 +183,8 @@ fn decoder(config: &Value, family: Family, rope_theta: f64, norm_eps: f64) -> De
         head: int(config, "head_dim", if family == Family::Gemma { 256 } else { width / heads }),
         hidden: int(config, "intermediate_size", 8192),
         norm_eps: float(config, "rms_norm_eps", norm_eps),
-        rope_theta: float(config, "rope_theta", rope_theta),
+        // transformers writes it below `rope_parameters` since its version 5.
+        rope_theta: float(&config["rope_parameters"], "rope_theta", float(config, "rope_theta", rope_theta)),
         family,
     }
 }
