@@ -3,6 +3,7 @@ import importlib.metadata
 import json
 import math
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
+Special = Callable[[str, Tensor], Tensor | None]
 PACKAGES = ("torch", "timm", "peft", "bitsandbytes", "transformers", "open_clip_torch", "pillow", "numpy", "safetensors")
 
 
@@ -47,17 +49,20 @@ def double(tensors: Tensors) -> Tensors:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int) -> None:
+def randomise(model: nn.Module, seed: int, special: Special = lambda _name, _normal: None) -> None:
     """Values that no computation can leave out unnoticed: no zero bias, no unit norm, no fresh running statistics.
 
-    Tensors are filled in the order of their names, so that the values do not depend on how the model was built.
+    Tensors are filled in the order of their names, so that the values do not depend on how the model was built. What
+    `special` makes of a tensor's name and normal numbers goes before the rules here, where it makes something of them.
     """
     g = generator(seed)
     state = {k: t for k, t in model.state_dict().items() if t.is_floating_point()}
     for name in sorted(state):
         tensor, leaf = state[name], name.rsplit(".", 1)[-1]
         normal = torch.randn(tensor.shape, generator=g)
-        if leaf == "running_var":
+        if (value := special(name, normal)) is not None:
+            pass
+        elif leaf == "running_var":
             value = 0.5 + torch.rand(tensor.shape, generator=g)
         elif leaf == "weight" and tensor.ndim == 1:
             value = 1.0 + 0.2 * normal

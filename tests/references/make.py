@@ -18,11 +18,17 @@ from typing import Any
 import torch
 
 import drawn
+import drawn_frozen
 import fixed
 from backbones import backbone, full_size
+from contrastive import contrastive
+from features import features
 from folder import Unsteady
+from mobilevlm import mobilevlm
 from nf4 import quantization
+from paligemma import paligemma
 from pictures import preprocess
+from smolvlm import smolvlm
 from traces import merge, training_trace
 
 Spec = dict[str, Any]
@@ -31,7 +37,12 @@ METHODS = ("full", "bitfit", "lora", "qlora", "adalora")
 ALONE: dict[str, tuple[Writer, Callable[[Random], Spec]]] = {
     "vit": (backbone, drawn.vit), "tiny_vit": (backbone, drawn.tiny_vit), "vim": (backbone, drawn.vim),
     "mambavision": (backbone, drawn.mambavision), "full_size": (full_size, drawn.full_size),
-    "quantization": (quantization, drawn.quantization), "preprocess": (preprocess, drawn.preprocess)}
+    "quantization": (quantization, drawn.quantization), "preprocess": (preprocess, drawn.preprocess),
+    "dinov2_hf": (features, drawn_frozen.dinov2_hf), "dinov2_timm": (features, drawn_frozen.dinov2_timm),
+    "clip_vision": (features, drawn_frozen.clip_vision), "open_clip": (contrastive, drawn_frozen.open_clip),
+    "siglip": (contrastive, drawn_frozen.siglip), "smolvlm": (smolvlm, drawn_frozen.smolvlm),
+    "paligemma": (paligemma, drawn_frozen.paligemma),
+    **{m: (mobilevlm, partial(drawn_frozen.mobilevlm, architecture=m)) for m in ("mobilevlm", "mobilevlm_v2")}}
 """Kinds that need no other folder: what writes one, what draws one."""
 BASED: dict[str, tuple[Writer, Callable[[Random], tuple[Spec, Spec]]]] = {
     **{m: (training_trace, partial(drawn.trace, method=m)) for m in METHODS}, "merge": (merge, drawn.merge)}

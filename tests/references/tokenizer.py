@@ -1,0 +1,56 @@
+"""Kind `tokenizer`: ids of texts by open_clip's tokenizer, and by SentencePiece's models."""
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import sentencepiece
+from open_clip.tokenizer import SimpleTokenizer
+
+Spec = dict[str, Any]
+WORDS = ("a photo of the Aquarium fish maple_tree T-shirt DOG HDPE polka-dotted café Übergröße façade naïve ΣΊΣΥΦΟΣ "
+         "Ёлка straße İstanbul ǅungla e\u0301te\u0301 A\u030angstro\u0308m 日本語 テスト 사과 สวัสดี नमस्ते مرحبا שלום "
+         "x y don't WE'LL they've I'm he'd you're it's O'Neill rock'n'roll 's").split()
+NUMBERS = "0 7 42 1999 3.14159 2,000 1e-5 ½ x² Ⅷ ٣٤ 100% №5".split()
+MARKS = "! ?! ... — – - _ / \\ | ~ ^ ` @ # $ € % & * ( ) [ ] { } < > = + ; : , . \" ' « » … • ™ ° !!!???".split()
+ENTITIES = ("&amp; &lt; &gt; &quot; &#39; &nbsp; &amp;amp; &amp;lt;b&amp;gt; &eacute; &hellip; &copy; &#233; &#xE9; &#128512; "
+            "&notanentity; &amp &copy2 AT&T R&D &;").split()
+EMOJI = "🙂 👩‍🔬 🇨🇭 👍🏽 ❤️ 🏳️‍🌈 ☃".split()
+QUOTES = "‘curly’ “quotes” ‚low‛ „low‟ it’s".split()
+ODD = ("\ufb01ne o\ufb03ce ＦＵＬＬ　ｗｉｄｔｈ ｶﾅ zero\u200bwidth soft\u00adhyphen \x1b[31mred\x1b[0m bell\x07 \ufeffbom "
+       "<start_of_text> <end_of_text> <END_OF_TEXT> </w> a</w>").split(" ")
+SPACES = [" ", " ", " ", " ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u2003", ""]
+
+
+def text(r: Random, kinds: list[list[str]]) -> str:
+    """Some pieces of some kinds, in any case, between any white space."""
+    if r.random() < 0.05:
+        return r.choice(["", " ", "\n\t"])
+    pieces = []
+    for _ in range(r.choice([1, 3, 6, 12, 40])):
+        piece = r.choice(r.choice(kinds))
+        pieces += [r.choice([piece, piece, piece, piece.upper(), piece.capitalize()]), r.choice(SPACES)]
+    return "".join(pieces[:-1])
+
+
+def write_vectors(folder: Path, architecture: str, vectors: Spec) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"kind": "tokenizer", "architecture": architecture}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "vectors.json").write_text(json.dumps(vectors, indent=1, ensure_ascii=False) + "\n")
+
+
+def clip_tokenizer(folder: Path, spec: Spec) -> None:
+    """Rows as the encoder of texts reads them, up to the first end. Its merges are open_clip's, and in no folder."""
+    r, tokenizer = Random(spec["seed"]), SimpleTokenizer()
+    texts = [text(r, [WORDS, WORDS, NUMBERS, MARKS, ENTITIES, EMOJI, QUOTES, ODD]) for _ in range(spec["texts"])]
+    rows = tokenizer(texts, spec["context_length"]).tolist()
+    end = tokenizer.eot_token_id
+    write_vectors(folder, "open_clip", {
+        **spec, "sot": tokenizer.sot_token_id, "eot": end,
+        "cases": [{"text": t, "ids": row[:row.index(end) + 1]} for t, row in zip(texts, rows, strict=True)]})
+
+
+WRITERS = {"clip_tokenizer": clip_tokenizer}
