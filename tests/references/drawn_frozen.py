@@ -120,3 +120,17 @@ def mobilevlm(r: Random, architecture: str) -> Spec:
     text = decoder(r, 8 if architecture == "mobilevlm" else 1)
     return {"architecture": architecture, "vision_config": vision, "text_config": text,
             "words": [r.randint(0, 5), r.randint(1, 8)], "new_tokens": r.randint(1, 8), "seed": any_seed(r)}
+
+
+def clip_tokenizer(r: Random) -> Spec:
+    return {"context_length": r.choice([2, 3, 8, 20, 77, 77, 77]), "texts": 40, "seed": any_seed(r)}
+
+
+def sentence_piece(r: Random) -> Spec:
+    bytes_too = r.random() < 0.5
+    trainer = {"model_type": r.choice(["unigram", "bpe"]), "byte_fallback": bytes_too,
+               "vocab_size": r.choice([200, 300, 500]) + 256 * bytes_too,
+               "normalization_rule_name": r.choice(["identity", "nfkc", "nmt_nfkc", "nmt_nfkc_cf"]),
+               "remove_extra_whitespaces": r.random() < 0.5, "add_dummy_prefix": r.random() < 0.7,
+               "split_digits": r.random() < 0.5}
+    return {"trainer": trainer, "texts": 40, "seed": any_seed(r)}

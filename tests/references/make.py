@@ -29,6 +29,7 @@ from nf4 import quantization
 from paligemma import paligemma
 from pictures import preprocess
 from smolvlm import smolvlm
+from tokenizer import clip_tokenizer, sentence_piece
 from traces import merge, training_trace
 
 Spec = dict[str, Any]
@@ -42,6 +43,8 @@ ALONE: dict[str, tuple[Writer, Callable[[Random], Spec]]] = {
     "clip_vision": (features, drawn_frozen.clip_vision), "open_clip": (contrastive, drawn_frozen.open_clip),
     "siglip": (contrastive, drawn_frozen.siglip), "smolvlm": (smolvlm, drawn_frozen.smolvlm),
     "paligemma": (paligemma, drawn_frozen.paligemma),
+    "clip_tokenizer": (clip_tokenizer, drawn_frozen.clip_tokenizer),
+    "sentence_piece": (sentence_piece, drawn_frozen.sentence_piece),
     **{m: (mobilevlm, partial(drawn_frozen.mobilevlm, architecture=m)) for m in ("mobilevlm", "mobilevlm_v2")}}
 """Kinds that need no other folder: what writes one, what draws one."""
 BASED: dict[str, tuple[Writer, Callable[[Random], tuple[Spec, Spec]]]] = {

@@ -55,7 +55,7 @@ def paligemma(folder: Path, spec: Spec) -> None:
                 "prefix.logits": before.logits, "full.logits": whole.logits, "full.loss": whole.loss.reshape(1)}
 
     single = run(model, pixels)
-    new = greedy(model, spec["new_tokens"], input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels,
+    new = greedy(model, spec["new_tokens"], place, input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels,
                  token_type_ids=torch.zeros_like(ids))
     with Exact():
         compare(single, run(exact_model, pixels.double()))

@@ -78,7 +78,8 @@ def smolvlm(folder: Path, spec: Spec) -> None:
 
     single = run(model, pixels)
     told = scores(model, ids, candidates, pixels)
-    new = greedy(model, spec["new_tokens"], input_ids=row(ids), attention_mask=torch.ones(1, len(ids)), pixel_values=pixels)
+    new = greedy(model, spec["new_tokens"], spec["image_token_id"], input_ids=row(ids),
+                 attention_mask=torch.ones(1, len(ids)), pixel_values=pixels)
     with Exact():
         compare(single, run(exact_model, pixels.double()))
         for one, two in zip(told, scores(exact_model, ids, candidates, pixels.double()), strict=True):

@@ -53,4 +53,28 @@ def clip_tokenizer(folder: Path, spec: Spec) -> None:
         "cases": [{"text": t, "ids": row[:row.index(end) + 1]} for t, row in zip(texts, rows, strict=True)]})
 
 
-WRITERS = {"clip_tokenizer": clip_tokenizer}
+def train(spec: Spec, r: Random, model: Path) -> None:
+    """A small model of sentences made of some of the words, so that the others are in pieces, or unknown."""
+    known = r.sample(WORDS, 30) + r.sample(NUMBERS, 5) + r.sample(MARKS, 8)
+    with tempfile.TemporaryDirectory() as d:
+        corpus = Path(d) / "corpus.txt"
+        corpus.write_text("\n".join(" ".join(r.choice(known) for _ in range(12)) for _ in range(1000)))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(corpus), model_prefix=f"{d}/trained", character_coverage=1.0, hard_vocab_limit=False,
+            num_threads=1, minloglevel=2, **spec["trainer"])
+        shutil.copy(f"{d}/trained.model", model)
+
+
+def sentence_piece(folder: Path, spec: Spec) -> None:
+    """Ids without beginning and end, and the text that they are decoded to."""
+    r = Random(spec["seed"])
+    folder.mkdir(parents=True, exist_ok=True)
+    train(spec, r, folder / "tokenizer.model")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    cases = []
+    for _ in range(spec["texts"]):
+        one = text(r, [WORDS, WORDS, NUMBERS, MARKS, ENTITIES, EMOJI, QUOTES, ODD])
+        ids = model.encode(one)
+        case = {"text": one, "ids": ids}
+        cases.append(case | ({"back": model.decode(ids)} if model.unk_id() not in ids else {}))
+    write_vectors(folder, "sentencepiece", {**spec, "cases": cases})
