@@ -1,4 +1,4 @@
-"""Makes reference folders for `fleet-agent verify` from timm, HF PEFT, bitsandbytes and Pillow.
+"""Makes reference folders for `fleet-agent verify` from the packages that we want to agree with.
 
     python tests/references/make.py --out DIR --seed N [--kind K ...] [--random M]
 
@@ -20,6 +20,7 @@ import torch
 import drawn
 import drawn_frozen
 import fixed
+import fixed_frozen
 from backbones import backbone, full_size
 from contrastive import contrastive
 from features import features
@@ -92,6 +93,9 @@ def fixed_folders(kinds: list[str], out: Path, seed: int) -> None:
     for kind, (write, specs) in others.items():
         for name, spec in specs(shift).items() if kind in kinds else ():
             write(out / name, spec)
+    for name, spec in fixed_frozen.folders(shift).items():
+        if spec["architecture"] in kinds:
+            ALONE[spec["architecture"]][0](out / name, spec)
 
 
 def main() -> None:
