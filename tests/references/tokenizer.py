@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import ftfy
 import sentencepiece
 from open_clip.tokenizer import SimpleTokenizer
 
@@ -20,7 +21,9 @@ ENTITIES = ("&amp; &lt; &gt; &quot; &#39; &nbsp; &amp;amp; &amp;lt;b&amp;gt; &ea
 EMOJI = "🙂 👩‍🔬 🇨🇭 👍🏽 ❤️ 🏳️‍🌈 ☃".split()
 QUOTES = "‘curly’ “quotes” ‚low‛ „low‟ it’s".split()
 ODD = ("\ufb01ne o\ufb03ce ＦＵＬＬ　ｗｉｄｔｈ ｶﾅ zero\u200bwidth soft\u00adhyphen \x1b[31mred\x1b[0m bell\x07 \ufeffbom "
-       "<start_of_text> <end_of_text> <END_OF_TEXT> </w> a</w>").split(" ")
+       "ŉ \ufb05 ǆ x\u0085y \u2028 ﬁ\u0301 </w> a</w>").split(" ") + [" <start_of_text>", " <end_of_text>"]
+"""What repairs and maps of characters change, and CLIP's control tokens, never right behind a sign: there OpenCLIP takes the
+first of their signs for one more of that."""
 SPACES = [" ", " ", " ", " ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u2003", ""]
 
 
@@ -35,6 +38,13 @@ def text(r: Random, kinds: list[list[str]]) -> str:
     return "".join(pieces[:-1])
 
 
+def readable(r: Random, kinds: list[list[str]]) -> str:
+    """A text that OpenCLIP does not take for one that was decoded as the wrong encoding."""
+    while ftfy.fix_encoding(one := text(r, kinds)) != one or ftfy.fix_text(one) != ftfy.fix_text(one, fix_encoding=False):
+        pass
+    return one
+
+
 def write_vectors(folder: Path, architecture: str, vectors: Spec) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = {"kind": "tokenizer", "architecture": architecture}
@@ -45,7 +55,7 @@ def write_vectors(folder: Path, architecture: str, vectors: Spec) -> None:
 def clip_tokenizer(folder: Path, spec: Spec) -> None:
     """Rows as the encoder of texts reads them, up to the first end. Its merges are open_clip's, and in no folder."""
     r, tokenizer = Random(spec["seed"]), SimpleTokenizer()
-    texts = [text(r, [WORDS, WORDS, NUMBERS, MARKS, ENTITIES, EMOJI, QUOTES, ODD]) for _ in range(spec["texts"])]
+    texts = [readable(r, [WORDS, WORDS, NUMBERS, MARKS, ENTITIES, EMOJI, QUOTES, ODD]) for _ in range(spec["texts"])]
     rows = tokenizer(texts, spec["context_length"]).tolist()
     end = tokenizer.eot_token_id
     write_vectors(folder, "open_clip", {
