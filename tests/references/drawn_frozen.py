@@ -14,6 +14,11 @@ def size(r: Random, patch: int, most: int) -> int:
     return patch * r.randint(1, most) + (r.randrange(patch) if r.random() < 0.3 else 0)
 
 
+def without_some(r: Random, spec: Spec, *keys: str) -> Spec:
+    """Publishers leave out what is a class's default, and so is now and then what is left out here."""
+    return {k: v for k, v in spec.items() if k not in keys or r.random() < 0.7}
+
+
 def encoder(r: Random) -> Spec:
     """An encoder of images by transformers' names."""
     patch, heads = r.choice([1, 2, 4, 7, 14, 16]), r.choice([1, 1, 2, 3, 5])
@@ -78,6 +83,14 @@ def siglip(r: Random) -> Spec:
             "batch": r.randint(1, 3), "seed": any_seed(r)}
 
 
+def llama(r: Random, widths: int = 1) -> Spec:
+    """A decoder of which more can be left out: keys for each query, and heads that share the width."""
+    spec = decoder(r, widths)
+    fewer = without_some(r, spec, "num_key_value_heads", "head_dim")
+    head = spec["hidden_size"] // spec["num_attention_heads"]
+    return fewer if "head_dim" in fewer or head % 2 == 0 else spec
+
+
 def decoder(r: Random, widths: int = 1) -> Spec:
     """A decoder by transformers' names, of a width that is a multiple of `widths`, with any number of queries to a key.
 
@@ -88,10 +101,11 @@ def decoder(r: Random, widths: int = 1) -> Spec:
     heads = keys * r.choice([1, 2, 3, 5])
     unit, theta = lcm(widths, heads), r.choice([100.0, 1e4, 1e5, 5e5])
     rotation = {"rope_theta": theta} if r.random() < 0.5 else {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
-    return {"hidden_size": unit * r.randint(-(-12 // unit), max(2, 60 // unit)), "intermediate_size": r.randint(8, 100),
+    spec = {"hidden_size": unit * r.randint(-(-12 // unit), max(2, 60 // unit)), "intermediate_size": r.randint(8, 100),
             "num_hidden_layers": r.randint(1, 3), "num_attention_heads": heads, "num_key_value_heads": keys,
             "head_dim": 2 * r.randint(1, 12), "vocab_size": r.randint(8, 300), "max_position_embeddings": 2048,
             "rms_norm_eps": r.choice(EPS), **rotation}
+    return without_some(r, spec, "rms_norm_eps", "rope_theta", "rope_parameters")
 
 
 def smolvlm(r: Random) -> Spec:
@@ -99,8 +113,9 @@ def smolvlm(r: Random) -> Spec:
     factor = r.choice([1, 2, 3, 4])
     vision = encoder(r)
     vision["image_size"] = vision["patch_size"] * factor * r.randint(1, 2 if factor > 2 else 3)
-    text = decoder(r)
-    return {"architecture": "smolvlm", "vision_config": vision, "text_config": text, "scale_factor": factor,
+    text = llama(r)
+    shuffle = {"scale_factor": factor} if factor != 2 or r.random() < 0.5 else {}
+    return {"architecture": "smolvlm", "vision_config": vision, "text_config": text, **shuffle,
             "image_token_id": r.randrange(text["vocab_size"]), "words": [r.randint(1, 6) for _ in range(r.randint(2, 5))],
             "candidate_lengths": [r.randint(1, 5) for _ in range(r.randint(1, 4))],
             "padded_lengths": [r.randint(1, 9) for _ in range(r.randint(1, 4))], "new_tokens": r.randint(1, 8),
@@ -117,7 +132,7 @@ def paligemma(r: Random) -> Spec:
 def mobilevlm(r: Random, architecture: str) -> Spec:
     """The first projector's widths are multiples of 8, as MobileNet makes them."""
     vision = encoder(r) | {"hidden_act": r.choice(["quick_gelu", "quick_gelu", "gelu"])}
-    text = decoder(r, 8 if architecture == "mobilevlm" else 1)
+    text = llama(r, 8 if architecture == "mobilevlm" else 1)
     return {"architecture": architecture, "vision_config": vision, "text_config": text,
             "words": [r.randint(0, 5), r.randint(1, 8)], "new_tokens": r.randint(1, 8), "seed": any_seed(r)}
 

@@ -53,14 +53,15 @@ def left_padded(spec: Spec) -> Tensors:
 def smolvlm(folder: Path, spec: Spec) -> None:
     text = {"model_type": "llama", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": PAD, "tie_word_embeddings": False,
             **spec["text_config"]}
-    config = Idefics3Config(vision_config=spec["vision_config"], text_config=text, scale_factor=spec["scale_factor"],
+    shuffle = {k: spec[k] for k in ("scale_factor",) if k in spec}
+    config = Idefics3Config(vision_config=spec["vision_config"], text_config=text, **shuffle,
                             image_token_id=spec["image_token_id"], tie_word_embeddings=False)
     model = Idefics3ForConditionalGeneration(config).eval()
     randomise(model, spec["seed"], special)
     weights = published(model)
     exact_model = twin(model, weights)
     vision = spec["vision_config"]
-    side = vision["image_size"] // vision["patch_size"] // spec["scale_factor"]
+    side = vision["image_size"] // vision["patch_size"] // config.scale_factor
     spec = {**spec, "image_seq_len": side * side}
     tiles = len(spec["words"]) - 1
     pixels = noise(spec["seed"] + 1, 1, tiles, 3, vision["image_size"], vision["image_size"])
