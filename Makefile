@@ -46,7 +46,7 @@ bench-fleet: build      ## 500 agents, with certificates and without; a million 
 bench-gpu: build        ## What only an NVIDIA GPU can show, in ten minutes: references, scan, steps beside Python's, budgets, energy
 	@tests/bench/gpu.sh
 
-references: build       ## 5 random configurations of each kind, made by timm, PEFT, bitsandbytes and Pillow, through fleet-agent verify
+references: build       ## 5 random configurations of each kind, made by the packages that they are from, through fleet-agent verify
 	@tests/references/run.sh $(SEED) $(COUNT)
 
 check: setup            ## Formatting and lints, warnings denied

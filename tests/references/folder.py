@@ -3,6 +3,7 @@ import importlib.metadata
 import json
 import math
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
+Special = Callable[[str, Tensor], Tensor | None]
 PACKAGES = ("torch", "timm", "peft", "bitsandbytes", "transformers", "open_clip_torch", "pillow", "numpy", "safetensors")
 
 
@@ -46,28 +48,35 @@ def double(tensors: Tensors) -> Tensors:
     return {k: t.double() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
+def usual(name: str, normal: Tensor) -> Tensor:
+    """Values of layers' tensors, made of normal numbers of their shape."""
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "weight" and normal.ndim == 1:
+        return 1.0 + 0.2 * normal
+    if leaf in ("bias", "running_mean", "attention_biases"):
+        return 0.1 * normal
+    if leaf in ("cls_token", "pos_embed"):
+        return 0.3 * normal
+    return normal * (1.0 / math.sqrt(math.prod(normal.shape[1:])))
+
+
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int) -> None:
+def randomise(model: nn.Module, seed: int, special: Special = lambda _name, _normal: None) -> None:
     """Values that no computation can leave out unnoticed: no zero bias, no unit norm, no fresh running statistics.
 
-    Tensors are filled in the order of their names, so that the values do not depend on how the model was built.
+    Tensors are filled in the order of their names, so that the values do not depend on how the model was built. What
+    `special` makes of a tensor's name and normal numbers goes before what is usual, where it makes something of them.
     """
     g = generator(seed)
     state = {k: t for k, t in model.state_dict().items() if t.is_floating_point()}
     for name in sorted(state):
-        tensor, leaf = state[name], name.rsplit(".", 1)[-1]
+        tensor = state[name]
         normal = torch.randn(tensor.shape, generator=g)
-        if leaf == "running_var":
-            value = 0.5 + torch.rand(tensor.shape, generator=g)
-        elif leaf == "weight" and tensor.ndim == 1:
-            value = 1.0 + 0.2 * normal
-        elif leaf in ("bias", "running_mean", "attention_biases"):
-            value = 0.1 * normal
-        elif leaf in ("cls_token", "pos_embed"):
-            value = 0.3 * normal
-        else:
-            value = normal * (1.0 / math.sqrt(math.prod(tensor.shape[1:])))
-        tensor.copy_(value)
+        if name.endswith("running_var"):
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=g))
+            continue
+        value = special(name, normal)
+        tensor.copy_(usual(name, normal) if value is None else value)
 
 
 def apart(a: Tensor, b: Tensor) -> float:

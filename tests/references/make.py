@@ -1,4 +1,4 @@
-"""Makes reference folders for `fleet-agent verify` from timm, HF PEFT, bitsandbytes and Pillow.
+"""Makes reference folders for `fleet-agent verify` from the packages that we want to agree with.
 
     python tests/references/make.py --out DIR --seed N [--kind K ...] [--random M]
 
@@ -18,11 +18,19 @@ from typing import Any
 import torch
 
 import drawn
+import drawn_frozen
 import fixed
+import fixed_frozen
 from backbones import backbone, full_size
+from contrastive import contrastive
+from features import features
 from folder import Unsteady
+from mobilevlm import mobilevlm
 from nf4 import quantization
+from paligemma import paligemma
 from pictures import preprocess
+from smolvlm import smolvlm
+from tokenizer import clip_tokenizer, sentence_piece
 from traces import merge, training_trace
 
 Spec = dict[str, Any]
@@ -31,7 +39,14 @@ METHODS = ("full", "bitfit", "lora", "qlora", "adalora")
 ALONE: dict[str, tuple[Writer, Callable[[Random], Spec]]] = {
     "vit": (backbone, drawn.vit), "tiny_vit": (backbone, drawn.tiny_vit), "vim": (backbone, drawn.vim),
     "mambavision": (backbone, drawn.mambavision), "full_size": (full_size, drawn.full_size),
-    "quantization": (quantization, drawn.quantization), "preprocess": (preprocess, drawn.preprocess)}
+    "quantization": (quantization, drawn.quantization), "preprocess": (preprocess, drawn.preprocess),
+    "dinov2_hf": (features, drawn_frozen.dinov2_hf), "dinov2_timm": (features, drawn_frozen.dinov2_timm),
+    "clip_vision": (features, drawn_frozen.clip_vision), "open_clip": (contrastive, drawn_frozen.open_clip),
+    "siglip": (contrastive, drawn_frozen.siglip), "smolvlm": (smolvlm, drawn_frozen.smolvlm),
+    "paligemma": (paligemma, drawn_frozen.paligemma),
+    "clip_tokenizer": (clip_tokenizer, drawn_frozen.clip_tokenizer),
+    "sentence_piece": (sentence_piece, drawn_frozen.sentence_piece),
+    **{m: (mobilevlm, partial(drawn_frozen.mobilevlm, architecture=m)) for m in ("mobilevlm", "mobilevlm_v2")}}
 """Kinds that need no other folder: what writes one, what draws one."""
 BASED: dict[str, tuple[Writer, Callable[[Random], tuple[Spec, Spec]]]] = {
     **{m: (training_trace, partial(drawn.trace, method=m)) for m in METHODS}, "merge": (merge, drawn.merge)}
@@ -78,6 +93,9 @@ def fixed_folders(kinds: list[str], out: Path, seed: int) -> None:
     for kind, (write, specs) in others.items():
         for name, spec in specs(shift).items() if kind in kinds else ():
             write(out / name, spec)
+    for name, spec in fixed_frozen.folders(shift).items():
+        if spec["architecture"] in kinds:
+            ALONE[spec["architecture"]][0](out / name, spec)
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ seed=${1:-$today}
 count=${2:-5}
 out=.bench/references/$seed
 agent=target/release/fleet-agent
-
+# CLIP's merges come with open_clip, and in no model's folder.
+export FLEET_CLIP_MERGES
 [ -x $agent ] || { echo "references: $agent is not there: run make build first" >&2; exit 1; }
 tests/bench/set-up.sh
+FLEET_CLIP_MERGES=$(echo .bench/venv/lib/python3*/site-packages/open_clip/bpe_simple_vocab_16e6.txt.gz)
 rm -rf "$out"
 mkdir -p "$out"
 

@@ -27,8 +27,8 @@ const MERGES: usize = 49152 - 256 - 2;
 const MOST_BYTES: u64 = 16 << 20;
 /// What ends a word.
 const WORD_END: &str = "</w>";
-/// What is a word.
-const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// What is a word. Case does not count even in small letters: a long s is one, too.
+const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// Reads the merges.
 pub(crate) fn read(path: &Path) -> Result<Tokenizer, TokenizerError> {
@@ -67,44 +67,6 @@ fn letters() -> Vec<char> {
     seen().map(char::from).chain((256..256 + rest).filter_map(char::from_u32)).collect()
 }
 
-/// A text as open_clip cleans it: typographic quotes made plain, HTML's entities resolved twice, white space made single,
-/// lower case. (It also repairs text that was decoded as the wrong encoding; that is not done here.)
-pub fn cleaned(text: &str) -> String {
-    let plain: String = text
-        .chars()
-        .map(|c| match c {
-            '\u{2018}' | '\u{2019}' | '\u{201a}' | '\u{201b}' => '\'',
-            '\u{201c}'..='\u{201f}' => '"',
-            c => c,
-        })
-        .collect();
-    let resolved = resolved(&resolved(&plain));
-    resolved.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
-}
-
-/// With the entities that captions have in place of what they stand for.
-fn resolved(text: &str) -> String {
-    const ENTITIES: [(&str, &str); 6] =
-        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&nbsp;", "\u{a0}"), ("&amp;", "&")];
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('&') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        match ENTITIES.iter().find(|(entity, _)| rest.starts_with(entity)) {
-            Some((entity, means)) => {
-                out.push_str(means);
-                rest = &rest[entity.len()..];
-            }
-            None => {
-                out.push('&');
-                rest = &rest[1..];
-            }
-        }
-    }
-    out + rest
-}
-
 /// Ids of a text as CLIP's encoder reads it: between a beginning and an end, filled up with zeros to `context`. One that is
 /// too long is cut, and its last id is the end.
 pub fn padded(ids: &[u32], begin: u32, end: u32, context: usize) -> Vec<u32> {
@@ -133,8 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cleaned_and_filled_up_or_cut() {
-        assert_eq!(cleaned("A  Photo\tof &amp;lt;b&gt; \u{2018}x\u{201d} & co"), "a photo of <b> 'x\" & co");
+    fn texts_are_filled_up_or_cut() {
         assert_eq!(padded(&[5, 6], 1, 2, 6), [1, 5, 6, 2, 0, 0]);
         assert_eq!(padded(&[5, 6, 7], 1, 2, 4), [1, 5, 6, 2]);
     }

@@ -3,15 +3,19 @@
 //! | file | read by |
 //! |---|---|
 //! | `tokenizer.json` | the `tokenizers` crate, as it is |
-//! | `tokenizer.model`, `spiece.model` | [`sentence_piece`]: rebuilt as one of that crate |
+//! | `tokenizer.model`, `spiece.model` | [`sentence_piece`]: rebuilt as one of that crate, behind its map of characters |
 //! | `bpe_simple_vocab_16e6.txt.gz` | [`clip`]: OpenAI's merges, as open_clip brings them |
 
+mod charsmap;
+mod clean;
 pub mod clip;
 mod error;
 pub mod sentence_piece;
 
+use std::borrow::Cow;
 use std::path::Path;
 
+use charsmap::CharsMap;
 pub use error::TokenizerError;
 use tokenizers::Tokenizer as Inner;
 
@@ -19,8 +23,18 @@ use tokenizers::Tokenizer as Inner;
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Inner,
-    /// Texts are cleaned as open_clip does before they are read.
-    cleans: bool,
+    first: First,
+}
+
+/// What is done to a text before it is read.
+#[derive(Debug, Clone)]
+enum First {
+    /// Nothing.
+    Nothing,
+    /// It is cleaned as open_clip does.
+    Cleaned,
+    /// Characters become others, as a model of SentencePiece says.
+    Mapped(CharsMap),
 }
 
 impl Tokenizer {
@@ -32,13 +46,14 @@ impl Tokenizer {
         let there = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
         if let Some(path) = there("tokenizer.json") {
             let inner = Inner::from_file(&path).map_err(|e| TokenizerError::unusable(&path, e))?;
-            return Ok(Self { inner, cleans: false });
+            return Ok(Self { inner, first: First::Nothing });
         }
         if let Some(path) = there("tokenizer.model").or_else(|| there("spiece.model")) {
-            return Ok(Self { inner: sentence_piece::read(&path)?, cleans: false });
+            let (inner, map) = sentence_piece::read(&path)?;
+            return Ok(Self { inner, first: map.map_or(First::Nothing, First::Mapped) });
         }
         if let Some(path) = there(clip::FILE) {
-            return Ok(Self { inner: clip::read(&path)?, cleans: true });
+            return Ok(Self { inner: clip::read(&path)?, first: First::Cleaned });
         }
         Err(TokenizerError::Absent { dir: dir.to_owned() })
     }
@@ -48,8 +63,12 @@ impl Tokenizer {
     /// # Errors
     /// The model has no token for something in it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let cleaned = self.cleans.then(|| clip::cleaned(text));
-        let encoding = self.inner.encode(cleaned.as_deref().unwrap_or(text), false);
+        let text = match &self.first {
+            First::Nothing => Cow::Borrowed(text),
+            First::Cleaned => Cow::Owned(clean::cleaned(text)),
+            First::Mapped(map) => Cow::Owned(map.apply(text)),
+        };
+        let encoding = self.inner.encode(text.as_ref(), false);
         encoding.map(|e| e.get_ids().to_vec()).map_err(|e| TokenizerError::Text(e.to_string()))
     }
 

@@ -13,10 +13,12 @@ use tokenizers::decoders::sequence::Sequence as Decoders;
 use tokenizers::decoders::strip::Strip;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::models::unigram::Unigram;
-use tokenizers::normalizers::{Precompiled, Prepend, Replace, Sequence};
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{Prepend, Replace, Sequence};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, Tokenizer};
 
 use crate::TokenizerError;
+use crate::charsmap::CharsMap;
 
 /// How a space is written.
 const SPACE: &str = "\u{2581}";
@@ -68,8 +70,8 @@ struct NormalizerSpec {
     remove_extra_whitespaces: Option<bool>,
 }
 
-/// Reads a model.
-pub(crate) fn read(path: &Path) -> Result<Tokenizer, TokenizerError> {
+/// Reads a model, and what it does to characters first.
+pub(crate) fn read(path: &Path) -> Result<(Tokenizer, Option<CharsMap>), TokenizerError> {
     let wrong = |why: String| TokenizerError::unusable(path, why);
     let length = std::fs::metadata(path).map_err(|e| wrong(e.to_string()))?.len();
     if length > MOST_BYTES {
@@ -83,7 +85,7 @@ pub(crate) fn read(path: &Path) -> Result<Tokenizer, TokenizerError> {
     build(model).map_err(wrong)
 }
 
-fn build(model: Model) -> Result<Tokenizer, String> {
+fn build(model: Model) -> Result<(Tokenizer, Option<CharsMap>), String> {
     let trainer = model.trainer.unwrap_or_default();
     let byte_fallback = trainer.byte_fallback.unwrap_or(false);
     let unknown = model.pieces.iter().position(|piece| piece.kind == Some(UNKNOWN));
@@ -96,17 +98,17 @@ fn build(model: Model) -> Result<Tokenizer, String> {
         other => return Err(format!("expected a model of the kind unigram (1) or bpe (2), found {other}")),
     };
     let spec = model.normalizer.unwrap_or_default();
+    // The crate's own reader of such maps takes the shortest entry, and a character with its accents as one.
+    let map = spec.precompiled_charsmap.filter(|map| !map.is_empty()).map(|map| CharsMap::read(&map)).transpose()?;
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
-    if let Some(map) = spec.precompiled_charsmap.filter(|map| !map.is_empty()) {
-        steps.push(Precompiled::from(&map).map_err(|e| format!("its map of characters: {e}"))?.into());
-    }
     let replace = |from: &str, to: &str| -> Result<NormalizerWrapper, String> {
         Ok(Replace::new(from, to).map_err(|e| e.to_string())?.into())
     };
     if spec.remove_extra_whitespaces.unwrap_or(true) {
-        steps.push(tokenizers::normalizers::Strip::new(true, true).into());
-        let several = tokenizers::normalizers::replace::ReplacePattern::Regex(" {2,}".to_owned());
-        steps.push(Replace::new(several, " ").map_err(|e| e.to_string())?.into());
+        // Spaces only: other white space is text to SentencePiece, where its map has not made spaces of it.
+        for (what, by) in [("^ +| +$", ""), (" {2,}", " ")] {
+            steps.push(Replace::new(ReplacePattern::Regex(what.to_owned()), by).map_err(|e| e.to_string())?.into());
+        }
     }
     let prefixes = spec.add_dummy_prefix.unwrap_or(true);
     if prefixes {
@@ -126,7 +128,7 @@ fn build(model: Model) -> Result<Tokenizer, String> {
     };
     tokenizer.add_special_tokens(of(&[UNKNOWN, CONTROL], true)).map_err(|e| e.to_string())?;
     tokenizer.add_tokens(of(&[USER_DEFINED], false)).map_err(|e| e.to_string())?;
-    Ok(tokenizer)
+    Ok((tokenizer, map))
 }
 
 /// A model of merges. The file has pieces only: each that is made of two others is a merge, in the order of scores.

@@ -59,7 +59,7 @@ pub fn dinov2(config: &Value) -> Dinov2Config {
     let width = int(config, "hidden_size", 768);
     Dinov2Config {
         image_size: int(config, "image_size", 224),
-        patch_size: int(config, "patch_size", 16),
+        patch_size: int(config, "patch_size", 14),
         width,
         depth: int(config, "num_hidden_layers", 12),
         heads: int(config, "num_attention_heads", 12),
@@ -73,7 +73,7 @@ pub fn open_clip(config: &Value) -> ClipConfig {
     let (vision, text) = (&config["vision_cfg"], &config["text_cfg"]);
     let activation =
         if config["quick_gelu"].as_bool() == Some(true) { Activation::QuickGelu } else { Activation::Gelu };
-    let norm_eps = float(config, "norm_eps", 1e-5);
+    let norm_eps = |tower: &Value| float(&tower["norm_kwargs"], "eps", float(config, "norm_eps", 1e-5));
     let (width, text_width) = (int(vision, "width", 768), int(text, "width", 512));
     ClipConfig {
         vision: ClipVisionConfig {
@@ -83,7 +83,7 @@ pub fn open_clip(config: &Value) -> ClipConfig {
             depth: int(vision, "layers", 12),
             heads: width / int(vision, "head_width", 64).max(1),
             hidden: (width as f64 * float(vision, "mlp_ratio", 4.0)) as i64,
-            norm_eps,
+            norm_eps: norm_eps(vision),
             activation,
         },
         text: ClipTextConfig {
@@ -93,7 +93,7 @@ pub fn open_clip(config: &Value) -> ClipConfig {
             depth: int(text, "layers", 12),
             heads: int(text, "heads", 8),
             hidden: (text_width as f64 * float(text, "mlp_ratio", 4.0)) as i64,
-            norm_eps,
+            norm_eps: norm_eps(text),
             activation,
         },
         embedding: int(config, "embed_dim", 512),
@@ -171,29 +171,44 @@ pub fn siglip(config: &Value) -> SiglipConfig {
     }
 }
 
-/// transformers' `LlamaConfig` and `GemmaConfig`, whose defaults for the norms and positions differ from model to model.
-fn decoder(config: &Value, family: Family, rope_theta: f64, norm_eps: f64) -> DecoderConfig {
-    let (width, heads) = (int(config, "hidden_size", 2048), int(config, "num_attention_heads", 32).max(1));
+/// transformers' `LlamaConfig` and `GemmaConfig`.
+fn decoder(config: &Value, family: Family) -> DecoderConfig {
+    let [vocabulary, width, hidden, depth, heads] = match family {
+        Family::Llama => [32_000, 4096, 11_008, 32, 32],
+        Family::Gemma => [256_000, 3072, 24_576, 28, 16],
+    };
+    let (width, heads) = (int(config, "hidden_size", width), int(config, "num_attention_heads", heads));
+    let (kv_heads, head) = match family {
+        Family::Llama => (heads, width / heads),
+        Family::Gemma => (16, 256),
+    };
     DecoderConfig {
-        vocabulary: int(config, "vocab_size", 32000),
+        vocabulary: int(config, "vocab_size", vocabulary),
         width,
-        depth: int(config, "num_hidden_layers", 32),
+        depth: int(config, "num_hidden_layers", depth),
         heads,
-        kv_heads: int(config, "num_key_value_heads", heads),
-        head: int(config, "head_dim", if family == Family::Gemma { 256 } else { width / heads }),
-        hidden: int(config, "intermediate_size", 8192),
-        norm_eps: float(config, "rms_norm_eps", norm_eps),
-        rope_theta: float(config, "rope_theta", rope_theta),
+        kv_heads: int(config, "num_key_value_heads", kv_heads),
+        head: int(config, "head_dim", head),
+        hidden: int(config, "intermediate_size", hidden),
+        norm_eps: float(config, "rms_norm_eps", 1e-6),
+        // transformers writes it below `rope_parameters` since its version 5.
+        rope_theta: float(&config["rope_parameters"], "rope_theta", float(config, "rope_theta", 1e4)),
         family,
     }
 }
 
-/// transformers' `Idefics3Config`.
+/// transformers' `Idefics3Config`, whose encoder of images has other defaults than SigLIP's.
 pub fn smolvlm(config: &Value) -> SmolVlmConfig {
+    let vision = &config["vision_config"];
     SmolVlmConfig {
-        vision: siglip_vision(&config["vision_config"]),
-        text: decoder(&config["text_config"], Family::Llama, 1e5, 1e-5),
-        shuffle: int(config, "scale_factor", 4),
+        vision: SiglipVisionConfig {
+            patch_size: int(vision, "patch_size", 32),
+            width: int(vision, "hidden_size", 1152),
+            heads: int(vision, "num_attention_heads", 16),
+            ..siglip_vision(vision)
+        },
+        text: decoder(&config["text_config"], Family::Llama),
+        shuffle: int(config, "scale_factor", 2),
     }
 }
 
@@ -201,7 +216,7 @@ pub fn smolvlm(config: &Value) -> SmolVlmConfig {
 pub fn paligemma(config: &Value) -> PaliGemmaConfig {
     PaliGemmaConfig {
         vision: siglip_vision(&config["vision_config"]),
-        text: decoder(&config["text_config"], Family::Gemma, 1e4, 1e-6),
+        text: decoder(&config["text_config"], Family::Gemma),
     }
 }
 
@@ -220,5 +235,5 @@ pub fn mobilevlm(text: &Value, vision: &Value, projector: Projector) -> Result<M
         norm_eps: float(vision, "layer_norm_eps", 1e-5),
         activation: activation(vision["hidden_act"].as_str().unwrap_or("quick_gelu"))?,
     };
-    Ok(MobileVlmConfig { vision: large, text: decoder(text, Family::Llama, 1e4, 1e-6), projector })
+    Ok(MobileVlmConfig { vision: large, text: decoder(text, Family::Llama), projector })
 }

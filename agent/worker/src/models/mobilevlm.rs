@@ -75,6 +75,9 @@ impl Vlm for MobileVlm {
     }
 }
 
+/// Side of the grid of means that the second makes of any grid.
+const MEANS: i64 = 12;
+
 /// Fewer tokens for the decoder.
 struct LdpProjector {
     first: Linear,
@@ -84,13 +87,12 @@ struct LdpProjector {
 
 enum Fewer {
     Residuals(Box<[InvertedResidual; 2]>),
-    Mean { side: i64, positions: Conv2d },
+    Mean { positions: Conv2d },
 }
 
 impl LdpProjector {
     fn new(b: &Builder, c: &MobileVlmConfig) -> Self {
         let (inputs, width) = (c.vision.width, c.text.width);
-        let side = c.vision.image_size / c.vision.patch_size;
         let [first, second] = match c.projector {
             Projector::Ldp => ["model.mlp.1", "model.mlp.3"],
             Projector::LdpV2 => ["mlp.mlp.0", "mlp.mlp.2"],
@@ -105,13 +107,13 @@ impl LdpProjector {
                 }
                 Projector::LdpV2 => {
                     let shape = ConvShape { bias: true, ..ConvShape::same(3, 1, width) };
-                    Fewer::Mean { side: side / 2, positions: b.conv2d("peg.peg.0", width, width, shape) }
+                    Fewer::Mean { positions: b.conv2d("peg.peg.0", width, width, shape) }
                 }
             },
         }
     }
 
-    /// (batch, side², inputs) → (batch, (side / 2)², width).
+    /// (batch, side², inputs) → (batch, tokens, width): half of the side rounded up, squared, or [`MEANS`]².
     fn forward(&self, x: &Tensor, ctx: &Ctx) -> Tensor {
         let x = self.second.forward(&self.first.forward(x, ctx).gelu("none"), ctx);
         let (batch, places, width) = (x.size()[0], x.size()[1], x.size()[2]);
@@ -119,8 +121,8 @@ impl LdpProjector {
         let map = x.transpose(1, 2).reshape([batch, width, side, side]);
         let map = match &self.fewer {
             Fewer::Residuals(blocks) => blocks.iter().fold(map, |map, block| block.forward(&map, ctx)),
-            Fewer::Mean { side, positions } => {
-                let map = map.adaptive_avg_pool2d([*side, *side]);
+            Fewer::Mean { positions } => {
+                let map = map.adaptive_avg_pool2d([MEANS, MEANS]);
                 positions.forward(&map, ctx) + map
             }
         };

@@ -62,8 +62,9 @@ fn open_clip(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
 fn siglip(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
     folder.expect("activation", &"gelu_pytorch_tanh".into())?;
     let config::SiglipConfig { mut vision, mut text } = config::siglip(&folder.config);
-    vision.norm_eps = folder.number_or("layer_norm_eps", 1e-6)?;
-    text.norm_eps = vision.norm_eps;
+    // A folder may say it once, beside the two.
+    vision.norm_eps = folder.number_or("layer_norm_eps", vision.norm_eps)?;
+    text.norm_eps = folder.number_or("layer_norm_eps", text.norm_eps)?;
     let model = frozen::build(folder, |b| Siglip::new(b, &vision, &text))?;
     let (ctx, executor) = (Ctx::eval(), CheckpointingExecutor::uniform(BlockChoice::Keep));
     let pictures = images(folder, vision.image_size)?;

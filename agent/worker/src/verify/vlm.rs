@@ -60,7 +60,7 @@ fn smolvlm(folder: &Folder, checks: &mut Checks) -> Result<(), VerifyError> {
         Some("smolvlm_500m") => SmolVlmConfig::m500(),
         _ => {
             let mut config = config::smolvlm(&folder.config);
-            config.vision.norm_eps = folder.number_or("vision_layer_norm_eps", 1e-6)?;
+            config.vision.norm_eps = folder.number_or("vision_layer_norm_eps", config.vision.norm_eps)?;
             config
         }
     };
@@ -164,8 +164,8 @@ fn mobilevlm(folder: &Folder, projector: Projector, checks: &mut Checks) -> Resu
     folder.expect("vision_select_layer", &(-2).into())?;
     let (text, vision) = (&folder.config["text_config"], &folder.config["vision_config"]);
     let mut config = config::mobilevlm(text, vision, projector).map_err(VerifyError::Unsupported)?;
-    config.vision.norm_eps = folder.number_or("vision_layer_norm_eps", 1e-5)?;
-    config.text.rope_theta = folder.number_or("rope_theta", 1e4)?;
+    config.vision.norm_eps = folder.number_or("vision_layer_norm_eps", config.vision.norm_eps)?;
+    config.text.rope_theta = folder.number_or("rope_theta", config.text.rope_theta)?;
     let model = frozen::build(folder, |b| MobileVlm::new(b, &config))?;
     let (executor, images) = (executor(), folder.io("input")?);
     let features = model.features(&images, &EVAL, &executor);

@@ -24,8 +24,10 @@ TEXTS = [
     "日本語",
     "1234 5",
     "tab\tand\nnewline",
+    "\n\tnewline in front, tab behind\t",
     "don't we'll",
     "ﬁne ligature ½",
+    "ﬁ\u0301ne accents: Å\u030a n\u0303 ½\u0308",
     "x" * 30,
     "<s> in a text </s>",
 ]
