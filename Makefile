@@ -22,7 +22,7 @@ simulate:               ## 10,000 simulated fleets under faults (SEEDS=N, or SEE
 fuzz:                   ## Every reader of foreign bytes, MINUTES=10 each, two at a time; needs nightly and cargo-fuzz (TARGETS=...)
 	@tests/fuzz/run.sh $(TARGETS)
 
-bench: build            ## Time and memory of a training step beside Python's: 2.3 GB of downloads at first, then an hour
+bench: build            ## A training step, and models that are not trained, beside Python's: 2.3 GB of downloads at first, then an hour
 	@tests/bench/set-up.sh
 	target/release/bench --write=$(or $(WRITE),tests/bench/RESULTS.md) $(OPTIONS)
 	cargo bench --locked -p fleet-worker --bench scan
