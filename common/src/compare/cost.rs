@@ -14,7 +14,7 @@ use crate::score::{Costs, Exponents, Scores, Summary};
 pub struct Cost {
     /// Wall-clock seconds of the measured window.
     pub seconds: Option<Summary>,
-    /// Images per second of that window.
+    /// Images per second of that window, if any went through the model.
     pub images_per_second: Option<Summary>,
     /// Peak allocator memory, bytes.
     pub peak_bytes: Option<Summary>,
@@ -101,7 +101,8 @@ pub(super) fn cost(records: &[&Record], exponents: &Exponents, phases: Phases) -
     let seconds = |r: &Record| phases.seconds(r);
     let peak = |r: &Record| phases.peak_bytes(r);
     let energy = |r: &Record| phases.energy(r);
-    let rate = |r: &Record| Some(phases.images(r)? as f64 / seconds(r)?);
+    // Where none went through the model, as in describing classes, there is no rate of any.
+    let rate = |r: &Record| Some(phases.images(r).filter(|n| *n > 0)? as f64 / seconds(r)?);
     let scores: Vec<Scores> = records
         .iter()
         .filter_map(|r| {

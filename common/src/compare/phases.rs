@@ -172,6 +172,16 @@ mod tests {
     }
 
     #[test]
+    fn where_no_image_goes_through_the_model_there_is_no_rate_of_images() {
+        let mut record = record();
+        assert_eq!(group(&record, Preparation::Apart).training.images_per_second.expect("a rate").mean, 16.0);
+        record.training.phases[0].images = 0;
+        let training = group(&record, Preparation::Apart).training;
+        assert_eq!(training.images_per_second, None);
+        assert!(training.joules_per_image.value().is_none());
+    }
+
+    #[test]
     fn a_sum_needs_both_parts_measured_in_one_way() {
         let energy = |change: fn(&mut Energy)| {
             let mut record = record();

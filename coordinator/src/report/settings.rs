@@ -119,10 +119,14 @@ fn trains(flat: &Flat) -> bool {
     flat.keys().any(|path| path.starts_with(TRAIN))
 }
 
-/// Whether all that could have this setting have it with this value: only what is trained has one of training.
+/// Whether only what is trained has this setting.
+fn of_training(path: &str) -> bool {
+    path.starts_with(TRAIN) || path == "image_size"
+}
+
+/// Whether all that could have this setting have it with this value.
 fn shared(path: &str, value: &str, all: &[Flat]) -> bool {
-    let of_training = path.starts_with(TRAIN) || path == "image_size";
-    let mut others = all.iter().filter(|other| !of_training || trains(other));
+    let mut others = all.iter().filter(|other| !of_training(path) || trains(other));
     others.all(|other| other.get(path).is_some_and(|v| v == value))
 }
 
@@ -153,7 +157,7 @@ fn phrase(path: &str, value: &str) -> String {
 /// What all have in common, in words; empty if there are none.
 pub(super) fn common(all: &[Flat]) -> Vec<String> {
     let mixed = all.iter().any(trains) && !all.iter().all(trains);
-    let words = |path: &str, value: &str| match path.starts_with(TRAIN) && mixed {
+    let words = |path: &str, value: &str| match of_training(path) && mixed {
         true => format!("training {}", phrase(path, value)),
         false => phrase(path, value),
     };

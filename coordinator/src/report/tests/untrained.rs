@@ -191,7 +191,12 @@ fn settings_of_training_are_shared_by_those_that_train() {
     ]);
     let page = html(&world.input());
     let common = page.split("Common to all rows: ").nth(1).and_then(|rest| rest.split("</p>").next()).expect("there");
-    assert!(common.contains("training batch 32") && common.contains("evaluation batch 64"), "{common}");
+    assert!(
+        common.contains("training batch 32")
+            && common.contains("training image side 64")
+            && common.contains("evaluation batch 64"),
+        "{common}"
+    );
 }
 
 #[test]
