@@ -50,6 +50,7 @@ struct Inner {
     closed: bool,
     /// The disk refused at least once.
     refused: bool,
+    removed: bool,
 }
 
 /// What an earlier daemon has left of an attempt.
@@ -93,17 +94,25 @@ impl Spool {
                 waiting: Vec::new(),
                 closed: false,
                 refused: false,
+                removed: false,
             }),
             changed: Notify::new(),
         })
     }
 
     /// What an earlier daemon has left in `dir`: closed, and all of it to be sent. A frame that was cut short by its end
-    /// and what follows it is dropped; a file without a whole frame is removed.
+    /// and what follows it is dropped; a file without a whole frame is removed, and a mark without its file.
     pub(super) fn left_behind(dir: &Path) -> Vec<LeftBehind> {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        let entries: Vec<PathBuf> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        let are = |extension: &'static str| {
+            entries.iter().filter(move |path| path.extension().is_some_and(|e| e == extension)).cloned()
+        };
+        // Of an end between the two removals.
+        for mark in are(ENDED).filter(|mark| !mark.with_extension("samples").exists()) {
+            let _ = std::fs::remove_file(mark);
+        }
         let mut found = Vec::new();
-        for path in entries.filter(|p| p.extension().is_some_and(|e| e == "samples")) {
+        for path in are("samples") {
             match Self::reopen(&path) {
                 Some(spool) => found.push(spool),
                 None => {
@@ -140,6 +149,7 @@ impl Spool {
             waiting,
             closed: true,
             refused: false,
+            removed: false,
         };
         let spool = Self {
             trial: wire::trial(trial).ok()?,
@@ -257,8 +267,13 @@ impl Spool {
         }
     }
 
-    /// Notes that a record or an account of wasted energy holds what this attempt took.
+    /// Notes that a record or an account of wasted energy holds what this attempt took. Once the spool is removed nobody
+    /// asks any more, and nobody would remove the mark.
     pub(super) fn ended(&self) {
+        let inner = self.lock();
+        if inner.removed {
+            return;
+        }
         if let Err(error) = File::create(self.path.with_extension(ENDED)) {
             tracing::warn!(%error, "if this daemon is killed now, the attempt's energy will be told of twice");
         }
@@ -266,6 +281,8 @@ impl Spool {
 
     /// Removes the file: the coordinator has everything.
     pub(super) fn remove(&self) {
+        let mut inner = self.lock();
+        inner.removed = true;
         let _ = std::fs::remove_file(&self.path);
         let _ = std::fs::remove_file(self.path.with_extension(ENDED));
     }
@@ -358,6 +375,13 @@ mod tests {
         spool.acknowledge(7);
         assert!(spool.is_done());
         spool.remove();
-        assert_eq!(std::fs::read_dir(dir.path()).expect("reads").count(), 0, "the mark goes with it");
+        let nothing_is_there = || std::fs::read_dir(dir.path()).expect("reads").count() == 0;
+        assert!(nothing_is_there(), "the mark goes with it");
+        // Told of late, while its samples were on their way out.
+        spool.ended();
+        assert!(nothing_is_there(), "no mark without a spool");
+        // Killed between the two removals.
+        std::fs::write(path.with_extension(ENDED), "").expect("writes");
+        assert!(Spool::left_behind(dir.path()).is_empty() && nothing_is_there());
     }
 }
